@@ -1,0 +1,1 @@
+//! The crawler role: web sites to WARC.

@@ -1,0 +1,1 @@
+//! The drift-monitor role: what is asked against what was trained on.

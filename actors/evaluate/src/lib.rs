@@ -1,0 +1,1 @@
+//! The evaluator role: perplexity, diversity, samples and a report.

@@ -1,0 +1,1 @@
+//! The inference-replica role: continuous batching over a KV cache.

@@ -1,0 +1,1 @@
+//! The trainer-shard role: one rank of a training job.

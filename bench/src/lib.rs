@@ -1,0 +1,1 @@
+//! End-to-end and side-by-side benchmarks.

@@ -1,0 +1,3 @@
+//! The sixfold binary: node daemon, coordinator, command line, HTTP gateway.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! All-reduce, gather and point-to-point exchange in a fixed order.

@@ -1,0 +1,1 @@
+//! Decoder-only Transformer on one device: forward, backward, optimiser, KV cache, sampling.

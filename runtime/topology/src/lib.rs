@@ -1,0 +1,1 @@
+//! Ranks, meshes, parallel plans, placement and pipeline schedules; pure functions, no IO.

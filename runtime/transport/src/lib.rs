@@ -1,0 +1,1 @@
+//! QUIC endpoints, identity and mutual TLS, actor channels with credits, tensor links.

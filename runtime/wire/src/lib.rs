@@ -1,0 +1,1 @@
+//! Identifiers, envelope, codec and limits of every message; no IO.

@@ -1,0 +1,1 @@
+//! Whole-cluster, fault, golden and tidiness tests.
