@@ -1,1 +1,3 @@
 //! QUIC endpoints, identity and mutual TLS, actor channels with credits, tensor links.
+
+pub mod link;
