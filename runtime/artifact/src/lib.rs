@@ -1,1 +1,14 @@
 //! Content-addressed store, manifests and lineage, token shards.
+//!
+//! Every output of a stage is an artefact: a [`Manifest`] that names files by their BLAKE3 hash and
+//! other artefacts as its parents. A node keeps artefacts in its own [`Store`]; an artefact is
+//! visible when its manifest is, and a manifest is written last. Moving artefacts between nodes is
+//! the business of `sixfold-cluster`.
+//!
+//! Read [`Store`] first.
+
+mod manifest;
+mod store;
+
+pub use manifest::{FileEntry, Manifest, ManifestError, Metadata};
+pub use store::{BlobWriter, Store, StoreError};
