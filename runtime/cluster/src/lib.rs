@@ -5,4 +5,5 @@
 //!
 //! Read [`task::TaskContext`] first: it is all that a role sees of the cluster.
 
+pub mod protocol;
 pub mod task;
