@@ -142,13 +142,19 @@ mod tests {
         for name in ["../x", "/etc/passwd", "", "..", "a\\b"] {
             let mut manifest = sample();
             manifest.files[0].name = name.into();
-            assert!(matches!(Manifest::decode(&manifest.encode()), Err(ManifestError::FileName { .. })), "{name}");
+            assert!(
+                matches!(Manifest::decode(&manifest.encode()), Err(ManifestError::FileName { .. })),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn refuses_unknown_fields_and_oversize() {
-        assert!(Manifest::decode(br#"{"kind":"a","stage":"b","files":[],"parents":[],"metadata":{},"x":1}"#).is_err());
+        assert!(
+            Manifest::decode(br#"{"kind":"a","stage":"b","files":[],"parents":[],"metadata":{},"x":1}"#)
+                .is_err()
+        );
         assert!(matches!(
             Manifest::decode(&vec![b' '; MANIFEST_BYTES_MAX + 1]),
             Err(ManifestError::TooLarge { .. })

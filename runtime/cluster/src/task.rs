@@ -113,6 +113,9 @@ impl From<StoreError> for TaskError {
     }
 }
 
+/// How a task ended.
+pub type TaskResult = Result<TaskOutput, TaskError>;
+
 /// Where a task of a gang, or a service, can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskAddress {
@@ -223,7 +226,7 @@ pub struct TaskContext {
     pub host: Arc<dyn TaskHost>,
     /// Set when the task is to stop: a cancelled job, a draining node.
     pub cancel: CancellationToken,
-    result: Arc<Mutex<Option<oneshot::Sender<Result<TaskOutput, TaskError>>>>>,
+    result: Arc<Mutex<Option<oneshot::Sender<TaskResult>>>>,
 }
 
 impl TaskContext {
@@ -235,7 +238,7 @@ impl TaskContext {
         store: Store,
         scratch: PathBuf,
         host: Arc<dyn TaskHost>,
-    ) -> (Self, oneshot::Receiver<Result<TaskOutput, TaskError>>) {
+    ) -> (Self, oneshot::Receiver<TaskResult>) {
         let (sender, receiver) = oneshot::channel();
         let result = Arc::new(Mutex::new(Some(sender)));
         let cancel = CancellationToken::new();
@@ -269,7 +272,7 @@ impl TaskContext {
     }
 
     /// Says how the task ended. Only the first call counts.
-    pub fn finish(&self, result: Result<TaskOutput, TaskError>) {
+    pub fn finish(&self, result: TaskResult) {
         let sender = self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(sender) = sender {
             // A closed receiver means that nobody waits for this attempt any more.
