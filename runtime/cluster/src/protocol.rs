@@ -134,12 +134,16 @@ pub enum NodeReply {
     Welcome { epoch: Epoch, lease: LeaseId, lease_ms: u64 },
     /// Done.
     Accepted,
-    /// The sender's epoch, lease or attempt is stale: it must stop what it does and say Hello.
+    /// The sender's epoch or lease is stale: it must say Hello before anything else counts.
     Stale,
     /// The report makes no sense here.
     Refused(String),
     /// Nodes that hold the artefact.
     Locations(Vec<NodeAddress>),
+    /// The lease is fine, but the attempt was placed anew or cancelled: stop that attempt.
+    Superseded,
+    /// Answer to Leave while tasks or the only copies of artefacts are still here: ask again.
+    Draining(String),
 }
 
 /// Where a node listens.
@@ -166,6 +170,8 @@ pub enum NodeCommand {
     View(ClusterView),
     /// Try to reach a suspected node over a fresh connection.
     Probe(NodeAddress),
+    /// Forget these artefacts: no job needs them any more (old saved states).
+    Discard { artifacts: Vec<ArtifactId> },
 }
 
 /// What every daemon knows about the cluster.
