@@ -8,7 +8,9 @@
 //! Read [`Store`] first.
 
 mod manifest;
+mod mmap;
 mod store;
+pub mod tokens;
 
 pub use manifest::{FileEntry, Manifest, ManifestError, Metadata};
 pub use store::{BlobWriter, Store, StoreError};

@@ -1,0 +1,20 @@
+//! Token shards: the token ids of a corpus as memory-mapped arrays, with the documents' boundaries.
+//!
+//! A split (`train`, `held-out`) is one long sequence of tokens. It lies in one or more shards of
+//! little-endian `u16` or `u32`, an index in JSON that names them, and a file of `u64` boundaries:
+//! document `i` is `boundaries[i]..boundaries[i + 1]`, its end-of-text token included. A range of
+//! tokens may span shards; readers copy, they do not see shards.
+//!
+//! It does not know a tokenizer; ids are checked against the vocabulary's size and nothing else.
+//!
+//! Read [`TokenShards`] first.
+
+mod error;
+mod index;
+mod reader;
+mod writer;
+
+pub use error::TokensError;
+pub use index::{DType, ShardEntry, TokenIndex, boundaries_file, index_file, shard_file};
+pub use reader::TokenShards;
+pub use writer::{TokenWriter, encode_boundaries};
