@@ -1,0 +1,193 @@
+//! Causal attention with grouped KV heads over packed documents, forward and backward.
+//!
+//! A query sees the keys of its own document up to its own position. Keys are taken in blocks of [`KEY_BLOCK`] counted from
+//! the document's start, with an online softmax a block (Milakov and Gimelshein 2018; Dao et al., "FlashAttention",
+//! 2022). What one query row computes depends on nothing but that row and its keys, in this order:
+//!
+//! 1. scores of a block: over `d` ascending, then `* 1/sqrt(head_dim)`;
+//! 2. the block's maximum, `alpha = exp(old maximum - new maximum)`, `p = exp(score - new maximum)`;
+//! 3. the sum `l = l * alpha + sum(p)`, the latter in the lanes of [`lane_sum`](crate::lane_sum);
+//! 4. the output `o * alpha`, continued over the block's visible keys ascending.
+//!
+//! So prefill, chunked prefill and decode give the same bits, and rows do not depend on each other. Backward: a
+//! query's gradient goes over keys ascending; a key's over the rows (query, head of the KV group) that see it, queries
+//! ascending, heads ascending within a query, all in one accumulator.
+//!
+//! Shape suffixes: `thd` is `[tokens][heads][head_dim]`, `th` is `[tokens][heads]`. Read [`attention`] first, and
+//! [`KeyValueBlocks`] for a cache.
+
+mod backward;
+mod blocks;
+mod forward;
+
+pub use backward::{AttentionGradients, AttentionSaved, attention_backward};
+pub use blocks::{BlockedKeyValues, KeyValueBlocks, value_stride};
+
+use crate::simd::simd_level;
+use std::ops::Range;
+
+/// Keys of one block; also the page of a KV cache.
+pub const KEY_BLOCK: usize = crate::tile::SCORE_STRIDE;
+
+/// The dims of one call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttentionShape {
+    /// Query tokens.
+    pub tokens: usize,
+    /// Query heads, a multiple of `kv_heads`.
+    pub q_heads: usize,
+    /// Key and value heads; query head `h` reads KV head `h / (q_heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Elements of one head.
+    pub head_dim: usize,
+    /// Key tokens.
+    pub keys: usize,
+    /// Position of the first query among the keys.
+    pub query_offset: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share one KV head.
+    pub fn group(&self) -> usize {
+        self.q_heads / self.kv_heads
+    }
+
+    fn check(&self, q_thd: &[f32], out_thd: &[f32], lse_th: &[f32]) {
+        let heads = self.tokens * self.q_heads;
+        assert!(
+            self.q_heads.is_multiple_of(self.kv_heads),
+            "{} query heads, {} KV heads",
+            self.q_heads,
+            self.kv_heads
+        );
+        assert!(self.query_offset + self.tokens <= self.keys, "a query lies beyond the keys");
+        assert_eq!(
+            (q_thd.len(), out_thd.len()),
+            (heads * self.head_dim, heads * self.head_dim),
+            "queries, outputs"
+        );
+        assert_eq!(lse_th.len(), heads, "one log-sum-exp a query head");
+    }
+
+    fn check_keys(&self, k_thd: &[f32], v_thd: &[f32]) {
+        let len = self.keys * self.kv_heads * self.head_dim;
+        assert_eq!((k_thd.len(), v_thd.len()), (len, len), "keys and values");
+    }
+
+    /// The factor on scores.
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// The part of a call that lies in one document.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Segment {
+    /// Query tokens of the call.
+    queries: Range<usize>,
+    /// Keys of the call, from the document's start to the last query.
+    keys: Range<usize>,
+}
+
+impl Segment {
+    /// The first query's position in the document.
+    fn first_position(&self) -> usize {
+        self.keys.len() - self.queries.len()
+    }
+
+    /// Query rows of one KV head.
+    fn rows(&self, shape: &AttentionShape) -> usize {
+        self.queries.len() * shape.group()
+    }
+}
+
+/// One row of work: query `row / group` of the segment with head `row % group` of the KV head's group.
+fn row_index(shape: &AttentionShape, segment: &Segment, kv_head: usize, row: usize) -> usize {
+    let (query, head) =
+        (segment.queries.start + row / shape.group(), kv_head * shape.group() + row % shape.group());
+    query * shape.q_heads + head
+}
+
+/// Cuts the queries at the documents' starts.
+fn segments(shape: &AttentionShape, document_starts: &[usize]) -> Vec<Segment> {
+    let queries = shape.query_offset..shape.query_offset + shape.tokens;
+    assert!(document_starts.is_sorted(), "document starts ascend");
+    assert!(
+        document_starts.first().is_some_and(|&first| first <= queries.start),
+        "the first query has a document"
+    );
+    let ends = document_starts[1..].iter().copied().chain([usize::MAX]);
+    let parts = document_starts.iter().zip(ends).map(|(&start, end)| {
+        let (first, end) = (start.max(queries.start), end.min(queries.end));
+        (start, first, end)
+    });
+    parts
+        .filter(|(_, first, end)| first < end)
+        .map(|(start, first, end)| Segment {
+            queries: first - queries.start..end - queries.start,
+            keys: start..end,
+        })
+        .collect()
+}
+
+/// Causal attention of `q_thd` over `k_thd` and `v_thd`; writes `out_thd` and the log-sum-exp of each row's scores, which
+/// backward needs.
+///
+/// Query `i` is the token at key position `query_offset + i`. `document_starts` holds the key positions at which
+/// documents begin, ascending (`&[0]` for a single one); several sequences in one call are several documents.
+///
+/// # Panics
+/// The shapes disagree, or the first query lies before the first document.
+pub fn attention(
+    q_thd: &[f32],
+    k_thd: &[f32],
+    v_thd: &[f32],
+    shape: &AttentionShape,
+    document_starts: &[usize],
+    out_thd: &mut [f32],
+    lse_th: &mut [f32],
+) {
+    shape.check(q_thd, out_thd, lse_th);
+    shape.check_keys(k_thd, v_thd);
+    let segments = segments(shape, document_starts);
+    let packed = pack_segments(shape, &segments, k_thd, v_thd);
+    let work: Vec<_> = segments.into_iter().zip(&packed).collect();
+    forward::run(simd_level(), q_thd, &work, shape, out_thd, lse_th);
+}
+
+/// Causal attention of one sequence over keys and values that a cache holds in blocks; the bits of [`attention`].
+///
+/// The sequence is one document: query `i` is at position `query_offset + i` and `keys` counts what the cache holds.
+///
+/// # Panics
+/// The shapes disagree, or the cache's blocks are shorter than the head dim asks for.
+pub fn attention_blocks<B: KeyValueBlocks>(
+    q_thd: &[f32],
+    blocks: &B,
+    shape: &AttentionShape,
+    out_thd: &mut [f32],
+    lse_th: &mut [f32],
+) {
+    shape.check(q_thd, out_thd, lse_th);
+    let work: Vec<_> = segments(shape, &[0]).into_iter().map(|segment| (segment, blocks)).collect();
+    forward::run(simd_level(), q_thd, &work, shape, out_thd, lse_th);
+}
+
+fn pack_segments(
+    shape: &AttentionShape,
+    segments: &[Segment],
+    k_thd: &[f32],
+    v_thd: &[f32],
+) -> Vec<BlockedKeyValues> {
+    let width = shape.kv_heads * shape.head_dim;
+    let mut packed = vec![BlockedKeyValues::new(shape.kv_heads, shape.head_dim); segments.len()];
+    let mut tasks: Vec<_> = packed.iter_mut().zip(segments).collect();
+    crate::threads::for_each(&mut tasks, |(packed, segment)| {
+        let range = segment.keys.start * width..segment.keys.end * width;
+        packed.push(&k_thd[range.clone()], &v_thd[range]);
+    });
+    packed
+}
+
+#[cfg(test)]
+mod tests;

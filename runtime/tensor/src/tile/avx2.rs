@@ -1,0 +1,94 @@
+//! The micro-kernel for AVX2 with FMA: sixteen registers hold 6 rows by 16 columns, so a tile is done in up to four parts.
+
+use std::arch::x86_64::{
+    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+};
+
+/// Rows of one part.
+const PART_ROWS: usize = 6;
+
+/// `R` rows of 32 columns; the rows of `a` lie `A_ROW` elements apart.
+///
+/// # Safety
+/// The machine has AVX2 and FMA, and `a`, `b` and `c` hold every element that [`Operands`](super::Operands) names for
+/// `depth` terms.
+#[target_feature(enable = "avx2,fma")]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
+    depth: usize,
+    a: *const f32,
+    a_step: usize,
+    b: *const f32,
+    b_step: usize,
+    c: *mut f32,
+    c_step: usize,
+    from_c: bool,
+) {
+    for column in [0, 16] {
+        for row in (0..R).step_by(PART_ROWS) {
+            // SAFETY: row and column stay inside of the tile, so the operands of the part lie inside of the tile's.
+            unsafe {
+                let (a, b, c) = (a.add(row * A_ROW), b.add(column), c.add(row * c_step + column));
+                match R - row {
+                    1 => part::<1, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                    2 => part::<2, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                    3 => part::<3, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                    4 => part::<4, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                    5 => part::<5, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                    _ => part::<PART_ROWS, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                }
+            }
+        }
+    }
+}
+
+/// `R` rows of 16 columns.
+///
+/// # Safety
+/// As for [`kernel`].
+#[target_feature(enable = "avx2,fma")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn part<const R: usize, const A_ROW: usize>(
+    depth: usize,
+    mut a: *const f32,
+    a_step: usize,
+    mut b: *const f32,
+    b_step: usize,
+    c: *mut f32,
+    c_step: usize,
+    from_c: bool,
+) {
+    let mut low: [__m256; R] = [_mm256_setzero_ps(); R];
+    let mut high: [__m256; R] = [_mm256_setzero_ps(); R];
+    if from_c {
+        for r in 0..R {
+            // SAFETY: the caller promises 16 elements from here on in each row of `c`.
+            unsafe {
+                low[r] = _mm256_loadu_ps(c.add(r * c_step));
+                high[r] = _mm256_loadu_ps(c.add(r * c_step + 8));
+            }
+        }
+    }
+    for _ in 0..depth {
+        // SAFETY: the caller promises `depth` rows of `b` and `R` rows of `depth` elements in `a`; the pointers end one step
+        // beyond what is read, hence the wrapping additions.
+        unsafe {
+            let b_low = _mm256_loadu_ps(b);
+            let b_high = _mm256_loadu_ps(b.add(8));
+            for r in 0..R {
+                let factor = _mm256_set1_ps(*a.add(r * A_ROW));
+                low[r] = _mm256_fmadd_ps(factor, b_low, low[r]);
+                high[r] = _mm256_fmadd_ps(factor, b_high, high[r]);
+            }
+        }
+        a = a.wrapping_add(a_step);
+        b = b.wrapping_add(b_step);
+    }
+    for r in 0..R {
+        // SAFETY: as for the loads from `c`.
+        unsafe {
+            _mm256_storeu_ps(c.add(r * c_step), low[r]);
+            _mm256_storeu_ps(c.add(r * c_step + 8), high[r]);
+        }
+    }
+}
