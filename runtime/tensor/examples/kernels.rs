@@ -1,0 +1,147 @@
+//! Prints the speed of the kernels on this machine: `kernels [threads]`, by default 1.
+//!
+//! Each line is the best of several runs. `SIXFOLD_SIMD` chooses the instructions.
+
+use std::time::{Duration, Instant};
+
+use sixfold_tensor::{
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, Start,
+    VocabularyShard, adamw_step, attention, attention_backward, logit_exp_sums, matmul, matmul_panels,
+    rms_norm, set_threads, simd_level, swiglu,
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let count = std::env::args().nth(1).map_or(Ok(1), |argument| argument.parse())?;
+    set_threads(count)?;
+    println!("{} instructions, {count} threads", simd_level().name());
+    for (m, n, k) in
+        [(512, 512, 512), (2048, 1024, 384), (2048, 8192, 384), (1024, 2048, 2048), (384, 1024, 2048)]
+    {
+        product(m, n, k);
+    }
+    for m in [1, 4, 12, 48] {
+        rows(m, 8192, 2048);
+    }
+    attention_speed();
+    element_wise();
+    Ok(())
+}
+
+fn random(sample: u64, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    Counter::new(1, 0, sample, 0, Purpose::INITIALISATION).fill_uniform(0, &mut values);
+    values
+}
+
+/// The shortest time of `run`, over at least 5 runs and .3 s.
+fn best(mut run: impl FnMut()) -> Duration {
+    let begin = Instant::now();
+    let mut shortest = Duration::MAX;
+    let mut runs = 0;
+    while runs < 5 || begin.elapsed() < Duration::from_millis(300) {
+        let start = Instant::now();
+        run();
+        shortest = shortest.min(start.elapsed());
+        runs += 1;
+    }
+    shortest
+}
+
+fn giga(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64() / 1e9
+}
+
+fn product(m: usize, n: usize, k: usize) {
+    let (a, b) = (random(1, m * k), random(2, k * n));
+    let (a, weight) = (Mat::row_major(&a, m, k), Mat::row_major(&b, n, k).transposed());
+    let mut c = vec![0.0; m * n];
+    let panels = Panels::pack(weight);
+    let packed = best(|| matmul_panels(a, &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
+    let fresh =
+        best(|| matmul(a, Mat::row_major(&b, k, n), &mut MatMut::row_major(&mut c, m, n), Start::Zero));
+    let pack = best(|| drop(Panels::pack(weight)));
+    let flops = 2 * m * n * k;
+    println!(
+        "product m {m} n {n} k {k}: packed {:.0} GFLOP/s, packing first {:.0}; packing a weight {:.2} Gelement/s",
+        giga(flops, packed),
+        giga(flops, fresh),
+        giga(n * k, pack),
+    );
+}
+
+fn rows(m: usize, n: usize, k: usize) {
+    let (a, b) = (random(1, m * k), random(2, k * n));
+    let panels = Panels::pack(Mat::row_major(&b, k, n));
+    let mut c = vec![0.0; m * n];
+    let time = best(|| {
+        matmul_panels(Mat::row_major(&a, m, k), &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero)
+    });
+    println!(
+        "{m} rows by n {n} k {k}: {:.1} GB/s of weights, {:.0} GFLOP/s",
+        giga(4 * n * k, time),
+        giga(2 * m * n * k, time)
+    );
+}
+
+fn attention_speed() {
+    for (tokens, documents) in [(2048, 8), (2048, 1)] {
+        let shape =
+            AttentionShape { tokens, q_heads: 6, kv_heads: 6, head_dim: 64, keys: tokens, query_offset: 0 };
+        let starts: Vec<usize> = (0..documents).map(|index| index * tokens / documents).collect();
+        let len = tokens * shape.q_heads * shape.head_dim;
+        let (q, k, v, d_out) = (random(1, len), random(2, len), random(3, len), random(4, len));
+        let (mut out, mut lse) = (vec![0.0; len], vec![0.0; tokens * shape.q_heads]);
+        let forward = best(|| attention(&q, &k, &v, &shape, &starts, &mut out, &mut lse));
+        let (mut d_q, mut d_k, mut d_v) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+        let saved = AttentionSaved { q_thd: &q, k_thd: &k, v_thd: &v, out_thd: &out, lse_th: &lse };
+        let backward = best(|| {
+            let gradients = AttentionGradients { d_q_thd: &mut d_q, d_k_thd: &mut d_k, d_v_thd: &mut d_v };
+            attention_backward(&d_out, &saved, &shape, &starts, gradients);
+        });
+        // Causal: half of the square, 2 products forward, 5 backward.
+        let square = tokens * tokens / documents * shape.q_heads * shape.head_dim;
+        println!(
+            "attention of {documents} documents in {tokens} tokens, 6 heads of 64: forward {:.2} ms, {:.0} GFLOP/s; backward {:.2} ms, {:.0} GFLOP/s",
+            forward.as_secs_f64() * 1e3,
+            giga(2 * square, forward),
+            backward.as_secs_f64() * 1e3,
+            giga(5 * square, backward),
+        );
+    }
+}
+
+fn element_wise() {
+    let len = 2048 * 1024;
+    let (gate, up, mut out) = (random(1, len), random(2, len), vec![0.0; len]);
+    println!("swiglu {:.2} Gelement/s", giga(len, best(|| swiglu(&gate, &up, &mut out))));
+    let mut rstd = vec![0.0; 2048];
+    println!(
+        "rms_norm {:.2} Gelement/s",
+        giga(len, best(|| rms_norm(&gate, &up[..1024], 1e-5, &mut out, &mut rstd)))
+    );
+    let shard = VocabularyShard { first_id: 0, columns: 8192, words: 8192 };
+    let mut sums = vec![0.0; len / 8192];
+    let maxima = vec![1.0; len / 8192];
+    println!(
+        "exp sums {:.2} Gelement/s",
+        giga(len, best(|| logit_exp_sums(&gate, shard, &maxima, &mut sums)))
+    );
+    let (mut param, mut m, mut v) = (random(3, len), random(4, len), random(5, len));
+    let adam = AdamW {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step: 10,
+        gradient_scale: 1.0,
+    };
+    println!(
+        "adamw {:.2} Gelement/s",
+        giga(len, best(|| adamw_step(&mut param, &mut m, &mut v, &gate, &adam)))
+    );
+    println!(
+        "random words {:.2} G/s",
+        giga(len, best(|| Counter::new(1, 0, 0, 0, Purpose::ORDER).fill_uniform(0, &mut out)))
+    );
+}
