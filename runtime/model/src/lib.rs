@@ -1,1 +1,50 @@
-//! Decoder-only Transformer on one device: forward, backward, optimiser, KV cache, sampling.
+//! A Llama-style decoder on one device: forward, backward, optimizer, KV cache, sampling, files.
+//!
+//! The arithmetic is cut into [logical shards](Sharding), sequence blocks and data groups that do
+//! not depend on any plan, so that the bits of a training run are the same for every way of
+//! placing them. Parallelism is applied from outside: a rank owns a [`ModelSlice`], and sums over
+//! ranks go through a [`TensorGroup`].
+//!
+//! This crate knows no links, no ranks, no files (bytes in, bytes out) and no tokenizer.
+//!
+//! To train, read [`Network`], then [`GroupTree`] and [`Optimizer`]. To infer, read [`Decoder`].
+
+mod attention;
+mod batch;
+mod branch;
+mod config;
+mod decoder;
+mod embedding;
+mod feed_forward;
+mod gradient;
+mod head;
+mod hugging_face;
+mod init;
+mod linear;
+mod network;
+mod optimizer;
+mod pass;
+mod sampling;
+mod sharding;
+mod tensor_group;
+mod unit;
+
+#[cfg(test)]
+mod testing;
+
+pub use attention::KEYS_PER_BLOCK;
+pub use batch::{BatchError, MicroBatch, StepSeed};
+pub use config::{ConfigError, ModelConfig};
+pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
+pub use gradient::{GroupSum, GroupTree, finish as finish_gradients, gradient_index};
+pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
+pub use init::initialize;
+pub use network::{Network, Output, Surroundings, Tape};
+pub use optimizer::{Optimizer, OptimizerOptions, SquareSums};
+pub use pass::Work;
+pub use sampling::{SamplingOptions, greedy, sample};
+pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};
+pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
+pub use unit::{
+    Geometry, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer, UnitId, UnitIndex,
+};

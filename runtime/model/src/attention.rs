@@ -1,0 +1,151 @@
+//! Causal grouped-query attention with rotary positions, one logical shard at a time.
+//!
+//! Shapes: `h` is `[rows, d]`; `q` and `o` are `[rows, query heads of the shard, head]`, `k` and
+//! `v` are `[rows, kv heads of the shard, head]`; `lse` is `[rows, query heads of the shard]`.
+
+use sixfold_tensor::{
+    AttentionGradients, AttentionSaved, AttentionShape, Purpose, Start, attention, attention_backward, rope,
+};
+
+use crate::branch::Body;
+use crate::linear::{Linear, weight_gradient};
+use crate::pass::Pass;
+use crate::unit::{Tensor, UnitBuffer, UnitId};
+
+/// Keys that attention takes together, counted from the start of the sequence. A part of the
+/// fixed order of additions: it travels with the model.
+pub const KEYS_PER_BLOCK: usize = sixfold_tensor::KEY_BLOCK;
+
+pub(crate) struct Attention;
+
+pub(crate) struct AttentionTape {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    o: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+/// Sizes of one shard's attention over a micro-batch.
+struct Widths {
+    shape: AttentionShape,
+    /// `query heads * head`
+    query: usize,
+    /// Row at which each sequence begins.
+    starts: Vec<usize>,
+}
+
+impl Widths {
+    /// Nothing where the shard has no heads.
+    fn of(pass: &Pass<'_>, shard: usize) -> Option<Self> {
+        let shard = pass.geometry.sharding.shard(shard);
+        let (q_heads, kv_heads) = (shard.query_heads.len(), shard.kv_heads.len());
+        let (tokens, head_dim) = (pass.rows(), pass.geometry.config.head_dim);
+        let shape = AttentionShape { tokens, q_heads, kv_heads, head_dim, keys: tokens, query_offset: 0 };
+        let starts = (0..tokens).step_by(pass.batch.length).collect();
+        (q_heads > 0).then(|| Self { shape, query: q_heads * head_dim, starts })
+    }
+
+    /// Operations of `products` matrix products between queries and the keys that they may see.
+    fn flops(&self, products: u64, length: usize) -> u64 {
+        let seen = (self.starts.len() * length * (length + 1) / 2) as u64;
+        products * 2 * seen * self.query as u64
+    }
+}
+
+fn positions(pass: &Pass<'_>) -> Vec<u32> {
+    (0..pass.rows()).map(|row| (row % pass.batch.length) as u32).collect()
+}
+
+impl Body for Attention {
+    type Tape = AttentionTape;
+    const NORM: Tensor = Tensor::AttentionNorm;
+    const DROPOUT: Purpose = Purpose::ATTENTION_DROPOUT;
+
+    fn forward(
+        pass: &mut Pass<'_>,
+        layer: usize,
+        shard: usize,
+        h: &[f32],
+    ) -> Option<(Vec<f32>, AttentionTape)> {
+        let widths = Widths::of(pass, shard)?;
+        let d = pass.width();
+        let positions = positions(pass);
+        let unit = |tensor| pass.parameters.unit(UnitId::of_layer(layer, tensor, shard));
+        let flops = &mut pass.work.projections;
+        let mut q = Linear::new(unit(Tensor::Query), d).forward(h, flops);
+        let mut k = Linear::new(unit(Tensor::Key), d).forward(h, flops);
+        let v = Linear::new(unit(Tensor::Value), d).forward(h, flops);
+        rope(&mut q, &positions, pass.rope, false);
+        rope(&mut k, &positions, pass.rope, false);
+
+        let mut o = vec![0.0; q.len()];
+        let mut lse = vec![0.0; positions.len() * widths.shape.q_heads];
+        attention(&q, &k, &v, &widths.shape, &widths.starts, &mut o, &mut lse);
+        pass.work.attention += widths.flops(2, pass.batch.length);
+        let output = Linear::new(unit(Tensor::AttentionOutput), widths.query);
+        let partial = output.forward(&o, &mut pass.work.projections);
+        Some((partial, AttentionTape { q, k, v, o, lse }))
+    }
+
+    fn backward(
+        pass: &mut Pass<'_>,
+        layer: usize,
+        shard: usize,
+        tape: &AttentionTape,
+        h: &[f32],
+        dy: &[f32],
+        gradients: &mut UnitBuffer,
+    ) -> Vec<f32> {
+        let Some(widths) = Widths::of(pass, shard) else {
+            return Vec::new();
+        };
+        let d = pass.width();
+        let id = |tensor| UnitId::of_layer(layer, tensor, shard);
+        let weight = |tensor| pass.parameters.unit(id(tensor));
+
+        let mut d_o = vec![0.0; tape.o.len()];
+        let flops = &mut pass.work.projections;
+        let output = Linear::new(weight(Tensor::AttentionOutput), widths.query);
+        output.input_gradient(dy, &mut d_o, Start::Zero, flops);
+        let d_output = gradients.unit_mut(id(Tensor::AttentionOutput));
+        weight_gradient(dy, &tape.o, d_output, widths.query, flops);
+
+        let inputs = attention_inputs_gradient(pass, &widths, tape, &d_o);
+
+        let mut dh = vec![0.0; h.len()];
+        let flops = &mut pass.work.projections;
+        let mut start = Start::Zero;
+        for (tensor, gradient) in [Tensor::Query, Tensor::Key, Tensor::Value].into_iter().zip(&inputs) {
+            weight_gradient(gradient, h, gradients.unit_mut(id(tensor)), d, flops);
+            Linear::new(weight(tensor), d).input_gradient(gradient, &mut dh, start, flops);
+            start = Start::FromC;
+        }
+        dh
+    }
+}
+
+/// Gradients of the queries and keys before rotation, and of the values.
+fn attention_inputs_gradient(
+    pass: &mut Pass<'_>,
+    widths: &Widths,
+    tape: &AttentionTape,
+    d_o: &[f32],
+) -> [Vec<f32>; 3] {
+    let mut dq = vec![0.0; tape.q.len()];
+    let (mut dk, mut dv) = (vec![0.0; tape.k.len()], vec![0.0; tape.v.len()]);
+    let saved = AttentionSaved {
+        q_thd: &tape.q,
+        k_thd: &tape.k,
+        v_thd: &tape.v,
+        out_thd: &tape.o,
+        lse_th: &tape.lse,
+    };
+    let gradients = AttentionGradients { d_q_thd: &mut dq, d_k_thd: &mut dk, d_v_thd: &mut dv };
+    attention_backward(d_o, &saved, &widths.shape, &widths.starts, gradients);
+    pass.work.attention += widths.flops(5, pass.batch.length);
+    let positions = positions(pass);
+    rope(&mut dq, &positions, pass.rope, true);
+    rope(&mut dk, &positions, pass.rope, true);
+    [dq, dk, dv]
+}

@@ -1,0 +1,123 @@
+//! A residual branch: norm, a sharded body, the sum over shards, dropout, addition to the stream.
+//!
+//! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
+//! Shapes: `x`, `h`, `y` are `[rows, d]`.
+
+use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
+
+use crate::pass::Pass;
+use crate::tensor_group::GroupError;
+use crate::unit::{Tensor, UnitBuffer, UnitId};
+
+/// What a branch computes from its normed input, one logical shard at a time.
+pub(crate) trait Body {
+    /// What the backward pass needs of one shard's forward pass.
+    type Tape;
+    /// The norm before the body.
+    const NORM: Tensor;
+    /// The dropout after the body.
+    const DROPOUT: Purpose;
+
+    /// One shard's partial result, or nothing where the shard is empty.
+    fn forward(pass: &mut Pass<'_>, layer: usize, shard: usize, h: &[f32]) -> Option<(Vec<f32>, Self::Tape)>;
+
+    /// One shard's part of the gradient of `h`; adds to the gradients of the shard's units.
+    fn backward(
+        pass: &mut Pass<'_>,
+        layer: usize,
+        shard: usize,
+        tape: &Self::Tape,
+        h: &[f32],
+        dy: &[f32],
+        gradients: &mut UnitBuffer,
+    ) -> Vec<f32>;
+}
+
+/// What the backward pass needs of a branch's forward pass.
+pub(crate) struct BranchTape<T> {
+    normed: Normed,
+    /// One entry for each of the rank's shards, in order.
+    shards: Vec<Option<T>>,
+}
+
+/// Runs `x + dropout(body(norm(x)))`.
+pub(crate) fn forward<B: Body>(
+    pass: &mut Pass<'_>,
+    layer: usize,
+    x: Vec<f32>,
+) -> Result<(Vec<f32>, BranchTape<B::Tape>), GroupError> {
+    let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x);
+    let mut shards = Vec::with_capacity(pass.slice.shards.len());
+    let mut y = pass.sum(normed.x.len(), |pass, shard| {
+        let (partial, tape) = B::forward(pass, layer, shard, &normed.h).unzip();
+        shards.push(tape);
+        partial
+    })?;
+    pass.dropout(&mut y, layer, B::DROPOUT);
+    add_assign(&mut y, &normed.x);
+    Ok((y, BranchTape { normed, shards }))
+}
+
+/// The gradient of the branch's input from that of its output.
+pub(crate) fn backward<B: Body>(
+    pass: &mut Pass<'_>,
+    layer: usize,
+    tape: BranchTape<B::Tape>,
+    dx: Vec<f32>,
+    gradients: &mut UnitBuffer,
+) -> Result<Vec<f32>, GroupError> {
+    let BranchTape { normed, shards } = tape;
+    let mut dy = dx.clone();
+    pass.dropout(&mut dy, layer, B::DROPOUT);
+    let first = pass.slice.shards.start;
+    let dh = pass.sum(dy.len(), |pass, shard| {
+        let tape = shards[shard - first].as_ref()?;
+        Some(B::backward(pass, layer, shard, tape, &normed.h, &dy, gradients))
+    })?;
+    let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), &dh, gradients);
+    add_assign(&mut dx_branch, &dx);
+    Ok(dx_branch)
+}
+
+/// An RMSNorm's input, output and reciprocal root mean squares.
+pub(crate) struct Normed {
+    pub(crate) x: Vec<f32>,
+    pub(crate) h: Vec<f32>,
+    rstd: Vec<f32>,
+}
+
+impl Normed {
+    pub(crate) fn forward(pass: &Pass<'_>, norm: UnitId, x: Vec<f32>) -> Self {
+        let mut h = vec![0.0; x.len()];
+        let mut rstd = vec![0.0; pass.rows()];
+        rms_norm(&x, pass.parameters.unit(norm), pass.geometry.config.rms_norm_eps, &mut h, &mut rstd);
+        Self { x, h, rstd }
+    }
+
+    /// The gradient of the norm's input; the weight's gradient is kept by sequence block.
+    pub(crate) fn backward(
+        &self,
+        pass: &Pass<'_>,
+        norm: UnitId,
+        dh: &[f32],
+        gradients: &mut UnitBuffer,
+    ) -> Vec<f32> {
+        let d = pass.width();
+        let weight = pass.parameters.unit(norm);
+        let mut dx = vec![0.0; dh.len()];
+        for (block, dw) in gradients.unit_mut(norm).chunks_exact_mut(d).enumerate() {
+            for rows in pass.block_rows(block) {
+                let elements = rows.start * d..rows.end * d;
+                rms_norm_backward(
+                    &dh[elements.clone()],
+                    &self.x[elements.clone()],
+                    weight,
+                    &self.rstd[rows],
+                    &mut dx[elements],
+                    dw,
+                );
+            }
+        }
+        dx
+    }
+}

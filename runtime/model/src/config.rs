@@ -1,0 +1,302 @@
+//! The shape of a Llama-style decoder, under the names of Hugging Face's `config.json`.
+//!
+//! Read [`ModelConfig`] first. How a model is cut for parallel training is [`Sharding`]'s
+//! business; how it is trained (dropout, learning rate) is the trainer's.
+//!
+//! [`Sharding`]: crate::Sharding
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::attention::KEYS_PER_BLOCK;
+
+/// Largest value accepted for any size in a configuration that comes from outside. It keeps every
+/// product of three sizes far from overflow.
+const SIZE_MAX: usize = 1 << 20;
+
+/// Shape of a decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Rows of the embedding and of the head.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer between its two projections.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Query heads of a layer.
+    pub num_attention_heads: usize,
+    /// Key and value heads of a layer; divides the query heads.
+    pub num_key_value_heads: usize,
+    /// Width of one head; even, since rotary positions turn pairs.
+    pub head_dim: usize,
+    /// Positions that the model may be asked for.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// The token that begins a document, where the tokenizer has one.
+    pub bos_token_id: Option<u32>,
+    /// The token that ends a document, where the tokenizer has one.
+    pub eos_token_id: Option<u32>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The text is not JSON, or a field has another type.
+    #[error("config.json is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A required size is missing.
+    #[error("config.json has no `{0}`")]
+    Missing(&'static str),
+    /// A size is zero or absurdly large.
+    #[error("`{field}` is {value}; it must be from 1 to {SIZE_MAX}")]
+    Size {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+    },
+    /// Two sizes do not fit each other.
+    #[error("{0}")]
+    Shape(String),
+    /// The model needs something that this decoder does not do.
+    #[error("`{field}` is {value}, which this decoder does not implement")]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The sums of the model were fixed in a way that this program does not compute.
+    #[error("the model was trained with key blocks of {0} keys; this program uses {KEYS_PER_BLOCK}")]
+    KeyBlock(usize),
+}
+
+impl ModelConfig {
+    /// Checks that the sizes are sane and fit each other.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first field that does not fit.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (field, value) in sizes {
+            if value == 0 || value > SIZE_MAX {
+                return Err(ConfigError::Size { field, value });
+            }
+        }
+        let shape = |text: String| Err(ConfigError::Shape(text));
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return shape(format!(
+                "{} query heads do not divide into {} key-value heads",
+                self.num_attention_heads, self.num_key_value_heads
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return shape(format!("head_dim is {}; rotary positions need an even one", self.head_dim));
+        }
+        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
+            return shape(format!("rms_norm_eps is {}; it must be between 0 and 1", self.rms_norm_eps));
+        }
+        if !(self.rope_theta >= 1.0 && self.rope_theta.is_finite()) {
+            return shape(format!("rope_theta is {}; it must be at least 1", self.rope_theta));
+        }
+        Ok(())
+    }
+
+    /// Query heads that share one key-value head.
+    pub fn heads_per_group(&self) -> usize {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// Trainable numbers of the whole model.
+    pub fn parameters(&self) -> usize {
+        let d = self.hidden_size;
+        let heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads;
+        let layer = heads * self.head_dim * d + 3 * self.intermediate_size * d + 2 * d;
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        self.num_hidden_layers * layer + tables * self.vocab_size * d + d
+    }
+
+    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM` reads it, with the logical shards
+    /// and the key block under `sixfold`, so that every reader adds in the trainer's order.
+    pub fn to_hugging_face(&self, logical_shards: usize) -> Value {
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": false,
+            "mlp_bias": false,
+            "torch_dtype": "float32",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+            "sixfold": { "logical_shards": logical_shards, "keys_per_block": KEYS_PER_BLOCK },
+        })
+    }
+
+    /// Reads a `config.json` of the Llama family, ours or one that `transformers` saved. Returns
+    /// the logical shards too, where the file names them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file is broken or asks for something else than this decoder.
+    pub fn from_hugging_face(text: &[u8]) -> Result<(Self, Option<usize>), ConfigError> {
+        let raw: HuggingFaceConfig = serde_json::from_slice(text)?;
+        raw.refuse_unsupported()?;
+        let need = |value: Option<usize>, name| value.ok_or(ConfigError::Missing(name));
+        let hidden_size = need(raw.hidden_size, "hidden_size")?;
+        let heads = need(raw.num_attention_heads, "num_attention_heads")?;
+        let rope = raw.rope_parameters.unwrap_or_default();
+        let config = Self {
+            vocab_size: need(raw.vocab_size, "vocab_size")?,
+            hidden_size,
+            intermediate_size: need(raw.intermediate_size, "intermediate_size")?,
+            num_hidden_layers: need(raw.num_hidden_layers, "num_hidden_layers")?,
+            num_attention_heads: heads,
+            num_key_value_heads: raw.num_key_value_heads.unwrap_or(heads),
+            head_dim: raw.head_dim.unwrap_or(hidden_size / heads.max(1)),
+            max_position_embeddings: raw.max_position_embeddings.unwrap_or(2048),
+            rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
+            rope_theta: raw.rope_theta.or(rope.rope_theta).unwrap_or(10_000.0),
+            tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
+            bos_token_id: first_token(raw.bos_token_id.as_ref()),
+            eos_token_id: first_token(raw.eos_token_id.as_ref()),
+        };
+        config.validate()?;
+        match raw.sixfold {
+            Some(ours) if ours.keys_per_block != KEYS_PER_BLOCK => {
+                Err(ConfigError::KeyBlock(ours.keys_per_block))
+            }
+            ours => Ok((config, ours.map(|ours| ours.logical_shards))),
+        }
+    }
+}
+
+/// `eos_token_id` may be a number or a list of numbers; the first one is what a document ends with.
+fn first_token(value: Option<&Value>) -> Option<u32> {
+    let number = match value? {
+        Value::Array(list) => list.first()?.as_u64()?,
+        other => other.as_u64()?,
+    };
+    u32::try_from(number).ok()
+}
+
+#[derive(Deserialize)]
+struct HuggingFaceConfig {
+    model_type: Option<String>,
+    hidden_act: Option<String>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    vocab_size: Option<usize>,
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    rms_norm_eps: Option<f32>,
+    rope_theta: Option<f32>,
+    rope_scaling: Option<RopeParameters>,
+    rope_parameters: Option<RopeParameters>,
+    tie_word_embeddings: Option<bool>,
+    bos_token_id: Option<Value>,
+    eos_token_id: Option<Value>,
+    sixfold: Option<FixedOrder>,
+}
+
+#[derive(Default, Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f32>,
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct FixedOrder {
+    logical_shards: usize,
+    keys_per_block: usize,
+}
+
+impl HuggingFaceConfig {
+    fn refuse_unsupported(&self) -> Result<(), ConfigError> {
+        let wants = |field, value: &Option<String>, ours: &str| match value {
+            Some(value) if value != ours => Err(ConfigError::Unsupported { field, value: value.clone() }),
+            _ => Ok(()),
+        };
+        wants("model_type", &self.model_type, "llama")?;
+        wants("hidden_act", &self.hidden_act, "silu")?;
+        for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
+            wants("rope_type", &rope.rope_type, "default")?;
+        }
+        for (field, bias) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
+            if bias == Some(true) {
+                return Err(ConfigError::Unsupported { field, value: "true".into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny;
+
+    #[test]
+    fn survives_a_round_trip_through_config_json() {
+        let text = serde_json::to_vec(&tiny().to_hugging_face(4)).unwrap();
+        assert_eq!(ModelConfig::from_hugging_face(&text).unwrap(), (tiny(), Some(4)));
+    }
+
+    #[test]
+    fn reads_what_newer_transformers_write() {
+        let text = br#"{"model_type":"llama","vocab_size":8,"hidden_size":16,"intermediate_size":32,
+            "num_hidden_layers":1,"num_attention_heads":4,"dtype":"float32","eos_token_id":[3,4],
+            "rope_parameters":{"rope_theta":500000.0,"rope_type":"default"}}"#;
+        let (config, shards) = ModelConfig::from_hugging_face(text).unwrap();
+        assert_eq!((config.num_key_value_heads, config.head_dim), (4, 4));
+        assert_eq!((config.rope_theta, config.eos_token_id, shards), (500_000.0, Some(3), None));
+    }
+
+    #[test]
+    fn names_what_it_cannot_do() {
+        let refused = |edit: fn(&mut Value)| {
+            let mut value = tiny().to_hugging_face(4);
+            edit(&mut value);
+            ModelConfig::from_hugging_face(&serde_json::to_vec(&value).unwrap()).unwrap_err().to_string()
+        };
+        assert!(refused(|v| v["rope_scaling"] = json!({"rope_type": "llama3"})).contains("llama3"));
+        assert!(refused(|v| v["model_type"] = json!("gpt2")).contains("gpt2"));
+        assert!(refused(|v| v["attention_bias"] = json!(true)).contains("attention_bias"));
+        assert!(refused(|v| v["hidden_size"] = json!(0)).contains("hidden_size"));
+        assert!(refused(|v| v["vocab_size"] = json!(1_u64 << 40)).contains("vocab_size"));
+        assert!(refused(|v| v["num_key_value_heads"] = json!(3)).contains("key-value heads"));
+        assert!(refused(|v| v["sixfold"]["keys_per_block"] = json!(32)).contains("32 keys"));
+    }
+}

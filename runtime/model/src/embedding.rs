@@ -1,0 +1,42 @@
+//! The embedding, cut by rows of the vocabulary.
+//!
+//! A token's row lies in one shard; every other shard contributes nothing to the sum, so the sum
+//! over the group is the row itself.
+
+use sixfold_tensor::{Purpose, embed_backward};
+
+use crate::pass::Pass;
+use crate::tensor_group::{GroupError, NOTHING};
+use crate::unit::{UnitBuffer, UnitId};
+
+/// The residual stream before the first layer: `[rows, d]`.
+pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Vec<f32>, GroupError> {
+    let d = pass.width();
+    let mut x = vec![NOTHING; pass.rows() * d];
+    for shard in pass.slice.shards.clone() {
+        let vocabulary = &pass.geometry.sharding.shard(shard).vocabulary;
+        for (token, row) in pass.batch.tokens.iter().zip(x.chunks_exact_mut(d)) {
+            let token = *token as usize;
+            if vocabulary.contains(&token) {
+                let at = token - vocabulary.start;
+                row.copy_from_slice(&pass.parameters.unit(UnitId::embedding(shard))[at * d..(at + 1) * d]);
+            }
+        }
+    }
+    pass.group.sum(&mut x)?;
+    pass.dropout(&mut x, 0, Purpose::EMBEDDING_DROPOUT);
+    Ok(x)
+}
+
+/// Adds the gradient of each row of the batch, in order, to the row of its token.
+pub(crate) fn backward(pass: &Pass<'_>, mut dx: Vec<f32>, gradients: &mut UnitBuffer) {
+    let d = pass.width();
+    pass.dropout(&mut dx, 0, Purpose::EMBEDDING_DROPOUT);
+    for shard in pass.slice.shards.clone() {
+        let vocabulary = &pass.geometry.sharding.shard(shard).vocabulary;
+        if !vocabulary.is_empty() {
+            let table = gradients.unit_mut(UnitId::embedding(shard));
+            embed_backward(&dx, d, vocabulary.start, &pass.batch.tokens, table);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A slice of the model, forwards and backwards, for one micro-batch at a time.
+//!
+//! Read [`Network`] first. It is single-device code: sums over ranks go through a
+//! [`TensorGroup`], activations from and to other pipeline stages are arguments and results.
+
+use std::sync::Arc;
+
+use sixfold_tensor::RopeTable;
+
+use crate::attention::{Attention, AttentionTape};
+use crate::batch::{MicroBatch, StepSeed};
+use crate::branch::{self, BranchTape};
+use crate::embedding;
+use crate::feed_forward::{FeedForward, FeedForwardTape};
+use crate::head::{self, HeadTape};
+use crate::pass::{Pass, Work};
+use crate::tensor_group::{GroupError, TensorGroup};
+use crate::unit::{Geometry, ModelSlice, UnitBuffer};
+
+/// The layers and logical shards of a model that one rank computes.
+#[derive(Debug, Clone)]
+pub struct Network {
+    geometry: Arc<Geometry>,
+    slice: ModelSlice,
+    rope: RopeTable,
+}
+
+/// What forward needs beside the parameters, for one micro-batch.
+pub struct Surroundings<'a> {
+    /// The parameters of the slice.
+    pub parameters: &'a UnitBuffer,
+    /// What the step's random numbers follow from.
+    pub seed: StepSeed,
+    /// The ranks that own the other logical shards.
+    pub group: &'a mut dyn TensorGroup,
+    /// Counts what is computed.
+    pub work: &'a mut Work,
+}
+
+/// What the backward pass needs of a forward pass. It lives from one to the other.
+pub struct Tape {
+    batch: MicroBatch,
+    layers: Vec<(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>)>,
+    head: Option<HeadTape>,
+}
+
+impl Tape {
+    /// Tokens of the micro-batch.
+    pub fn rows(&self) -> usize {
+        self.batch.tokens.len()
+    }
+}
+
+/// What a slice hands on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Activations `[rows, d]` for the next pipeline stage.
+    Activations(Vec<f32>),
+    /// The loss of each row, from the slice that holds the head.
+    Losses(Vec<f32>),
+}
+
+impl Network {
+    /// The network of `slice`.
+    pub fn new(geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
+        let config = &geometry.config;
+        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        Self { geometry, slice, rope }
+    }
+
+    /// Sizes and shards of the whole model.
+    pub fn geometry(&self) -> &Arc<Geometry> {
+        &self.geometry
+    }
+
+    /// What the network computes.
+    pub fn slice(&self) -> &ModelSlice {
+        &self.slice
+    }
+
+    /// Takes a micro-batch through the slice. `received` is the previous pipeline stage's output;
+    /// the slice that holds the embedding ignores it. The batch has been validated.
+    ///
+    /// # Errors
+    /// [`GroupError`] if the tensor-parallel group fails.
+    pub fn forward(
+        &self,
+        around: &mut Surroundings<'_>,
+        batch: MicroBatch,
+        received: Vec<f32>,
+    ) -> Result<(Output, Tape), GroupError> {
+        let mut pass = self.pass(around, &batch);
+        let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { received };
+        let mut layers = Vec::with_capacity(self.slice.layers.len());
+        for layer in self.slice.layers.clone() {
+            let (after_attention, attention) = branch::forward::<Attention>(&mut pass, layer, x)?;
+            let (after, feed_forward) = branch::forward::<FeedForward>(&mut pass, layer, after_attention)?;
+            layers.push((attention, feed_forward));
+            x = after;
+        }
+        if !self.slice.output {
+            return Ok((Output::Activations(x), Tape { batch, layers, head: None }));
+        }
+        let (losses, head) = head::forward(&mut pass, x)?;
+        Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
+    }
+
+    /// Takes the gradient back through the slice and adds to `gradients` (laid out by
+    /// [`gradient_index`]). `received` is the gradient of the slice's output, which the slice that
+    /// holds the head makes itself: there each row's loss counts `scale` times. Returns the
+    /// gradient of the slice's input, or nothing from the slice that holds the embedding.
+    ///
+    /// # Errors
+    /// [`GroupError`] if the tensor-parallel group fails.
+    ///
+    /// [`gradient_index`]: crate::gradient::gradient_index
+    pub fn backward(
+        &self,
+        around: &mut Surroundings<'_>,
+        tape: Tape,
+        received: Vec<f32>,
+        scale: f32,
+        gradients: &mut UnitBuffer,
+    ) -> Result<Option<Vec<f32>>, GroupError> {
+        let Tape { batch, layers, head } = tape;
+        let mut pass = self.pass(around, &batch);
+        let mut dx = match head {
+            Some(head) => head::backward(&mut pass, head, scale, gradients)?,
+            None => received,
+        };
+        for (layer, (attention, feed_forward)) in self.slice.layers.clone().zip(layers).rev() {
+            dx = branch::backward::<FeedForward>(&mut pass, layer, feed_forward, dx, gradients)?;
+            dx = branch::backward::<Attention>(&mut pass, layer, attention, dx, gradients)?;
+        }
+        if !self.slice.input {
+            return Ok(Some(dx));
+        }
+        embedding::backward(&pass, dx, gradients);
+        Ok(None)
+    }
+
+    fn pass<'a>(&'a self, around: &'a mut Surroundings<'_>, batch: &'a MicroBatch) -> Pass<'a> {
+        Pass {
+            geometry: &self.geometry,
+            slice: &self.slice,
+            rope: &self.rope,
+            parameters: around.parameters,
+            batch,
+            seed: around.seed,
+            group: &mut *around.group,
+            work: around.work,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The end of a step: global gradient norm, clipping, learning rate, AdamW.
+//!
+//! Read [`Optimizer`] first. It owns the moments of a slice; the norm needs one number of every
+//! unit of the whole model, which ranks exchange as a [`SquareSums`].
+
+use serde::{Deserialize, Serialize};
+use sixfold_tensor::math::cos;
+use sixfold_tensor::{AdamW, adamw_step, sum_of_squares_blocks, tree_sum_scalars};
+
+use crate::tensor_group::sum_shards;
+use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId};
+
+/// AdamW (Loshchilov and Hutter, 2019), its learning rate and clipping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerOptions {
+    /// Highest learning rate, reached at the end of the warm-up.
+    pub learning_rate: f32,
+    /// Learning rate at the last step, as a part of the highest.
+    pub final_learning_rate_ratio: f32,
+    /// Steps in which the learning rate grows from zero to its highest.
+    pub warmup_steps: u64,
+    /// Steps of the whole training; the cosine ends there.
+    pub steps: u64,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay; norms are exempt.
+    pub weight_decay: f32,
+    /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns it off.
+    pub clip_norm: f32,
+}
+
+impl Default for OptimizerOptions {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            final_learning_rate_ratio: 0.1,
+            warmup_steps: 20,
+            steps: 200,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+impl OptimizerOptions {
+    /// The learning rate of a step (counted from 0): linear warm-up, then a cosine.
+    pub fn learning_rate_at(&self, step: u64) -> f32 {
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f32 / self.warmup_steps as f32;
+        }
+        let span = self.steps.saturating_sub(self.warmup_steps).max(1);
+        let done = ((step - self.warmup_steps) as f32 / span as f32).min(1.0);
+        let low = self.learning_rate * self.final_learning_rate_ratio;
+        low + (self.learning_rate - low) * 0.5 * (1.0 + cos(std::f32::consts::PI * done))
+    }
+
+    /// By what gradients are multiplied when their global norm is `norm`.
+    pub fn clip_scale(&self, norm: f32) -> f32 {
+        if self.clip_norm > 0.0 && norm > self.clip_norm { self.clip_norm / norm } else { 1.0 }
+    }
+}
+
+/// The sum of squares of the gradients of every unit of the whole model, in canonical order.
+///
+/// A rank fills in its own units and leaves zeros elsewhere; since every number is filled in by
+/// one rank of a data-parallel replica, adding the tables of all ranks is exact in any order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SquareSums {
+    units: Vec<UnitId>,
+    /// One number for each unit.
+    pub values: Vec<f32>,
+}
+
+impl SquareSums {
+    /// The table with the units of `slice` filled in. `norms` says whether this rank counts the
+    /// norms, which every rank of a tensor-parallel group holds.
+    pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, norms: bool) -> Self {
+        let units = ModelSlice::whole(geometry).units(geometry);
+        let counted = |unit: &UnitId| {
+            let copied = unit.tensor.is_key_value()
+                && geometry.sharding.kv_original(unit.shard as usize) != unit.shard as usize;
+            slice.holds(*unit) && !copied && (norms || !unit.tensor.is_norm())
+        };
+        let of_unit = |unit: &UnitId| match gradients.get(*unit) {
+            Some(gradient) if counted(unit) => tree_sum_scalars(&sum_of_squares_blocks(gradient)),
+            _ => 0.0,
+        };
+        let values = units.iter().map(of_unit).collect();
+        Self { units, values }
+    }
+
+    /// The global norm, once the whole table is filled in: shards of a tensor in the tree, then
+    /// tensors of a layer, then layers, in canonical order.
+    pub fn norm(&self, geometry: &Geometry) -> f32 {
+        let mut total = 0.0;
+        let mut place_sum = 0.0;
+        let mut place = Place::Input;
+        let units = self.units.chunk_by(|a, b| (a.place, a.tensor) == (b.place, b.tensor));
+        let mut values = self.values.as_slice();
+        for units in units {
+            let (of_tensor, rest) = values.split_at(units.len());
+            values = rest;
+            if units[0].place != place {
+                total += place_sum;
+                (place, place_sum) = (units[0].place, 0.0);
+            }
+            place_sum += sum_tensor(geometry, units, of_tensor);
+        }
+        (total + place_sum).sqrt()
+    }
+}
+
+/// The sum of one tensor's units in the tree over logical shards.
+fn sum_tensor(geometry: &Geometry, units: &[UnitId], values: &[f32]) -> f32 {
+    let find = |shard: usize| units.iter().position(|unit| unit.shard as usize == shard);
+    let mut leaf = |shard| Ok::<_, std::convert::Infallible>(find(shard).map(|at| vec![values[at]]));
+    let Ok(sum) = sum_shards(0..geometry.sharding.logical(), &mut leaf);
+    sum.map_or(0.0, |sum| sum[0])
+}
+
+/// AdamW and its state for the units of one slice.
+#[derive(Debug, Clone)]
+pub struct Optimizer {
+    /// Its options.
+    pub options: OptimizerOptions,
+    /// Running means of the gradients.
+    pub first_moment: UnitBuffer,
+    /// Running means of the squared gradients.
+    pub second_moment: UnitBuffer,
+}
+
+impl Optimizer {
+    /// The optimizer before the first step.
+    pub fn new(options: OptimizerOptions, parameters: &UnitBuffer) -> Self {
+        let zeros = || UnitBuffer::zeros(parameters.index().clone());
+        Self { options, first_moment: zeros(), second_moment: zeros() }
+    }
+
+    /// Changes `parameters` by the gradients of `step` (counted from 0), whose global norm over
+    /// the whole model is `norm`. Returns the learning rate.
+    pub fn step(&mut self, parameters: &mut UnitBuffer, gradients: &UnitBuffer, step: u64, norm: f32) -> f32 {
+        let learning_rate = self.options.learning_rate_at(step);
+        let gradient_scale = self.options.clip_scale(norm);
+        let index = parameters.index().clone();
+        for (unit, range) in index.iter() {
+            let weight_decay = if unit.tensor.is_norm() { 0.0 } else { self.options.weight_decay };
+            let OptimizerOptions { beta1, beta2, epsilon: eps, .. } = self.options;
+            let adamw =
+                AdamW { learning_rate, beta1, beta2, eps, weight_decay, step: step + 1, gradient_scale };
+            adamw_step(
+                &mut parameters.values_mut()[range.clone()],
+                &mut self.first_moment.values_mut()[range.clone()],
+                &mut self.second_moment.values_mut()[range.clone()],
+                &gradients.values()[range],
+                &adamw,
+            );
+        }
+        learning_rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learning_rate_warms_up_and_falls_as_a_cosine() {
+        let options = OptimizerOptions { warmup_steps: 10, steps: 110, ..OptimizerOptions::default() };
+        let at = |step| options.learning_rate_at(step) / options.learning_rate;
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-5, "{a} {b}");
+        close(at(0), 0.1);
+        close(at(9), 1.0);
+        close(at(10), 1.0);
+        close(at(60), 0.55);
+        close(at(110), 0.1);
+        close(at(1000), 0.1);
+    }
+
+    #[test]
+    fn only_large_gradients_are_clipped() {
+        let options = OptimizerOptions { clip_norm: 2.0, ..OptimizerOptions::default() };
+        assert_eq!((options.clip_scale(1.0), options.clip_scale(8.0)), (1.0, 0.25));
+        assert_eq!(OptimizerOptions { clip_norm: 0.0, ..options }.clip_scale(1e9), 1.0);
+    }
+}

@@ -1,0 +1,84 @@
+//! What every layer needs while a micro-batch goes through: [`Pass`], and the [`Work`] it counts.
+
+use serde::{Deserialize, Serialize};
+use sixfold_tensor::{Counter, Purpose, RopeTable, dropout};
+
+use crate::batch::{MicroBatch, StepSeed};
+use crate::sharding::even_part;
+use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
+use crate::unit::{Geometry, ModelSlice, UnitBuffer};
+
+/// Floating-point operations that a rank has really done, counted at the calls of the kernels.
+/// Norms, activations and look-ups are not matrix work and are not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Projections of the decoder layers.
+    pub projections: u64,
+    /// Attention: scores and weighted values.
+    pub attention: u64,
+    /// The head.
+    pub head: u64,
+}
+
+impl Work {
+    /// All of it.
+    pub fn flops(&self) -> u64 {
+        self.projections + self.attention + self.head
+    }
+}
+
+/// One micro-batch on its way through a slice of the model.
+pub(crate) struct Pass<'a> {
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) slice: &'a ModelSlice,
+    pub(crate) rope: &'a RopeTable,
+    pub(crate) parameters: &'a UnitBuffer,
+    pub(crate) batch: &'a MicroBatch,
+    pub(crate) seed: StepSeed,
+    pub(crate) group: &'a mut dyn TensorGroup,
+    pub(crate) work: &'a mut Work,
+}
+
+impl Pass<'_> {
+    /// Width of the residual stream.
+    pub(crate) fn width(&self) -> usize {
+        self.geometry.config.hidden_size
+    }
+
+    /// Tokens of the micro-batch.
+    pub(crate) fn rows(&self) -> usize {
+        self.batch.tokens.len()
+    }
+
+    /// Adds what `leaf` computes for each logical shard: own shards here, the rest of the tree in
+    /// the group. `len` is the length of a leaf.
+    pub(crate) fn sum(
+        &mut self,
+        len: usize,
+        mut leaf: impl FnMut(&mut Self, usize) -> Option<Vec<f32>>,
+    ) -> Result<Vec<f32>, GroupError> {
+        let own = sum_shards(self.slice.shards.clone(), &mut |shard| Ok(leaf(self, shard)))?;
+        let mut partial = own.unwrap_or_else(|| vec![NOTHING; len]);
+        self.group.sum(&mut partial)?;
+        Ok(partial)
+    }
+
+    /// Sets elements of `x` (`[rows, d]`) to zero at random and scales the others up. Calling it
+    /// on a gradient with the same arguments is the backward pass.
+    pub(crate) fn dropout(&self, x: &mut [f32], layer: usize, purpose: Purpose) {
+        let per_sequence = self.batch.length * self.width();
+        for (sequence, elements) in x.chunks_exact_mut(per_sequence).enumerate() {
+            let sample = self.batch.first_sample + sequence as u64;
+            let random = Counter::new(self.seed.seed, self.seed.step, sample, layer as u32, purpose);
+            dropout(elements, &random, 0, self.seed.dropout);
+        }
+    }
+
+    /// Row ranges of sequence block `block`: its part of every sequence, in order.
+    pub(crate) fn block_rows(&self, block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let length = self.batch.length;
+        let part = even_part(length, self.geometry.sharding.logical(), block);
+        (0..self.batch.sequences())
+            .map(move |sequence| sequence * length + part.start..sequence * length + part.end)
+    }
+}

@@ -1,0 +1,34 @@
+//! A model small enough to be computed by hand-written loops.
+
+use crate::config::ModelConfig;
+use crate::sharding::Sharding;
+use crate::unit::Geometry;
+
+pub(crate) fn tiny() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 37,
+        hidden_size: 16,
+        intermediate_size: 22,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 4,
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: Some(0),
+    }
+}
+
+/// Four logical shards, as many as key-value heads.
+pub(crate) fn geometry() -> Geometry {
+    geometry_of(ModelConfig { num_key_value_heads: 4, ..tiny() }, 4)
+}
+
+pub(crate) fn geometry_of(config: ModelConfig, logical: usize) -> Geometry {
+    config.validate().unwrap();
+    let sharding = Sharding::new(&config, logical).unwrap();
+    Geometry { config, sharding }
+}

@@ -1,0 +1,449 @@
+//! Units: the pieces that parameters, gradients and moments are held in.
+//!
+//! A unit is (tensor, layer, logical shard). A rank owns a set of units ([`ModelSlice`]); a
+//! checkpoint is a set of units; so any plan reads what any other wrote. [`UnitBuffer`] holds one
+//! vector of numbers for a set of units in one piece, in canonical order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::config::ModelConfig;
+use crate::sharding::Sharding;
+
+/// Where in the model a unit lies. The order is the canonical one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// Before the first layer: the embedding.
+    Input,
+    /// A decoder layer, counted from 0.
+    Layer(u32),
+    /// After the last layer: the final norm and the head.
+    Output,
+}
+
+/// Which parameter a unit is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tensor {
+    /// `[vocabulary, d]`, cut by rows.
+    Embedding,
+    /// `[d]`, whole on every shard.
+    AttentionNorm,
+    /// `[query heads * head, d]`, cut by rows.
+    Query,
+    /// `[kv heads * head, d]`, cut by rows.
+    Key,
+    /// `[kv heads * head, d]`, cut by rows.
+    Value,
+    /// `[d, query heads * head]`, cut by columns.
+    AttentionOutput,
+    /// `[d]`, whole on every shard.
+    FeedForwardNorm,
+    /// `[feed-forward, d]`, cut by rows.
+    Gate,
+    /// `[feed-forward, d]`, cut by rows.
+    Up,
+    /// `[d, feed-forward]`, cut by columns.
+    Down,
+    /// `[d]`, whole on every shard.
+    FinalNorm,
+    /// `[vocabulary, d]`, cut by rows.
+    Head,
+}
+
+/// The parameters of every layer, in canonical order.
+pub const LAYER_TENSORS: [Tensor; 9] = [
+    Tensor::AttentionNorm,
+    Tensor::Query,
+    Tensor::Key,
+    Tensor::Value,
+    Tensor::AttentionOutput,
+    Tensor::FeedForwardNorm,
+    Tensor::Gate,
+    Tensor::Up,
+    Tensor::Down,
+];
+
+impl Tensor {
+    /// Whether this is the weight of an RMSNorm: whole on every rank of a tensor-parallel group,
+    /// and not subject to weight decay.
+    pub fn is_norm(self) -> bool {
+        matches!(self, Self::AttentionNorm | Self::FeedForwardNorm | Self::FinalNorm)
+    }
+
+    /// Whether this belongs to the key-value heads, which shards may hold copies of.
+    pub fn is_key_value(self) -> bool {
+        matches!(self, Self::Key | Self::Value)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::AttentionNorm => "attention.norm",
+            Self::Query => "attention.wq",
+            Self::Key => "attention.wk",
+            Self::Value => "attention.wv",
+            Self::AttentionOutput => "attention.wo",
+            Self::FeedForwardNorm => "feed_forward.norm",
+            Self::Gate => "feed_forward.gate",
+            Self::Up => "feed_forward.up",
+            Self::Down => "feed_forward.down",
+            Self::FinalNorm => "final_norm",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// The name of a unit, displayed and parsed as `layers.3.attention.wq.2` or `embedding.0` (the
+/// last number is the logical shard; norms are shard 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId {
+    /// Where in the model.
+    pub place: Place,
+    /// Which parameter.
+    pub tensor: Tensor,
+    /// Which logical shard of it.
+    pub shard: u32,
+}
+
+impl UnitId {
+    /// A unit of a decoder layer.
+    pub fn of_layer(layer: usize, tensor: Tensor, shard: usize) -> Self {
+        Self { place: Place::Layer(layer as u32), tensor, shard: shard as u32 }
+    }
+
+    /// A shard of the embedding.
+    pub fn embedding(shard: usize) -> Self {
+        Self { place: Place::Input, tensor: Tensor::Embedding, shard: shard as u32 }
+    }
+
+    /// A shard of the head.
+    pub fn head(shard: usize) -> Self {
+        Self { place: Place::Output, tensor: Tensor::Head, shard: shard as u32 }
+    }
+
+    /// The norm before the head.
+    pub const FINAL_NORM: Self = Self { place: Place::Output, tensor: Tensor::FinalNorm, shard: 0 };
+}
+
+impl fmt::Display for UnitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Place::Layer(layer) = self.place {
+            write!(f, "layers.{layer}.")?;
+        }
+        write!(f, "{}.{}", self.tensor.name(), self.shard)
+    }
+}
+
+/// The text does not name a unit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` does not name a unit of a model")]
+pub struct ParseUnitError(String);
+
+impl FromStr for UnitId {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_unit(text).ok_or_else(|| ParseUnitError(text.chars().take(80).collect()))
+    }
+}
+
+fn parse_unit(text: &str) -> Option<UnitId> {
+    let (name, shard) = text.rsplit_once('.')?;
+    let shard = shard.parse().ok()?;
+    if let Some(rest) = name.strip_prefix("layers.") {
+        let (layer, name) = rest.split_once('.')?;
+        let tensor = LAYER_TENSORS.into_iter().find(|tensor| tensor.name() == name)?;
+        return Some(UnitId { place: Place::Layer(layer.parse().ok()?), tensor, shard });
+    }
+    let outer = [
+        (Place::Input, Tensor::Embedding),
+        (Place::Output, Tensor::FinalNorm),
+        (Place::Output, Tensor::Head),
+    ];
+    let (place, tensor) = outer.into_iter().find(|(_, tensor)| tensor.name() == name)?;
+    Some(UnitId { place, tensor, shard })
+}
+
+/// Which part of a whole tensor a unit is. The unit's numbers are this part's rows, one after
+/// another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Rows of the whole tensor that the unit holds.
+    pub rows: Range<usize>,
+    /// Columns of the whole tensor that the unit holds.
+    pub columns: Range<usize>,
+    /// Columns of the whole tensor.
+    pub width: usize,
+}
+
+impl Region {
+    /// Numbers in the unit.
+    pub fn len(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    /// Whether the shard holds nothing of the tensor.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The places of the unit's rows in the whole tensor, each a range of element indices.
+    pub fn row_ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.rows
+            .clone()
+            .map(|row| row * self.width + self.columns.start..row * self.width + self.columns.end)
+    }
+}
+
+/// The geometry of a model: its configuration and its cut into logical shards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Geometry {
+    /// Sizes.
+    pub config: ModelConfig,
+    /// Logical shards.
+    pub sharding: Sharding,
+}
+
+impl Geometry {
+    /// What part of the whole tensor `unit` is.
+    pub fn region(&self, unit: UnitId) -> Region {
+        let (config, d) = (&self.config, self.config.hidden_size);
+        let shard = self.sharding.shard(unit.shard as usize);
+        let heads = |heads: &Range<usize>| heads.start * config.head_dim..heads.end * config.head_dim;
+        let rows = |rows: Range<usize>| Region { rows, columns: 0..d, width: d };
+        let columns = |columns, width| Region { rows: 0..d, columns, width };
+        match unit.tensor {
+            Tensor::AttentionNorm | Tensor::FeedForwardNorm | Tensor::FinalNorm => rows(0..1),
+            Tensor::Embedding | Tensor::Head => rows(shard.vocabulary.clone()),
+            Tensor::Query => rows(heads(&shard.query_heads)),
+            Tensor::Key | Tensor::Value => rows(heads(&shard.kv_heads)),
+            Tensor::AttentionOutput => {
+                columns(heads(&shard.query_heads), config.num_attention_heads * config.head_dim)
+            }
+            Tensor::Gate | Tensor::Up => rows(shard.feed_forward.clone()),
+            Tensor::Down => columns(shard.feed_forward.clone(), config.intermediate_size),
+        }
+    }
+
+    /// Rows and columns of the whole tensor that `tensor` names.
+    pub fn whole(&self, tensor: Tensor) -> (usize, usize) {
+        let (config, d) = (&self.config, self.config.hidden_size);
+        match tensor {
+            Tensor::AttentionNorm | Tensor::FeedForwardNorm | Tensor::FinalNorm => (1, d),
+            Tensor::Embedding | Tensor::Head => (config.vocab_size, d),
+            Tensor::Query => (config.num_attention_heads * config.head_dim, d),
+            Tensor::Key | Tensor::Value => (config.num_key_value_heads * config.head_dim, d),
+            Tensor::AttentionOutput => (d, config.num_attention_heads * config.head_dim),
+            Tensor::Gate | Tensor::Up => (config.intermediate_size, d),
+            Tensor::Down => (d, config.intermediate_size),
+        }
+    }
+}
+
+/// What one rank owns: a run of layers (with the embedding, the head, or both, at the ends) and an
+/// aligned run of logical shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSlice {
+    /// Decoder layers.
+    pub layers: Range<usize>,
+    /// Whether the embedding is part of the slice.
+    pub input: bool,
+    /// Whether the final norm and the head are part of the slice.
+    pub output: bool,
+    /// Logical shards; a power of two of them, starting at a multiple of their number.
+    pub shards: Range<usize>,
+}
+
+impl ModelSlice {
+    /// The whole model.
+    pub fn whole(geometry: &Geometry) -> Self {
+        Self {
+            layers: 0..geometry.config.num_hidden_layers,
+            input: true,
+            output: true,
+            shards: 0..geometry.sharding.logical(),
+        }
+    }
+
+    /// Whether `unit` is part of the slice; norms are part of every rank's slice of a group.
+    pub fn holds(&self, unit: UnitId) -> bool {
+        let place = match unit.place {
+            Place::Input => self.input,
+            Place::Layer(layer) => self.layers.contains(&(layer as usize)),
+            Place::Output => self.output,
+        };
+        place && (unit.tensor.is_norm() || self.shards.contains(&(unit.shard as usize)))
+    }
+
+    /// The non-empty units of the slice, in canonical order. A tied head is the embedding, and has
+    /// no units of its own.
+    pub fn units(&self, geometry: &Geometry) -> Vec<UnitId> {
+        let mut units = Vec::new();
+        let mut all_shards = |place, tensor: Tensor| {
+            let shards = if tensor.is_norm() { 0..1 } else { self.shards.clone() };
+            let unit = |shard| UnitId { place, tensor, shard: shard as u32 };
+            units.extend(shards.map(unit).filter(|unit| !geometry.region(*unit).is_empty()));
+        };
+        if self.input {
+            all_shards(Place::Input, Tensor::Embedding);
+        }
+        for layer in self.layers.clone() {
+            LAYER_TENSORS.into_iter().for_each(|tensor| all_shards(Place::Layer(layer as u32), tensor));
+        }
+        if self.output {
+            all_shards(Place::Output, Tensor::FinalNorm);
+            if !geometry.config.tie_word_embeddings {
+                all_shards(Place::Output, Tensor::Head);
+            }
+        }
+        units
+    }
+}
+
+/// Where each unit of a set lies in one contiguous buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnitIndex {
+    ranges: BTreeMap<UnitId, Range<usize>>,
+    len: usize,
+}
+
+impl UnitIndex {
+    /// Lays the units out one after another, in the order given, with the lengths given.
+    pub fn new(units: impl IntoIterator<Item = (UnitId, usize)>) -> Self {
+        let mut index = Self::default();
+        for (unit, len) in units {
+            index.ranges.insert(unit, index.len..index.len + len);
+            index.len += len;
+        }
+        index
+    }
+
+    /// The index of the parameters of `slice`.
+    pub fn of_parameters(geometry: &Geometry, slice: &ModelSlice) -> Self {
+        Self::new(slice.units(geometry).into_iter().map(|unit| (unit, geometry.region(unit).len())))
+    }
+
+    /// The units in canonical order, each with its place in the buffer.
+    pub fn iter(&self) -> impl Iterator<Item = (UnitId, Range<usize>)> + '_ {
+        self.ranges.iter().map(|(unit, range)| (*unit, range.clone()))
+    }
+
+    /// Where `unit` lies, if it is one of the set.
+    pub fn range(&self, unit: UnitId) -> Option<Range<usize>> {
+        self.ranges.get(&unit).cloned()
+    }
+
+    /// Numbers in the whole buffer.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no numbers at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// One number for each element of each unit of a set: parameters, gradients, or a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnitBuffer {
+    index: Arc<UnitIndex>,
+    values: Vec<f32>,
+}
+
+impl UnitBuffer {
+    /// All zeros.
+    pub fn zeros(index: Arc<UnitIndex>) -> Self {
+        let values = vec![0.0; index.len()];
+        Self { index, values }
+    }
+
+    /// Where each unit lies.
+    pub fn index(&self) -> &Arc<UnitIndex> {
+        &self.index
+    }
+
+    /// The numbers of all units, one unit after another.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// As [`Self::values`], to change.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// The numbers of one unit.
+    ///
+    /// # Panics
+    /// If the unit is not in the index: a rank computes only with the units that it owns.
+    pub fn unit(&self, unit: UnitId) -> &[f32] {
+        match self.get(unit) {
+            Some(values) => values,
+            None => panic!("{unit} is not held here"),
+        }
+    }
+
+    /// The numbers of one unit, if the unit is held here.
+    pub fn get(&self, unit: UnitId) -> Option<&[f32]> {
+        self.index.range(unit).map(|range| &self.values[range])
+    }
+
+    /// As [`Self::unit`], to change.
+    ///
+    /// # Panics
+    /// If the unit is not in the index.
+    pub fn unit_mut(&mut self, unit: UnitId) -> &mut [f32] {
+        match self.index.range(unit) {
+            Some(range) => &mut self.values[range],
+            None => panic!("{unit} is not held here"),
+        }
+    }
+
+    /// Units and their numbers in canonical order.
+    pub fn iter(&self) -> impl Iterator<Item = (UnitId, &[f32])> + '_ {
+        self.index.iter().map(|(unit, range)| (unit, &self.values[range]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::geometry;
+
+    #[test]
+    fn names_of_all_units_parse_back() {
+        let geometry = geometry();
+        for unit in ModelSlice::whole(&geometry).units(&geometry) {
+            assert_eq!(unit.to_string().parse(), Ok(unit));
+        }
+        assert_eq!(UnitId::of_layer(3, Tensor::Query, 2).to_string(), "layers.3.attention.wq.2");
+        for wrong in ["", "layers", "layers.1.head.0", "head", "head.x", "layers.99999999999.attention.wq.0"]
+        {
+            assert!(wrong.parse::<UnitId>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn units_of_all_slices_make_up_the_model() {
+        let geometry = geometry();
+        let whole = ModelSlice::whole(&geometry);
+        let layers = geometry.config.num_hidden_layers;
+        let mut parts = Vec::new();
+        for (from, to) in [(0, 1), (1, layers)] {
+            for shards in [0..2, 2..4] {
+                let slice = ModelSlice { layers: from..to, input: from == 0, output: to == layers, shards };
+                parts.extend(slice.units(&geometry));
+            }
+        }
+        parts.sort();
+        parts.dedup();
+        assert_eq!(parts, whole.units(&geometry));
+        assert!(parts.is_sorted());
+        let numbers = UnitIndex::of_parameters(&geometry, &whole).len();
+        assert_eq!(numbers, geometry.config.parameters());
+    }
+}

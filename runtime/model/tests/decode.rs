@@ -1,0 +1,184 @@
+//! One forward: whatever way tokens go through the decoder, the bits are those of the trainer.
+
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
+use std::sync::Arc;
+
+use sixfold_model::{
+    Alone, Chunk, DecodeError, Decoder, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice, Network,
+    OutOfBlocks, Output, SamplingOptions, Sharding, StepSeed, Surroundings, UnitBuffer, Wanted, Work,
+    initialize, sample,
+};
+
+const TOKENS: usize = 150;
+
+fn geometry(kv_heads: usize, logical: usize) -> Geometry {
+    let config = ModelConfig {
+        vocab_size: 61,
+        hidden_size: 24,
+        intermediate_size: 37,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: kv_heads,
+        head_dim: 4,
+        max_position_embeddings: 200,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: None,
+    };
+    let sharding = Sharding::new(&config, logical).unwrap();
+    Geometry { config, sharding }
+}
+
+fn parameters(geometry: &Geometry) -> UnitBuffer {
+    let mut parameters = initialize(geometry, &ModelSlice::whole(geometry), 11);
+    parameters.values_mut().iter_mut().for_each(|value| *value *= 8.0);
+    parameters
+}
+
+fn tokens(salt: usize, count: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * i * 5 + i * salt + salt) % 61) as u32).collect()
+}
+
+fn decoder(geometry: &Geometry) -> Decoder {
+    Decoder::new(geometry.clone(), &parameters(geometry))
+}
+
+fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let chunk = Chunk { tokens, sequence, wanted: Wanted::All };
+    decoder.forward(&mut [chunk]).unwrap().rows().map(<[f32]>::to_vec).collect()
+}
+
+fn assert_training_agrees(geometry: &Geometry) {
+    let tokens = tokens(3, TOKENS + 1);
+    let parameters = parameters(geometry);
+    let network = Network::new(Arc::new(geometry.clone()), ModelSlice::whole(geometry));
+    let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
+    let mut around =
+        Surroundings { parameters: &parameters, seed, group: &mut Alone, work: &mut Work::default() };
+    let batch = MicroBatch {
+        tokens: tokens[..TOKENS].to_vec(),
+        targets: tokens[1..].to_vec(),
+        length: TOKENS,
+        first_sample: 0,
+    };
+    let (Output::Losses(losses), _) = network.forward(&mut around, batch, Vec::new()).unwrap() else {
+        panic!("the whole model ends with losses")
+    };
+
+    let decoder = decoder(geometry);
+    let pool = decoder.kv_pool(8);
+    let mut sequence = pool.sequence();
+    let chunk = Chunk { tokens: &tokens[..TOKENS], sequence: &mut sequence, wanted: Wanted::All };
+    let logits = decoder.forward(&mut [chunk]).unwrap();
+    for (row, loss) in losses.iter().enumerate() {
+        let log_probability = logits.log_probability(row, tokens[row + 1]);
+        assert_eq!(log_probability.to_bits(), (-loss).to_bits(), "row {row}");
+    }
+}
+
+#[test]
+fn log_probabilities_have_the_bits_of_the_training_loss() {
+    assert_training_agrees(&geometry(3, 4));
+    assert_training_agrees(&geometry(6, 1));
+    assert_training_agrees(&geometry(1, 8));
+}
+
+#[test]
+fn prefill_in_parts_and_decode_have_the_bits_of_one_prefill() {
+    let decoder = decoder(&geometry(3, 4));
+    let pool = decoder.kv_pool(100);
+    let tokens = tokens(7, TOKENS);
+    let whole = logits(&decoder, &mut pool.sequence(), &tokens);
+    for parts in [&[TOKENS][..], &[64, 64, 22], &[1, 63, 70, 16], &[100, 50]] {
+        let (mut sequence, mut rows, mut at) = (pool.sequence(), Vec::new(), 0);
+        for part in parts {
+            rows.extend(logits(&decoder, &mut sequence, &tokens[at..at + part]));
+            at += part;
+        }
+        assert_eq!(rows, whole, "{parts:?}");
+    }
+    let mut sequence = pool.sequence();
+    for (token, row) in tokens.chunks(1).zip(&whole) {
+        assert_eq!(&logits(&decoder, &mut sequence, token)[0], row);
+    }
+}
+
+#[test]
+fn a_sequence_does_not_notice_its_batch() {
+    let decoder = decoder(&geometry(3, 4));
+    let pool = decoder.kv_pool(100);
+    let prompts = [tokens(1, 90), tokens(2, 5), tokens(3, 64)];
+    let alone: Vec<Vec<Vec<f32>>> =
+        prompts.iter().map(|prompt| logits(&decoder, &mut pool.sequence(), prompt)).collect();
+
+    let mut sequences = [pool.sequence(), pool.sequence(), pool.sequence()];
+    let cuts = [(0, 80), (0, 4), (0, 63)];
+    let mut chunks: Vec<Chunk<'_>> = sequences
+        .iter_mut()
+        .zip(&prompts)
+        .zip(cuts)
+        .map(|((sequence, prompt), (from, to))| Chunk {
+            tokens: &prompt[from..to],
+            sequence,
+            wanted: Wanted::Last,
+        })
+        .collect();
+    let first = decoder.forward(&mut chunks).unwrap();
+    for (row, (alone, (_, to))) in alone.iter().zip(cuts).enumerate() {
+        assert_eq!(first.row(row), alone[to - 1]);
+    }
+
+    let [a, b, c] = &mut sequences;
+    let mut chunks = [
+        Chunk { tokens: &prompts[0][80..], sequence: a, wanted: Wanted::Last },
+        Chunk { tokens: &prompts[1][4..], sequence: b, wanted: Wanted::Last },
+        Chunk { tokens: &prompts[2][63..], sequence: c, wanted: Wanted::Nothing },
+    ];
+    let second = decoder.forward(&mut chunks).unwrap();
+    assert_eq!(second.rows().len(), 2);
+    assert_eq!(second.row(0), alone[0][89]);
+    assert_eq!(second.row(1), alone[1][4]);
+}
+
+#[test]
+fn a_request_continued_elsewhere_gets_the_same_tokens() {
+    let decoder = decoder(&geometry(3, 4));
+    let options = SamplingOptions { temperature: 0.8, top_k: 20, top_p: 0.95, seed: 42 };
+    let generate = |prompt: &[u32], until: usize| {
+        let pool = decoder.kv_pool(4);
+        let (mut sequence, mut all, mut next) = (pool.sequence(), prompt.to_vec(), prompt.to_vec());
+        while all.len() < until {
+            let row = logits(&decoder, &mut sequence, &next).pop().unwrap();
+            next = vec![sample(&row, &options, all.len() as u64)];
+            all.extend(&next);
+        }
+        all
+    };
+    let whole = generate(&tokens(4, 10), 80);
+    assert_eq!(generate(&whole[..37], 80), whole);
+}
+
+#[test]
+fn a_refused_call_changes_nothing() {
+    let decoder = decoder(&geometry(3, 4));
+    let pool = decoder.kv_pool(2);
+    let mut sequence = pool.sequence();
+    let prompt = tokens(1, 100);
+    let before = logits(&decoder, &mut sequence, &prompt);
+    let mut refused = |tokens: &[u32]| {
+        let chunk = Chunk { tokens, sequence: &mut sequence, wanted: Wanted::Last };
+        decoder.forward(&mut [chunk]).unwrap_err()
+    };
+    assert_eq!(refused(&[]), DecodeError::Empty);
+    assert_eq!(refused(&[61]), DecodeError::Token { token: 61, vocabulary: 61 });
+    assert_eq!(refused(&prompt), DecodeError::OutOfBlocks(OutOfBlocks { wanted: 2, free: 0 }));
+    assert!(matches!(refused(&tokens(1, 101)), DecodeError::Positions { tokens: 201, positions: 200 }));
+    assert_eq!((sequence.tokens(), pool.blocks_in_use()), (100, 2));
+
+    drop(sequence);
+    assert_eq!(pool.blocks_in_use(), 0);
+    assert_eq!(logits(&decoder, &mut pool.sequence(), &prompt), before);
+}

@@ -1,0 +1,120 @@
+//! Loss and gradients of the network against a plain model in f64, differentiated numerically.
+
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
+#[path = "gradients/reference.rs"]
+mod reference;
+
+use std::sync::Arc;
+
+use reference::Reference;
+use sixfold_model::{
+    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, Sharding, StepSeed, Surroundings,
+    UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index, initialize,
+};
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 23,
+        hidden_size: 12,
+        intermediate_size: 18,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: 3,
+        head_dim: 4,
+        max_position_embeddings: 128,
+        rms_norm_eps: 1e-5,
+        rope_theta: 100.0,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: None,
+    }
+}
+
+fn geometry(config: ModelConfig, logical: usize) -> Geometry {
+    let sharding = Sharding::new(&config, logical).unwrap();
+    Geometry { config, sharding }
+}
+
+/// Two sequences of 70 tokens: more than one block of keys.
+fn batch() -> MicroBatch {
+    let token = |i: usize| ((i * i * 7 + i * 3 + 5) % 23) as u32;
+    let (tokens, targets) = ((0..140).map(token).collect(), (1..141).map(token).collect());
+    MicroBatch { tokens, targets, length: 70, first_sample: 0 }
+}
+
+/// Mean loss and the gradient of every parameter.
+fn network(geometry: &Geometry, parameters: &UnitBuffer) -> (f32, UnitBuffer) {
+    let slice = ModelSlice::whole(geometry);
+    let network = Network::new(Arc::new(geometry.clone()), slice.clone());
+    let seed = StepSeed { seed: 1, step: 0, dropout: 0.0 };
+    let mut work = Work::default();
+    let mut around = Surroundings { parameters, seed, group: &mut Alone, work: &mut work };
+    let (output, tape) = network.forward(&mut around, batch(), Vec::new()).unwrap();
+    let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
+    let scale = 1.0 / losses.len() as f32;
+    let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(geometry, &slice)));
+    let before = network.backward(&mut around, tape, Vec::new(), scale, &mut sums).unwrap();
+    assert_eq!(before, None);
+    let index = Arc::new(UnitIndex::of_parameters(geometry, &slice));
+    let gradients = finish_gradients(geometry, &slice, index, &sums, &mut Alone).unwrap();
+    (losses.iter().sum::<f32>() * scale, gradients)
+}
+
+/// Parameters larger than the usual initial ones, so that no gradient vanishes.
+fn parameters(geometry: &Geometry) -> UnitBuffer {
+    let mut parameters = initialize(geometry, &ModelSlice::whole(geometry), 5);
+    for value in parameters.values_mut() {
+        *value = if *value == 1.0 { 0.9 } else { *value * 12.0 };
+    }
+    parameters
+}
+
+fn check(config: ModelConfig, logical: usize) {
+    let geometry = geometry(config, logical);
+    let parameters = parameters(&geometry);
+    let (loss, gradients) = network(&geometry, &parameters);
+    let mut reference = Reference::new(&geometry, &parameters);
+    let expected = reference.loss(&batch());
+    assert!((f64::from(loss) - expected).abs() < 2e-6 * expected, "{loss} {expected}");
+
+    for (unit, gradient) in gradients.iter() {
+        let region = geometry.region(unit);
+        let places: Vec<usize> = region.row_ranges().flatten().collect();
+        let largest = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
+        for pick in [0, places.len() / 3, places.len() / 2, places.len() - 1] {
+            let expected = reference.derivative(unit, places[pick], &batch());
+            let error = (f64::from(gradient[pick]) - expected).abs();
+            assert!(
+                error < 1e-4 * f64::from(largest) + 1e-8,
+                "{unit} element {pick}: {} but {expected}",
+                gradient[pick]
+            );
+        }
+    }
+}
+
+#[test]
+fn four_shards_agree_with_the_plain_model() {
+    check(config(), 4);
+}
+
+#[test]
+fn one_shard_agrees_with_the_plain_model() {
+    check(config(), 1);
+}
+
+#[test]
+fn copies_of_key_value_heads_agree_with_the_plain_model() {
+    check(ModelConfig { num_key_value_heads: 1, ..config() }, 4);
+}
+
+#[test]
+fn more_shards_than_heads_agree_with_the_plain_model() {
+    check(ModelConfig { num_attention_heads: 3, ..config() }, 8);
+}
+
+#[test]
+fn a_tied_head_agrees_with_the_plain_model() {
+    check(ModelConfig { tie_word_embeddings: true, ..config() }, 2);
+}

@@ -1,0 +1,146 @@
+//! A Llama-style decoder in f64, written for plainness and from the formulas, not from the crate.
+
+use std::collections::BTreeMap;
+
+use sixfold_model::{Geometry, MicroBatch, ModelConfig, Place, Tensor, UnitBuffer, UnitId};
+
+type Matrix = Vec<Vec<f64>>;
+
+pub(crate) struct Reference {
+    config: ModelConfig,
+    tensors: BTreeMap<(Place, Tensor), Vec<f64>>,
+}
+
+impl Reference {
+    pub(crate) fn new(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
+        let mut tensors = BTreeMap::new();
+        for (unit, values) in parameters.iter() {
+            let (rows, columns) = geometry.whole(unit.tensor);
+            let whole = tensors.entry((unit.place, unit.tensor)).or_insert_with(|| vec![0.0; rows * columns]);
+            for (place, value) in geometry.region(unit).row_ranges().flatten().zip(values) {
+                whole[place] = f64::from(*value);
+            }
+        }
+        Self { config: geometry.config.clone(), tensors }
+    }
+
+    pub(crate) fn derivative(&mut self, unit: UnitId, place: usize, batch: &MicroBatch) -> f64 {
+        const STEP: f64 = 1e-5;
+        let mut loss_at = |difference: f64| {
+            let key = (unit.place, unit.tensor);
+            let before = self.tensors[&key][place];
+            self.tensors.get_mut(&key).unwrap()[place] = before + difference;
+            let loss = self.loss(batch);
+            self.tensors.get_mut(&key).unwrap()[place] = before;
+            loss
+        };
+        (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP)
+    }
+
+    pub(crate) fn loss(&self, batch: &MicroBatch) -> f64 {
+        let sequences = batch.tokens.chunks(batch.length).zip(batch.targets.chunks(batch.length));
+        let total: f64 = sequences.map(|(tokens, targets)| self.sequence_loss(tokens, targets)).sum();
+        total / batch.tokens.len() as f64
+    }
+
+    fn sequence_loss(&self, tokens: &[u32], targets: &[u32]) -> f64 {
+        let d = self.config.hidden_size;
+        let embedding = self.tensor(Place::Input, Tensor::Embedding);
+        let mut x: Matrix =
+            tokens.iter().map(|t| embedding[*t as usize * d..(*t as usize + 1) * d].to_vec()).collect();
+        for layer in 0..self.config.num_hidden_layers as u32 {
+            let place = Place::Layer(layer);
+            let h = self.norm(&x, place, Tensor::AttentionNorm);
+            add(&mut x, &self.attention(&h, place));
+            let h = self.norm(&x, place, Tensor::FeedForwardNorm);
+            let gate = self.apply(&h, place, Tensor::Gate);
+            let up = self.apply(&h, place, Tensor::Up);
+            let product: Matrix = gate
+                .iter()
+                .zip(&up)
+                .map(|(g, u)| g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect())
+                .collect();
+            add(&mut x, &self.apply(&product, place, Tensor::Down));
+        }
+        let h = self.norm(&x, Place::Output, Tensor::FinalNorm);
+        let logits = if self.config.tie_word_embeddings {
+            self.apply(&h, Place::Input, Tensor::Embedding)
+        } else {
+            self.apply(&h, Place::Output, Tensor::Head)
+        };
+        logits
+            .iter()
+            .zip(targets)
+            .map(|(row, target)| row.iter().map(|l| l.exp()).sum::<f64>().ln() - row[*target as usize])
+            .sum()
+    }
+
+    fn attention(&self, h: &Matrix, place: Place) -> Matrix {
+        let head_dim = self.config.head_dim;
+        let group = self.config.heads_per_group();
+        let q = self.rotate(&self.apply(h, place, Tensor::Query));
+        let k = self.rotate(&self.apply(h, place, Tensor::Key));
+        let v = self.apply(h, place, Tensor::Value);
+        let mut out = vec![vec![0.0; self.config.num_attention_heads * head_dim]; h.len()];
+        for (t, row) in out.iter_mut().enumerate() {
+            for head in 0..self.config.num_attention_heads {
+                let (of_q, of_kv) = (head * head_dim, head / group * head_dim);
+                let score = |s: usize| {
+                    (0..head_dim).map(|i| q[t][of_q + i] * k[s][of_kv + i]).sum::<f64>()
+                        / (head_dim as f64).sqrt()
+                };
+                let weights: Vec<f64> = (0..=t).map(|s| score(s).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..head_dim {
+                    row[of_q + i] = (0..=t).map(|s| weights[s] * v[s][of_kv + i]).sum::<f64>() / total;
+                }
+            }
+        }
+        self.apply(&out, place, Tensor::AttentionOutput)
+    }
+
+    /// Rotary positions as Hugging Face pairs them: element `i` with element `i + head / 2`.
+    fn rotate(&self, x: &Matrix) -> Matrix {
+        let head_dim = self.config.head_dim;
+        let mut turned = x.clone();
+        for (position, row) in turned.iter_mut().enumerate() {
+            for head in row.chunks_mut(head_dim) {
+                for i in 0..head_dim / 2 {
+                    let exponent = -2.0 * i as f64 / head_dim as f64;
+                    let angle = position as f64 * f64::from(self.config.rope_theta).powf(exponent);
+                    let (a, b) = (head[i], head[i + head_dim / 2]);
+                    head[i] = a * angle.cos() - b * angle.sin();
+                    head[i + head_dim / 2] = b * angle.cos() + a * angle.sin();
+                }
+            }
+        }
+        turned
+    }
+
+    fn norm(&self, x: &Matrix, place: Place, tensor: Tensor) -> Matrix {
+        let weight = self.tensor(place, tensor);
+        x.iter()
+            .map(|row| {
+                let mean_square = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+                let scale = 1.0 / (mean_square + f64::from(self.config.rms_norm_eps)).sqrt();
+                row.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
+            })
+            .collect()
+    }
+
+    fn apply(&self, x: &Matrix, place: Place, tensor: Tensor) -> Matrix {
+        let rows: Vec<&[f64]> = self.tensor(place, tensor).chunks(x[0].len()).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
+        x.iter().map(|x| rows.iter().map(|row| dot(x, row)).collect()).collect()
+    }
+
+    fn tensor(&self, place: Place, tensor: Tensor) -> &[f64] {
+        &self.tensors[&(place, tensor)]
+    }
+}
+
+fn add(x: &mut Matrix, y: &Matrix) {
+    for (x, y) in x.iter_mut().zip(y) {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    }
+}
