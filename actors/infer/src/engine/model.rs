@@ -1,0 +1,74 @@
+//! The real model under the engine.
+
+use sixfold_model::{Chunk, KEYS_PER_BLOCK, KvPool, KvSequence, Logits, Wanted};
+
+use super::decoder::{Decoder, DecoderShape, LogitRows, ModelError, Rows, Work};
+
+/// A trained model and the blocks that its sequences may hold.
+pub struct ModelDecoder {
+    model: sixfold_model::Decoder,
+    pool: KvPool,
+}
+
+impl ModelDecoder {
+    /// A decoder whose sequences hold at most `kv_bytes_max` of keys and values, one block at least.
+    pub fn new(model: sixfold_model::Decoder, kv_bytes_max: usize) -> Self {
+        let block_bytes = model.kv_pool(0).block_bytes().max(1);
+        let pool = model.kv_pool((kv_bytes_max / block_bytes).max(1));
+        Self { model, pool }
+    }
+
+    /// Blocks that sequences hold.
+    pub fn blocks_in_use(&self) -> usize {
+        self.pool.blocks_in_use()
+    }
+}
+
+impl Decoder for ModelDecoder {
+    type Cache = KvSequence;
+    type Logits = Logits;
+
+    fn shape(&self) -> DecoderShape {
+        let config = &self.model.geometry().config;
+        DecoderShape {
+            vocabulary: config.vocab_size,
+            context_tokens: config.max_position_embeddings,
+            block_tokens: KEYS_PER_BLOCK,
+            blocks: self.pool.blocks_max(),
+        }
+    }
+
+    fn cache(&self) -> KvSequence {
+        self.pool.sequence()
+    }
+
+    fn forward(&mut self, work: &mut [Work<'_, KvSequence>]) -> Result<Logits, ModelError> {
+        let mut chunks: Vec<Chunk<'_>> = work
+            .iter_mut()
+            .map(|work| Chunk { tokens: work.tokens, sequence: work.cache, wanted: wanted(work.rows) })
+            .collect();
+        self.model.forward(&mut chunks).map_err(|error| ModelError(error.to_string()))
+    }
+}
+
+fn wanted(rows: Rows) -> Wanted {
+    match rows {
+        Rows::None => Wanted::Nothing,
+        Rows::Last => Wanted::Last,
+        Rows::All => Wanted::All,
+    }
+}
+
+impl LogitRows for Logits {
+    fn row(&self, row: usize) -> &[f32] {
+        Logits::row(self, row)
+    }
+
+    fn log_probabilities(&self, row: usize, tokens: &[u32]) -> Vec<f32> {
+        let (logits, normalizer) = (Logits::row(self, row), self.normalizer(row));
+        let of = |&token: &u32| {
+            normalizer.log_probability(logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY))
+        };
+        tokens.iter().map(of).collect()
+    }
+}

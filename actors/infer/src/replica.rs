@@ -1,0 +1,121 @@
+//! A replica: text in, token events out, over an engine on its own thread.
+//!
+//! [`Replica`] is what the [actor](crate::actor) serves to other processes, and what a single
+//! process may use directly: both are a [`ReplicaClient`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt};
+use tokio::sync::Semaphore;
+
+use crate::latency::Latencies;
+use crate::message::{GenerateRequest, Prompt, ReplicaError, TokenEvent};
+use crate::text::{EncodedPrompt, TextCodec};
+use crate::thread::EngineHandle;
+
+/// Token events until `Finished` or `Failed`. A stream that ends before was cut off. Dropping it
+/// cancels the request.
+pub type EventStream = Pin<Box<dyn Stream<Item = TokenEvent> + Send>>;
+
+/// Whatever answers requests: a replica of this process, one elsewhere, or a test's.
+#[async_trait]
+pub trait ReplicaClient: Send + Sync {
+    /// Asks for an answer.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] where the replica does not take it.
+    async fn generate(&self, request: GenerateRequest) -> Result<EventStream, ReplicaError>;
+}
+
+/// Prompts that are tokenized at the same time; more would take the engine's cores.
+const TOKENIZING_MAX: usize = 2;
+
+/// A served model of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    model: String,
+    text: Arc<TextCodec>,
+    engine: EngineHandle,
+    prompt_bytes_max: usize,
+    tokenizing: Semaphore,
+    draining: AtomicBool,
+    latencies: Latencies,
+}
+
+impl Replica {
+    /// A replica that serves under the name `model`.
+    pub fn new(model: String, text: Arc<TextCodec>, engine: EngineHandle, prompt_bytes_max: usize) -> Self {
+        let inner = Inner {
+            model,
+            text,
+            engine,
+            prompt_bytes_max,
+            tokenizing: Semaphore::new(TOKENIZING_MAX),
+            draining: AtomicBool::new(false),
+            latencies: Latencies::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &EngineHandle {
+        &self.inner.engine
+    }
+
+    /// Latencies of the answers so far.
+    pub fn latencies(&self) -> &Latencies {
+        &self.inner.latencies
+    }
+
+    /// Takes nothing new from now on; what runs goes on.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    async fn encode(&self, prompt: &Prompt) -> Result<EncodedPrompt, ReplicaError> {
+        let bytes = match prompt {
+            Prompt::Text(text) => text.len(),
+            Prompt::Tokens(tokens) => tokens.len() * size_of::<u32>(),
+            Prompt::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
+        };
+        let most = self.inner.prompt_bytes_max;
+        if bytes > most {
+            return Err(ReplicaError::invalid(
+                "prompt",
+                format_args!("{bytes} bytes exceed the limit of {most}"),
+            ));
+        }
+        let lost = |error: &dyn std::fmt::Display| ReplicaError::Lost(error.to_string());
+        let _permit = self.inner.tokenizing.acquire().await.map_err(|error| lost(&error))?;
+        let (text, prompt) = (Arc::clone(&self.inner.text), prompt.clone());
+        let encoded = tokio::task::spawn_blocking(move || text.encode(&prompt)).await;
+        encoded.map_err(|error| lost(&error))?.map_err(|error| ReplicaError::invalid("prompt", error))
+    }
+}
+
+#[async_trait]
+impl ReplicaClient for Replica {
+    async fn generate(&self, request: GenerateRequest) -> Result<EventStream, ReplicaError> {
+        let started = Instant::now();
+        if self.inner.draining.load(Ordering::Acquire) {
+            return Err(ReplicaError::Draining);
+        }
+        if request.model != self.inner.model {
+            return Err(ReplicaError::OtherModel { serves: self.inner.model.clone() });
+        }
+        request.validate()?;
+        let prompt = self.encode(&request.prompt).await?;
+        let events = self.inner.engine.submit(request, prompt)?;
+        let inner = Arc::clone(&self.inner);
+        let mut answer = inner.latencies.begin(started);
+        Ok(Box::pin(events.inspect(move |event| inner.latencies.record(&mut answer, event, Instant::now()))))
+    }
+}
