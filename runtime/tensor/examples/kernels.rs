@@ -1,4 +1,5 @@
-//! Prints the speed of the kernels on this machine: `kernels [threads]`, by default 1.
+//! Prints the speed of the kernels on this machine: `kernels [threads] [products|attention|element-wise]`,
+//! by default with 1 thread and all of them.
 //!
 //! Each line is the best of several runs. `SIXFOLD_SIMD` chooses the instructions.
 
@@ -14,6 +15,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count = std::env::args().nth(1).map_or(Ok(1), |argument| argument.parse())?;
     set_threads(count)?;
     println!("{} instructions, {count} threads", simd_level().name());
+    let part = std::env::args().nth(2);
+    let wanted = |name| part.as_deref().is_none_or(|part| part == name);
+    if wanted("products") {
+        products();
+    }
+    if wanted("attention") {
+        attentions();
+    }
+    if wanted("element-wise") {
+        element_wise();
+    }
+    Ok(())
+}
+
+fn products() {
     for (m, n, k) in
         [(512, 512, 512), (2048, 1024, 384), (2048, 8192, 384), (1024, 2048, 2048), (384, 1024, 2048)]
     {
@@ -22,9 +38,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for m in [1, 4, 12, 48] {
         rows(m, 8192, 2048);
     }
-    attention_speed();
-    element_wise();
-    Ok(())
 }
 
 fn random(sample: u64, len: usize) -> Vec<f32> {
@@ -83,7 +96,7 @@ fn rows(m: usize, n: usize, k: usize) {
     );
 }
 
-fn attention_speed() {
+fn attentions() {
     for (tokens, documents) in [(2048, 8), (2048, 1)] {
         let shape =
             AttentionShape { tokens, q_heads: 6, kv_heads: 6, head_dim: 64, keys: tokens, query_offset: 0 };

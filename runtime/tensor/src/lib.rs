@@ -40,6 +40,7 @@ mod simd;
 mod swiglu;
 mod threads;
 mod tile;
+mod transpose;
 
 pub use adamw::{AdamW, adamw_step};
 pub use attention::{

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 
 use crate::simd::simd_level;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::transpose::transpose;
 use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
 /// Up to this many rows, panels are the outer loop and threads split the columns: each panel is read once.
@@ -190,9 +191,10 @@ fn pack_rows(a: Mat<'_>, packed: &mut Vec<f32>) {
         let rows = output.len() / a.cols;
         let first = tile * TILE_ROWS;
         if a.col_stride == 1 {
-            for r in 0..rows {
-                let row = &a.data[(first + r) * a.row_stride..][..a.cols];
-                output[r..].iter_mut().step_by(rows).zip(row).for_each(|(packed, &value)| *packed = value);
+            transpose(&a.data[first * a.row_stride..], a.row_stride, output, rows, rows, a.cols);
+        } else if a.row_stride == 1 {
+            for (k, group) in output.chunks_exact_mut(rows).enumerate() {
+                group.copy_from_slice(&a.data[k * a.col_stride + first..][..rows]);
             }
         } else {
             for (k, group) in output.chunks_exact_mut(rows).enumerate() {

@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::Mat;
+use crate::transpose::transpose;
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
@@ -89,6 +90,9 @@ fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
             row[..columns.cols].copy_from_slice(&columns.data[k * columns.row_stride..][..columns.cols]);
         }
         return;
+    }
+    if columns.row_stride == 1 {
+        return transpose(columns.data, columns.col_stride, panel, PANEL_COLUMNS, columns.cols, columns.rows);
     }
     for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
         let source = &columns.data[k * columns.row_stride..];

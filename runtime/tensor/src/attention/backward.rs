@@ -1,12 +1,13 @@
 //! Backward: probabilities are recomputed from the scores and the saved log-sum-exp, block by block (Dao et al. 2022).
 
-use super::{
-    AttentionShape, BlockedKeyValues, KEY_BLOCK, KeyValueBlocks, Segment, row_index, segments, value_stride,
-};
+use std::ops::Range;
+
+use super::{AttentionShape, KEY_BLOCK, Segment, row_index, segments, value_stride};
 use crate::math::exp;
 use crate::order::dot_lanes;
 use crate::simd::{simd_dispatch, simd_level};
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::transpose::transpose;
 use crate::{PANEL_COLUMNS, SimdLevel, Start, threads};
 
 /// Rows taken against one block of keys at once.
@@ -104,15 +105,42 @@ struct Task<'a> {
 
 /// One task's operands, gathered from the interleaved tensors.
 struct Gathered {
-    /// Keys as keys and as values: both orientations.
-    keys: BlockedKeyValues,
-    /// Values as keys: transposed.
-    values: BlockedKeyValues,
-    q: Vec<f32>,
-    d_out: Vec<f32>,
+    /// `[blocks][64][stride]`
+    keys: Vec<f32>,
+    /// `[blocks][head_dim][64]`
+    key_columns: Vec<f32>,
+    /// `[blocks][head_dim][64]`
+    value_columns: Vec<f32>,
+    q: Rows,
+    d_out: Rows,
     lse: Vec<f32>,
     /// `sum over d of d_out * out` of each row.
     delta: Vec<f32>,
+}
+
+/// A task's rows of queries or output gradients, as right and as left operand.
+struct Rows {
+    /// `[rows][stride]`
+    rows: Vec<f32>,
+    /// `[tile][head_dim][rows of the tile]`
+    tiles: Vec<f32>,
+}
+
+impl Rows {
+    fn gather(task: &Task<'_>, from_thd: &[f32]) -> Self {
+        let head_dim = task.shape.head_dim;
+        let mut rows = vec![0.0; task.rows * task.stride];
+        for (row, padded) in rows.chunks_exact_mut(task.stride).enumerate() {
+            let index = row_index(task.shape, task.segment, task.kv_head, row);
+            padded[..head_dim].copy_from_slice(&from_thd[index * head_dim..][..head_dim]);
+        }
+        let mut tiles = vec![0.0; task.rows * head_dim];
+        for (rows, tile) in rows.chunks(TILE_ROWS * task.stride).zip(tiles.chunks_mut(TILE_ROWS * head_dim)) {
+            let count = tile.len() / head_dim;
+            transpose(rows, task.stride, tile, count, count, head_dim);
+        }
+        Self { rows, tiles }
+    }
 }
 
 /// Scores and their gradients of a chunk of rows against one block.
@@ -129,7 +157,7 @@ impl<'a> Task<'a> {
 
     fn run(&mut self, level: SimdLevel, d_out_thd: &[f32], saved: &AttentionSaved<'_>) {
         let gathered = self.gather(level, d_out_thd, saved);
-        let blocks = self.segment.keys.len().div_ceil(KEY_BLOCK);
+        let blocks = self.blocks();
         self.d_q = vec![0.0; self.rows * self.stride];
         self.d_k = vec![0.0; blocks * KEY_BLOCK * self.stride];
         self.d_v = vec![0.0; blocks * KEY_BLOCK * self.stride];
@@ -139,7 +167,8 @@ impl<'a> Task<'a> {
         };
         for block in 0..blocks {
             let first_query = (block * KEY_BLOCK).saturating_sub(self.segment.first_position());
-            for first in (first_query * self.shape.group()..self.rows).step_by(CHUNK_ROWS) {
+            let first_tile = first_query * self.shape.group() / TILE_ROWS;
+            for first in (first_tile * TILE_ROWS..self.rows).step_by(CHUNK_ROWS) {
                 let rows = first..self.rows.min(first + CHUNK_ROWS);
                 self.score(level, &gathered, block, rows.clone(), &mut scores);
                 self.accumulate(level, &gathered, block, rows, &scores);
@@ -148,30 +177,49 @@ impl<'a> Task<'a> {
     }
 
     fn gather(&self, level: SimdLevel, d_out_thd: &[f32], saved: &AttentionSaved<'_>) -> Gathered {
-        let (head_dim, stride) = (self.shape.head_dim, self.stride);
-        let mut gathered = Gathered {
-            keys: BlockedKeyValues::new(1, head_dim),
-            values: BlockedKeyValues::new(1, head_dim),
-            q: vec![0.0; self.rows * stride],
-            d_out: vec![0.0; self.rows * stride],
-            lse: Vec::with_capacity(self.rows),
-            delta: Vec::with_capacity(self.rows),
-        };
-        for key in self.segment.keys.clone() {
-            let first = (key * self.shape.kv_heads + self.kv_head) * head_dim;
-            let (k, v) = (&saved.k_thd[first..][..head_dim], &saved.v_thd[first..][..head_dim]);
-            gathered.keys.push(k, k);
-            gathered.values.push(v, v);
-        }
-        for row in 0..self.rows {
-            let index = row_index(self.shape, self.segment, self.kv_head, row);
+        let head_dim = self.shape.head_dim;
+        let heads = (0..self.rows).map(|row| row_index(self.shape, self.segment, self.kv_head, row));
+        let delta = heads.clone().map(|index| {
             let head = index * head_dim..(index + 1) * head_dim;
-            gathered.q[row * stride..][..head_dim].copy_from_slice(&saved.q_thd[head.clone()]);
-            gathered.d_out[row * stride..][..head_dim].copy_from_slice(&d_out_thd[head.clone()]);
-            gathered.lse.push(saved.lse_th[index]);
-            gathered.delta.push(dot_at(level, &d_out_thd[head.clone()], &saved.out_thd[head]));
+            dot_at(level, &d_out_thd[head.clone()], &saved.out_thd[head])
+        });
+        let first_key = (self.segment.keys.start * self.shape.kv_heads + self.kv_head) * head_dim;
+        Gathered {
+            keys: self.key_rows(&saved.k_thd[first_key..]),
+            key_columns: self.columns(&saved.k_thd[first_key..]),
+            value_columns: self.columns(&saved.v_thd[first_key..]),
+            q: Rows::gather(self, saved.q_thd),
+            d_out: Rows::gather(self, d_out_thd),
+            lse: heads.map(|index| saved.lse_th[index]).collect(),
+            delta: delta.collect(),
         }
-        gathered
+    }
+
+    /// The segment's keys as padded rows, in whole blocks.
+    fn key_rows(&self, from: &[f32]) -> Vec<f32> {
+        let (head_dim, width) = (self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim);
+        let mut rows = vec![0.0; self.blocks() * KEY_BLOCK * self.stride];
+        let filled = rows.chunks_exact_mut(self.stride).take(self.segment.keys.len());
+        for (padded, row) in filled.zip(from.chunks(width)) {
+            padded[..head_dim].copy_from_slice(&row[..head_dim]);
+        }
+        rows
+    }
+
+    /// The segment's keys or values as transposed blocks.
+    fn columns(&self, from: &[f32]) -> Vec<f32> {
+        let (head_dim, width) = (self.shape.head_dim, self.shape.kv_heads * self.shape.head_dim);
+        let mut columns = vec![0.0; self.blocks() * head_dim * KEY_BLOCK];
+        for (block, columns) in columns.chunks_exact_mut(head_dim * KEY_BLOCK).enumerate() {
+            let first = block * KEY_BLOCK;
+            let keys = KEY_BLOCK.min(self.segment.keys.len() - first);
+            transpose(&from[first * width..], width, columns, KEY_BLOCK, keys, head_dim);
+        }
+        columns
+    }
+
+    fn blocks(&self) -> usize {
+        self.segment.keys.len().div_ceil(KEY_BLOCK)
     }
 
     /// Probabilities and score gradients of `rows` against `block`; zero where a row does not see a key.
@@ -180,10 +228,12 @@ impl<'a> Task<'a> {
         level: SimdLevel,
         gathered: &Gathered,
         block: usize,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         scores: &mut Scores,
     ) {
-        let (keys, values) = (gathered.keys.keys(0, block), gathered.values.keys(0, block));
+        let block_len = self.shape.head_dim * KEY_BLOCK;
+        let keys = &gathered.key_columns[block * block_len..][..block_len];
+        let values = &gathered.value_columns[block * block_len..][..block_len];
         for first in rows.clone().step_by(TILE_ROWS) {
             let tile = first..rows.end.min(first + TILE_ROWS);
             let to = first - rows.start;
@@ -210,28 +260,22 @@ impl<'a> Task<'a> {
     fn against_block(
         &self,
         level: SimdLevel,
-        rows: &[f32],
-        tile: std::ops::Range<usize>,
+        rows: &Rows,
+        tile: Range<usize>,
         block: &[f32],
         out: &mut [[f32; KEY_BLOCK]],
     ) {
-        let (depth, count) = (self.shape.head_dim, tile.len());
-        let mut packed = vec![0.0f32; depth * count];
-        for (r, row) in tile.enumerate() {
-            let row = &rows[row * self.stride..][..depth];
-            packed[r..].iter_mut().step_by(count).zip(row).for_each(|(packed, &element)| *packed = element);
-        }
         for column in (0..KEY_BLOCK).step_by(PANEL_COLUMNS) {
             let operands = Operands {
-                depth,
-                a: &packed,
+                depth: self.shape.head_dim,
+                a: &rows.tiles[tile.start * self.shape.head_dim..],
                 a_layout: RowLayout::Packed,
-                a_step: count,
+                a_step: tile.len(),
                 b: &block[column..],
                 b_step: KEY_BLOCK,
                 start: Start::Zero,
             };
-            multiply(level, count, operands, &mut out.as_flattened_mut()[column..], KEY_BLOCK);
+            multiply(level, tile.len(), operands, &mut out.as_flattened_mut()[column..], KEY_BLOCK);
         }
     }
 
@@ -240,7 +284,7 @@ impl<'a> Task<'a> {
         level: SimdLevel,
         gathered: &Gathered,
         block: usize,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         scores: &Scores,
     ) {
         let stride = self.stride;
@@ -255,15 +299,21 @@ impl<'a> Task<'a> {
                 multiply(
                     level,
                     keys,
-                    by_key(&p[key..], &gathered.d_out[first..]),
+                    by_key(&p[key..], &gathered.d_out.rows[first..]),
                     &mut self.d_v[to..],
                     stride,
                 );
-                multiply(level, keys, by_key(&ds[key..], &gathered.q[first..]), &mut self.d_k[to..], stride);
+                multiply(
+                    level,
+                    keys,
+                    by_key(&ds[key..], &gathered.q.rows[first..]),
+                    &mut self.d_k[to..],
+                    stride,
+                );
             }
             for r in (0..rows.len()).step_by(TILE_ROWS) {
                 let count = TILE_ROWS.min(rows.len() - r);
-                let keys = &gathered.keys.values(0, block)[column..];
+                let keys = &gathered.keys[first_key + column..];
                 let by_row = operands(RowLayout::Scores, KEY_BLOCK, &ds[r * KEY_BLOCK..], 1, keys, stride);
                 multiply(level, count, by_row, &mut self.d_q[first + r * stride..], stride);
             }

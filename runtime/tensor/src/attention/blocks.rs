@@ -2,6 +2,7 @@
 
 use super::KEY_BLOCK;
 use crate::PANEL_COLUMNS;
+use crate::transpose::transpose;
 
 /// Elements from one value row to the next in a block: the head dim rounded up to a whole panel.
 pub fn value_stride(head_dim: usize) -> usize {
@@ -51,9 +52,21 @@ impl BlockedKeyValues {
     pub fn push(&mut self, k_thd: &[f32], v_thd: &[f32]) {
         let width = self.kv_heads * self.head_dim;
         assert_eq!((k_thd.len(), k_thd.len() % width), (v_thd.len(), 0), "keys and values of whole tokens");
-        self.reserve(self.tokens + k_thd.len() / width);
-        for (k_hd, v_hd) in k_thd.chunks_exact(width).zip(v_thd.chunks_exact(width)) {
-            self.push_token(k_hd, v_hd);
+        let end = self.tokens + k_thd.len() / width;
+        self.reserve(end);
+        let (mut k_thd, mut v_thd) = (k_thd, v_thd);
+        while self.tokens < end {
+            let tokens = (KEY_BLOCK - self.tokens % KEY_BLOCK).min(end - self.tokens);
+            for kv_head in 0..self.kv_heads {
+                self.store(
+                    kv_head,
+                    &k_thd[kv_head * self.head_dim..],
+                    &v_thd[kv_head * self.head_dim..],
+                    tokens,
+                );
+            }
+            (k_thd, v_thd) = (&k_thd[tokens * width..], &v_thd[tokens * width..]);
+            self.tokens += tokens;
         }
     }
 
@@ -68,17 +81,17 @@ impl BlockedKeyValues {
         self.values.resize(self.values.len().max(heads * self.value_len()), 0.0);
     }
 
-    fn push_token(&mut self, k_hd: &[f32], v_hd: &[f32]) {
-        let (block, slot) = (self.tokens / KEY_BLOCK, self.tokens % KEY_BLOCK);
-        let heads = k_hd.chunks_exact(self.head_dim).zip(v_hd.chunks_exact(self.head_dim));
-        for (kv_head, (key, value)) in heads.enumerate() {
-            let head = block * self.kv_heads + kv_head;
-            let keys = &mut self.keys[head * self.head_dim * KEY_BLOCK + slot..];
-            keys.iter_mut().step_by(KEY_BLOCK).zip(key).for_each(|(stored, &element)| *stored = element);
-            let stride = value_stride(self.head_dim);
-            self.values[(head * KEY_BLOCK + slot) * stride..][..self.head_dim].copy_from_slice(value);
+    /// Stores `tokens` tokens of one head, which fit into the current block.
+    fn store(&mut self, kv_head: usize, keys: &[f32], values: &[f32], tokens: usize) {
+        let (head_dim, width, stride) =
+            (self.head_dim, self.kv_heads * self.head_dim, value_stride(self.head_dim));
+        let (head, slot) = (self.tokens / KEY_BLOCK * self.kv_heads + kv_head, self.tokens % KEY_BLOCK);
+        let stored = &mut self.keys[head * head_dim * KEY_BLOCK + slot..];
+        transpose(keys, width, stored, KEY_BLOCK, tokens, head_dim);
+        let stored = self.values[(head * KEY_BLOCK + slot) * stride..].chunks_exact_mut(stride).take(tokens);
+        for (stored, value) in stored.zip(values.chunks(width)) {
+            stored[..head_dim].copy_from_slice(&value[..head_dim]);
         }
-        self.tokens += 1;
     }
 
     fn key_len(&self) -> usize {

@@ -1,4 +1,6 @@
-//! Forward: tiles of up to twelve rows (queries x heads of a KV group) against one block of keys after the other.
+//! Forward: chunks of rows (queries x heads of a KV group) against one block of keys after the other.
+
+use std::ops::Range;
 
 use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, row_index, value_stride};
 use crate::math::{exp, ln};
@@ -7,15 +9,17 @@ use crate::simd::simd_dispatch;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
 use crate::{PANEL_COLUMNS, SimdLevel, Start, threads};
 
+/// Rows that share one pass over the keys: a block of keys stays in L1 for four tiles.
+const CHUNK_ROWS: usize = 4 * TILE_ROWS;
 /// Rows of one task.
-const TASK_ROWS: usize = 16 * TILE_ROWS;
+const TASK_ROWS: usize = 4 * CHUNK_ROWS;
 
 /// Rows of one KV head in one segment, and their results.
 struct Task<'a, B> {
     segment: &'a Segment,
     blocks: &'a B,
     kv_head: usize,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     /// `[rows][head_dim]`
     out: Vec<f32>,
     lse: Vec<f32>,
@@ -56,52 +60,52 @@ pub(super) fn run<B: KeyValueBlocks>(
 
 impl<B: KeyValueBlocks> Task<'_, B> {
     fn run(&mut self, level: SimdLevel, q_thd: &[f32], shape: &AttentionShape) {
-        let mut tile = Tile::new(shape.head_dim);
-        for first in self.rows.clone().step_by(TILE_ROWS) {
-            let rows = first..self.rows.end.min(first + TILE_ROWS);
-            tile.begin(rows.len());
+        let mut chunk = Chunk::new(shape.head_dim, self.rows.len().min(CHUNK_ROWS));
+        for first in self.rows.clone().step_by(CHUNK_ROWS) {
+            let rows = first..self.rows.end.min(first + CHUNK_ROWS);
+            chunk.begin(rows.len());
             for (r, row) in rows.clone().enumerate() {
                 let index = row_index(shape, self.segment, self.kv_head, row);
-                tile.set_query(r, &q_thd[index * shape.head_dim..][..shape.head_dim]);
+                chunk.set_query(r, &q_thd[index * shape.head_dim..][..shape.head_dim]);
             }
             let limit = |row: usize| self.segment.first_position() + row / shape.group();
             for block in 0..=limit(rows.end - 1) / KEY_BLOCK {
-                let mut visible = [0; TILE_ROWS];
+                let mut visible = [0; CHUNK_ROWS];
                 for (visible, row) in visible.iter_mut().zip(rows.clone()) {
                     *visible = (limit(row) + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
                 }
                 let (keys, values) =
                     (self.blocks.keys(self.kv_head, block), self.blocks.values(self.kv_head, block));
-                tile.attend(level, keys, values, &visible, shape.scale());
+                chunk.attend(level, keys, values, &visible[..rows.len()], shape.scale());
             }
-            tile.finish(&mut self.out, &mut self.lse);
+            chunk.finish(&mut self.out, &mut self.lse);
         }
     }
 }
 
-/// The running state of up to twelve rows.
-struct Tile {
+/// The running state of up to [`CHUNK_ROWS`] rows, in tiles.
+struct Chunk {
     rows: usize,
     head_dim: usize,
-    /// `[head_dim][rows]`
+    /// `[tile][head_dim][rows of the tile]`
     queries: Vec<f32>,
-    scores: [[f32; KEY_BLOCK]; TILE_ROWS],
-    maxima: [f32; TILE_ROWS],
-    sums: [f32; TILE_ROWS],
+    scores: Vec<[f32; KEY_BLOCK]>,
+    maxima: [f32; CHUNK_ROWS],
+    sums: [f32; CHUNK_ROWS],
     /// `[rows][value stride]`
     outputs: Vec<f32>,
 }
 
-impl Tile {
-    fn new(head_dim: usize) -> Self {
+impl Chunk {
+    fn new(head_dim: usize, rows_max: usize) -> Self {
         Self {
             rows: 0,
             head_dim,
-            queries: vec![0.0; head_dim * TILE_ROWS],
-            scores: [[0.0; KEY_BLOCK]; TILE_ROWS],
-            maxima: [f32::NEG_INFINITY; TILE_ROWS],
-            sums: [0.0; TILE_ROWS],
-            outputs: vec![0.0; value_stride(head_dim) * TILE_ROWS],
+            queries: vec![0.0; head_dim * rows_max],
+            scores: vec![[0.0; KEY_BLOCK]; rows_max],
+            maxima: [f32::NEG_INFINITY; CHUNK_ROWS],
+            sums: [0.0; CHUNK_ROWS],
+            outputs: vec![0.0; value_stride(head_dim) * rows_max],
         }
     }
 
@@ -112,62 +116,54 @@ impl Tile {
         self.outputs.fill(0.0);
     }
 
+    /// The tiles' rows.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = self.rows;
+        (0..rows).step_by(TILE_ROWS).map(move |first| first..rows.min(first + TILE_ROWS))
+    }
+
     fn set_query(&mut self, r: usize, query: &[f32]) {
-        self.queries[r..]
-            .iter_mut()
-            .step_by(self.rows)
-            .zip(query)
-            .for_each(|(packed, &element)| *packed = element);
+        let first = r - r % TILE_ROWS;
+        let tile_rows = TILE_ROWS.min(self.rows - first);
+        let tile = &mut self.queries[first * self.head_dim + r % TILE_ROWS..];
+        tile.iter_mut().step_by(tile_rows).zip(query).for_each(|(packed, &element)| *packed = element);
     }
 
     /// Adds one block of keys, of which row `r` sees the first `visible[r]`.
-    fn attend(
-        &mut self,
-        level: SimdLevel,
-        keys: &[f32],
-        values: &[f32],
-        visible: &[usize; TILE_ROWS],
-        scale: f32,
-    ) {
-        let rows = self.rows;
+    fn attend(&mut self, level: SimdLevel, keys: &[f32], values: &[f32], visible: &[usize], scale: f32) {
+        for rows in self.tiles().filter(|rows| visible[rows.end - 1] > 0) {
+            self.score(level, keys, rows);
+        }
+        let state = (&mut self.maxima, &mut self.sums);
+        softmax_at(level, &mut self.scores, visible, scale, state.0, state.1, &mut self.outputs);
+        // Keys that every row of a tile sees go through the tile, the few beyond through single rows: a key that a row does not
+        // see must not touch it, not even with a factor of zero.
+        for rows in self.tiles() {
+            let common = visible[rows.start];
+            self.add_values(level, values, rows.clone(), 0..common);
+            for r in rows {
+                self.add_values(level, values, r..r + 1, common..visible[r]);
+            }
+        }
+    }
+
+    fn score(&mut self, level: SimdLevel, keys: &[f32], rows: Range<usize>) {
         for column in (0..KEY_BLOCK).step_by(PANEL_COLUMNS) {
             let operands = Operands {
                 depth: self.head_dim,
-                a: &self.queries,
+                a: &self.queries[rows.start * self.head_dim..],
                 a_layout: RowLayout::Packed,
-                a_step: rows,
+                a_step: rows.len(),
                 b: &keys[column..],
                 b_step: KEY_BLOCK,
                 start: Start::Zero,
             };
-            multiply(level, rows, operands, &mut self.scores.as_flattened_mut()[column..], KEY_BLOCK);
-        }
-        let outputs = &mut self.outputs;
-        softmax_at(
-            level,
-            &mut self.scores[..rows],
-            visible,
-            scale,
-            &mut self.maxima,
-            &mut self.sums,
-            outputs,
-        );
-        // Keys that every row sees go through the tile, the few beyond through single rows: a key that a row does
-        // not see must not touch it, not even with a factor of zero.
-        let common = visible[..rows].iter().copied().min().unwrap_or(0);
-        self.add_values(level, values, 0..rows, 0..common);
-        for (r, &visible) in visible[..rows].iter().enumerate() {
-            self.add_values(level, values, r..r + 1, common..visible);
+            let scores = &mut self.scores[rows.clone()].as_flattened_mut()[column..];
+            multiply(level, rows.len(), operands, scores, KEY_BLOCK);
         }
     }
 
-    fn add_values(
-        &mut self,
-        level: SimdLevel,
-        values: &[f32],
-        rows: std::ops::Range<usize>,
-        keys: std::ops::Range<usize>,
-    ) {
+    fn add_values(&mut self, level: SimdLevel, values: &[f32], rows: Range<usize>, keys: Range<usize>) {
         if keys.is_empty() {
             return;
         }
@@ -198,10 +194,10 @@ impl Tile {
 simd_dispatch!(
     fn softmax_at(
         scores: &mut [[f32; KEY_BLOCK]],
-        visible: &[usize; TILE_ROWS],
+        visible: &[usize],
         scale: f32,
-        maxima: &mut [f32; TILE_ROWS],
-        sums: &mut [f32; TILE_ROWS],
+        maxima: &mut [f32; CHUNK_ROWS],
+        sums: &mut [f32; CHUNK_ROWS],
         outputs: &mut [f32],
     ) = softmax
 );
@@ -211,18 +207,18 @@ simd_dispatch!(
 #[inline(always)]
 fn softmax(
     scores: &mut [[f32; KEY_BLOCK]],
-    visible: &[usize; TILE_ROWS],
+    visible: &[usize],
     scale: f32,
-    maxima: &mut [f32; TILE_ROWS],
-    sums: &mut [f32; TILE_ROWS],
+    maxima: &mut [f32; CHUNK_ROWS],
+    sums: &mut [f32; CHUNK_ROWS],
     outputs: &mut [f32],
 ) {
-    let stride = outputs.len() / TILE_ROWS;
-    for (r, row) in scores.iter_mut().enumerate() {
-        if visible[r] == 0 {
+    let stride = outputs.len() / scores.len();
+    for (r, (row, &visible)) in scores.iter_mut().zip(visible).enumerate() {
+        if visible == 0 {
             continue;
         }
-        let maximum = larger(maxima[r], scale_and_mask(row, scale, visible[r]));
+        let maximum = larger(maxima[r], scale_and_mask(row, scale, visible));
         let alpha = exp(maxima[r] - maximum);
         let mut lanes = [0.0f32; 16];
         let (chunks, _) = row.as_chunks_mut::<16>();
