@@ -6,4 +6,8 @@
 //! Read [`task::TaskContext`] first: it is all that a role sees of the cluster.
 
 pub mod protocol;
+pub mod role;
+pub mod supervisor;
 pub mod task;
+pub mod task_table;
+pub mod transfer;
