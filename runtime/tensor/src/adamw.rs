@@ -4,8 +4,10 @@ use crate::math::powi_f64;
 use crate::simd::{simd_dispatch, simd_level};
 use crate::threads;
 
-/// Elements of one task; smaller calls stay on the caller's thread.
+/// Elements of one task.
 const TASK_ELEMENTS: usize = 1 << 15;
+/// Cost of an element in multiply-adds.
+const COST: usize = 16;
 
 /// The numbers of one step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -49,7 +51,7 @@ pub fn adamw_step(param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32],
     let chunks =
         param.chunks_mut(TASK_ELEMENTS).zip(m.chunks_mut(TASK_ELEMENTS)).zip(v.chunks_mut(TASK_ELEMENTS));
     let mut tasks: Vec<_> = chunks.zip(grad.chunks(TASK_ELEMENTS)).collect();
-    threads::for_each(&mut tasks, |(((param, m), v), grad)| {
+    threads::for_each(&mut tasks, len * COST, |(((param, m), v), grad)| {
         update_at(level, param, m, v, grad, &coefficients)
     });
 }

@@ -95,6 +95,11 @@ impl Segment {
         self.keys.len() - self.queries.len()
     }
 
+    /// Multiply-adds of one product over all rows and keys.
+    fn cost(&self, shape: &AttentionShape) -> usize {
+        self.rows(shape) * self.keys.len() * shape.head_dim * shape.kv_heads
+    }
+
     /// Query rows of one KV head.
     fn rows(&self, shape: &AttentionShape) -> usize {
         self.queries.len() * shape.group()
@@ -182,7 +187,7 @@ fn pack_segments(
     let width = shape.kv_heads * shape.head_dim;
     let mut packed = vec![BlockedKeyValues::new(shape.kv_heads, shape.head_dim); segments.len()];
     let mut tasks: Vec<_> = packed.iter_mut().zip(segments).collect();
-    crate::threads::for_each(&mut tasks, |(packed, segment)| {
+    crate::threads::for_each(&mut tasks, k_thd.len() + v_thd.len(), |(packed, segment)| {
         let range = segment.keys.start * width..segment.keys.end * width;
         packed.push(&k_thd[range.clone()], &v_thd[range]);
     });

@@ -15,6 +15,8 @@ pub const IGNORED_TARGET: u32 = u32::MAX;
 
 /// Rows of one task.
 const TASK_ROWS: usize = 16;
+/// Cost of one exponential in multiply-adds.
+const EXP_COST: usize = 16;
 
 /// Which part of the vocabulary the columns of a block of logits are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +49,9 @@ impl VocabularyShard {
 pub fn logit_maxima(logits: &[f32], shard: VocabularyShard, maxima: &mut [f32]) {
     shard.check(logits, maxima.len());
     let level = simd_level();
-    for_each_row(maxima, |row, maximum| *maximum = maximum_at(level, words(logits, shard, row)));
+    for_each_row(maxima, logits.len(), |row, maximum| {
+        *maximum = maximum_at(level, words(logits, shard, row))
+    });
 }
 
 /// The sum of `exp(logit - maximum)` of each row, in the lanes of [`lane_sum`](crate::lane_sum).
@@ -58,7 +62,9 @@ pub fn logit_exp_sums(logits: &[f32], shard: VocabularyShard, maxima: &[f32], su
     shard.check(logits, sums.len());
     assert_eq!(maxima.len(), sums.len(), "one maximum a row");
     let level = simd_level();
-    for_each_row(sums, |row, sum| *sum = exp_sum_at(level, words(logits, shard, row), maxima[row]));
+    for_each_row(sums, logits.len() * EXP_COST, |row, sum| {
+        *sum = exp_sum_at(level, words(logits, shard, row), maxima[row])
+    });
 }
 
 /// Writes the logit of each row's target where this shard holds it; rows whose target lies elsewhere keep their
@@ -100,7 +106,8 @@ pub fn cross_entropy_gradient(
         return;
     }
     let level = simd_level();
-    threads::for_each_chunk(logits, TASK_ROWS * shard.columns, |task, rows| {
+    let cost = logits.len() * EXP_COST;
+    threads::for_each_chunk(logits, TASK_ROWS * shard.columns, cost, |task, rows| {
         for (offset, row) in rows.chunks_exact_mut(shard.columns).enumerate() {
             let index = task * TASK_ROWS + offset;
             if targets[index] == IGNORED_TARGET {
@@ -121,8 +128,8 @@ fn words(logits: &[f32], shard: VocabularyShard, row: usize) -> &[f32] {
     &logits[row * shard.columns..][..shard.words]
 }
 
-fn for_each_row(rows: &mut [f32], work: impl Fn(usize, &mut f32) + Sync) {
-    threads::for_each_chunk(rows, TASK_ROWS, |task, chunk| {
+fn for_each_row(rows: &mut [f32], cost: usize, work: impl Fn(usize, &mut f32) + Sync) {
+    threads::for_each_chunk(rows, TASK_ROWS, cost, |task, chunk| {
         chunk.iter_mut().enumerate().for_each(|(offset, row)| work(task * TASK_ROWS + offset, row));
     });
 }

@@ -20,8 +20,6 @@ const NARROW_ROWS: usize = 48;
 const K_BLOCK: usize = 512;
 /// Panels of one block of columns: 12 panels by 512 terms fit into L2.
 const PANEL_BLOCK: usize = 12;
-/// Fewest multiply-adds worth waking other threads for.
-const PARALLEL_WORK: usize = 1 << 18;
 
 thread_local! {
     /// Packed rows of `A`, kept because allocating megabytes for each product costs page faults.
@@ -73,11 +71,6 @@ pub(crate) fn matmul_panels_at(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut
     }
 }
 
-/// How many parts to cut work of `multiply_adds` into.
-fn parts(multiply_adds: usize) -> usize {
-    if multiply_adds < PARALLEL_WORK { 1 } else { threads() * 2 }
-}
-
 /// Few rows: each task takes some panels, all rows, all of `k`.
 fn narrow(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: Start) {
     let rows = c.rows;
@@ -88,8 +81,9 @@ fn narrow(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: S
     if start == Start::FromC {
         exchange(c, &mut outputs, |c_row, output| output.copy_from_slice(c_row));
     }
-    let panels_a_task = b.count().div_ceil(parts(rows * a.cols * c.cols));
-    threads::for_each_chunk(&mut outputs, panels_a_task * tile, |task, outputs| {
+    let cost = rows * a.cols * c.cols;
+    let panels_a_task = b.count().div_ceil(threads::parts(cost));
+    threads::for_each_chunk(&mut outputs, panels_a_task * tile, cost, |task, outputs| {
         for (offset, output) in outputs.chunks_exact_mut(tile).enumerate() {
             let panel = b.panel(task * panels_a_task + offset);
             for (a_tile, c_tile) in
@@ -128,10 +122,10 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
 /// Many rows: each task takes some rows and all columns.
 fn wide(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: Start) {
     let (cols, row_stride) = (c.cols, c.row_stride);
-    let parts = parts(c.rows * a.cols * cols);
-    let rows_a_task = c.rows.div_ceil(parts).next_multiple_of(TILE_ROWS);
+    let cost = c.rows * a.cols * cols;
+    let rows_a_task = c.rows.div_ceil(threads::parts(cost)).next_multiple_of(TILE_ROWS);
     let end = (c.rows - 1) * row_stride + cols;
-    threads::for_each_chunk(&mut c.data[..end], rows_a_task * row_stride, |task, data| {
+    threads::for_each_chunk(&mut c.data[..end], rows_a_task * row_stride, cost, |task, data| {
         let rows = data.len().div_ceil(row_stride);
         let first = task * rows_a_task;
         let c = MatMut::with_stride(data, rows, cols, row_stride);

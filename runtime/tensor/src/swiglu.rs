@@ -4,8 +4,10 @@ use crate::math::exp;
 use crate::simd::{simd_dispatch, simd_level};
 use crate::threads;
 
-/// Elements of one task; smaller calls stay on the caller's thread.
+/// Elements of one task.
 const TASK_ELEMENTS: usize = 1 << 15;
+/// Cost of an element in multiply-adds.
+const COST: usize = 16;
 
 /// `out = (gate * sigmoid(gate)) * up`, element by element.
 ///
@@ -14,7 +16,8 @@ const TASK_ELEMENTS: usize = 1 << 15;
 pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert_eq!((gate.len(), up.len()), (out.len(), out.len()), "lengths of a gated activation");
     let level = simd_level();
-    threads::for_each_chunk(out, TASK_ELEMENTS, |task, out| {
+    let cost = out.len() * COST;
+    threads::for_each_chunk(out, TASK_ELEMENTS, cost, |task, out| {
         let first = task * TASK_ELEMENTS;
         forward_at(level, &gate[first..][..out.len()], &up[first..][..out.len()], out);
     });
@@ -34,7 +37,7 @@ pub fn swiglu_backward(d_out: &[f32], gate: &[f32], up: &[f32], d_gate: &mut [f3
     let level = simd_level();
     let outputs = d_gate.chunks_mut(TASK_ELEMENTS).zip(d_up.chunks_mut(TASK_ELEMENTS));
     let mut tasks: Vec<_> = outputs.enumerate().collect();
-    threads::for_each(&mut tasks, |(task, (d_gate, d_up))| {
+    threads::for_each(&mut tasks, len * COST, |(task, (d_gate, d_up))| {
         let range = *task * TASK_ELEMENTS..*task * TASK_ELEMENTS + d_up.len();
         backward_at(level, &d_out[range.clone()], &gate[range.clone()], &up[range], d_gate, d_up);
     });

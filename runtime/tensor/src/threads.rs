@@ -16,6 +16,9 @@ pub struct ThreadsError {
     source: rayon::ThreadPoolBuildError,
 }
 
+/// Fewest multiply-adds worth waking other threads for: some microseconds of work.
+const PARALLEL_COST: usize = 1 << 18;
+
 static POOL: RwLock<Option<Arc<rayon::ThreadPool>>> = RwLock::new(None);
 
 /// Sets how many threads one kernel call of this process may use; 0 counts as 1.
@@ -47,21 +50,31 @@ fn pool() -> Option<Arc<rayon::ThreadPool>> {
     POOL.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Runs `work(index, chunk)` for each chunk of `chunk_len` elements of `data`.
+/// How many parts to cut `cost` into: two a thread, so that a thread that lost its core holds up less.
+pub(crate) fn parts(cost: usize) -> usize {
+    match threads() {
+        count if count > 1 && cost >= PARALLEL_COST => 2 * count,
+        _ => 1,
+    }
+}
+
+/// Runs `work(index, chunk)` for each chunk of `chunk_len` elements of `data`; `cost` is that of the whole, in
+/// multiply-adds.
 pub(crate) fn for_each_chunk<T: Send>(
     data: &mut [T],
     chunk_len: usize,
+    cost: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
     match pool() {
-        Some(pool) if data.len() > chunk_len => pool.install(|| {
+        Some(pool) if data.len() > chunk_len && cost >= PARALLEL_COST => pool.install(|| {
             data.par_chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk));
         }),
         _ => data.chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk)),
     }
 }
 
-/// Runs `work` for each of `tasks`, which hold their outputs.
-pub(crate) fn for_each<T: Send>(tasks: &mut [T], work: impl Fn(&mut T) + Sync) {
-    for_each_chunk(tasks, 1, |_, task| task.iter_mut().for_each(&work));
+/// Runs `work` for each of `tasks`, which hold their outputs; `cost` is that of all, in multiply-adds.
+pub(crate) fn for_each<T: Send>(tasks: &mut [T], cost: usize, work: impl Fn(&mut T) + Sync) {
+    for_each_chunk(tasks, 1, cost, |_, task| task.iter_mut().for_each(&work));
 }

@@ -70,7 +70,8 @@ pub(super) fn backward_at(
         .iter()
         .flat_map(|segment| (0..shape.kv_heads).map(move |kv_head| Task::new(shape, segment, kv_head)))
         .collect();
-    threads::for_each(&mut tasks, |task| task.run(level, d_out_thd, saved));
+    let cost = segments.iter().map(|segment| segment.cost(shape)).sum();
+    threads::for_each(&mut tasks, cost, |task| task.run(level, d_out_thd, saved));
     gradients.d_k_thd.fill(0.0);
     gradients.d_v_thd.fill(0.0);
     for task in &tasks {

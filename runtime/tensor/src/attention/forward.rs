@@ -47,7 +47,8 @@ pub(super) fn run<B: KeyValueBlocks>(
             }));
         }
     }
-    threads::for_each(&mut tasks, |task| task.run(level, q_thd, shape));
+    let cost = work.iter().map(|(segment, _)| segment.cost(shape)).sum();
+    threads::for_each(&mut tasks, cost, |task| task.run(level, q_thd, shape));
     for task in &tasks {
         let results = task.out.chunks_exact(shape.head_dim).zip(&task.lse);
         for (row, (out, &lse)) in task.rows.clone().zip(results) {
