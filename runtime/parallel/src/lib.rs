@@ -1,1 +1,19 @@
-//! Tensor, pipeline and data parallelism applied to a model from outside.
+//! Tensor, pipeline and data parallelism, applied to a model from outside.
+//!
+//! A rank computes its units of the model ([`slice_of`]) on its data groups, runs the 1F1B
+//! schedule, and adds partial results with other ranks along the job's fixed tree. So loss and
+//! weights have the same bits on every plan.
+//!
+//! This crate opens no links, reads no files and knows no tokens' meaning: whoever runs a rank
+//! brings [`RankLinks`] and batches. Read [`Trainer`] first.
+
+mod error;
+mod group;
+mod links;
+mod share;
+mod trainer;
+
+pub use error::{PlaceError, StepError};
+pub use links::RankLinks;
+pub use share::ParameterShare;
+pub use trainer::{StepBatch, StepReport, Trainer, TrainingJob, slice_of};

@@ -1,0 +1,83 @@
+//! Prints how fast one rank on one thread trains and decodes a small model (2.1 M parameters: d 128,
+//! 4 layers, 8 heads, vocabulary 2048, sequences of 128 tokens).
+//!
+//! `cargo run --release -p sixfold-parallel --example train_speed`
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Instant;
+
+use sixfold_model::{
+    Chunk, Decoder, Geometry, MicroBatch, ModelConfig, OptimizerOptions, Sharding, Wanted, greedy,
+};
+use sixfold_parallel::{RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_topology::{ParallelPlan, Rank};
+
+const LENGTH: usize = 128;
+const VOCABULARY: usize = 2048;
+const GROUPS: usize = 2;
+const SEQUENCES_PER_GROUP: usize = 8;
+const STEPS: u64 = 10;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let config = ModelConfig {
+        vocab_size: VOCABULARY,
+        hidden_size: 128,
+        intermediate_size: 344,
+        num_hidden_layers: 4,
+        num_attention_heads: 8,
+        num_key_value_heads: 8,
+        head_dim: 16,
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: None,
+    };
+    println!("{} parameters", config.parameters());
+    let sharding = Sharding::new(&config, 4)?;
+    let geometry = Geometry { config, sharding };
+    let optimizer = OptimizerOptions::default();
+    let job = TrainingJob { geometry: geometry.clone(), optimizer, seed: 1, dropout: 0.0 };
+    let plan = ParallelPlan::SERIAL;
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), RankLinks::new(&plan, Rank(0), HashMap::new())?)?;
+
+    trainer.step(0, batch(0))?;
+    let (start, flops) = (Instant::now(), trainer.work().flops());
+    for step in 1..=STEPS {
+        trainer.step(step, batch(step))?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens = (STEPS as usize * GROUPS * SEQUENCES_PER_GROUP * LENGTH) as f64;
+    let gflops = (trainer.work().flops() - flops) as f64 / 1e9;
+    println!("training: {:.0} tokens/s, {:.1} GFLOP/s", tokens / seconds, gflops / seconds);
+
+    let decoder = Decoder::new(geometry, trainer.parameters());
+    let pool = decoder.kv_pool(4);
+    let (mut sequence, mut token) = (pool.sequence(), 1);
+    let start = Instant::now();
+    for _ in 0..LENGTH {
+        let tokens = [token];
+        let chunk = Chunk { tokens: &tokens, sequence: &mut sequence, wanted: Wanted::Last };
+        token = greedy(decoder.forward(&mut [chunk])?.row(0));
+    }
+    println!("decoding one sequence: {:.0} tokens/s", LENGTH as f64 / start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A step of two groups, each one micro-batch.
+fn batch(step: u64) -> StepBatch {
+    let tokens = SEQUENCES_PER_GROUP * LENGTH;
+    let token = |i: usize| ((i * 7 + step as usize * 13) % VOCABULARY) as u32;
+    let group = |group: usize| {
+        let first = group * tokens;
+        vec![MicroBatch {
+            tokens: (first..first + tokens).map(token).collect(),
+            targets: (first + 1..first + tokens + 1).map(token).collect(),
+            length: LENGTH,
+            first_sample: (group * SEQUENCES_PER_GROUP) as u64,
+        }]
+    };
+    StepBatch { groups: (0..GROUPS).map(group).collect(), global_tokens: (GROUPS * tokens) as u64 }
+}

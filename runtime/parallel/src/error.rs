@@ -1,0 +1,51 @@
+//! What can go wrong on a rank.
+
+use sixfold_collective::CollectiveError;
+use sixfold_model::{BatchError, GroupError};
+use sixfold_topology::Rank;
+use sixfold_transport::link::LinkError;
+
+/// A rank cannot take its place in the plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// Head and embedding are one table, which lies on one pipeline stage only.
+    #[error("a model whose head is its embedding needs pipeline_parallel = 1")]
+    TiedHead,
+    /// A link that the plan asks for is missing.
+    #[error("{rank} has no link to {peer}")]
+    Link {
+        /// The rank.
+        rank: Rank,
+        /// The other end of the missing link.
+        peer: Rank,
+    },
+    /// There is no balanced tree of sums over so many ranks.
+    #[error("a group of {members} ranks: the number must be a power of two")]
+    Degree {
+        /// Ranks of the group.
+        members: usize,
+    },
+}
+
+/// A step failed on this rank.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A micro-batch does not fit the model.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The groups are not a power of two with as many micro-batches each.
+    #[error("{groups} data groups: there must be a power of two of them, with as many micro-batches each")]
+    Groups {
+        /// Groups given.
+        groups: usize,
+    },
+    /// A neighbouring pipeline stage is gone.
+    #[error("a pipeline link failed: {0}")]
+    Pipeline(#[from] LinkError),
+    /// A rank of the tensor-parallel group is gone.
+    #[error(transparent)]
+    Tensor(#[from] GroupError),
+    /// A rank of the data-parallel group is gone.
+    #[error("the data-parallel group failed: {0}")]
+    Data(#[from] CollectiveError),
+}

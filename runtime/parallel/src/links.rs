@@ -1,0 +1,77 @@
+//! The links of one rank, sorted by what they are for: [`RankLinks`].
+
+use std::collections::HashMap;
+
+use sixfold_collective::{PointToPoint, TreeGroup};
+use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_transport::link::TensorLink;
+
+use crate::error::PlaceError;
+use crate::group::ModelGroup;
+
+/// A rank's links to the ranks that it exchanges tensors with.
+///
+/// Two ranks that differ in one coordinate share at most one group, so there is one link for each
+/// peer, and it serves one purpose.
+pub struct RankLinks {
+    /// The ranks that own the other logical shards of the same layers.
+    pub(crate) tensor: ModelGroup,
+    /// The ranks that own the same units and work on other data groups.
+    pub(crate) data: TreeGroup,
+    /// The pipeline stage before.
+    pub(crate) previous: Option<PointToPoint>,
+    /// The pipeline stage after.
+    pub(crate) next: Option<PointToPoint>,
+}
+
+impl RankLinks {
+    /// The ranks that `rank` needs a link to: its partners in the trees of its tensor-parallel and
+    /// data-parallel groups, and the neighbouring pipeline stages.
+    pub fn peers(plan: &ParallelPlan, rank: Rank) -> Vec<Rank> {
+        let groups = [plan.tensor_group(rank), plan.data_group(rank)];
+        let partners = groups.iter().flat_map(|members| partners(members, rank));
+        partners.chain(neighbours(plan, rank).into_iter().flatten()).collect()
+    }
+
+    /// Sorts the links of `rank`, one to each of its [`peers`](Self::peers).
+    ///
+    /// # Errors
+    /// [`PlaceError::Link`] names a peer to which there is no link.
+    pub fn new(
+        plan: &ParallelPlan,
+        rank: Rank,
+        mut links: HashMap<Rank, Box<dyn TensorLink>>,
+    ) -> Result<Self, PlaceError> {
+        let mut take = |peer: Rank| links.remove(&peer).ok_or(PlaceError::Link { rank, peer });
+        let mut group = |members: Vec<Rank>| {
+            let links = partners(&members, rank).into_iter().map(&mut take).collect::<Result<_, _>>()?;
+            let index = members.iter().position(|member| *member == rank).unwrap_or(0);
+            TreeGroup::new(index, links).map_err(|_| PlaceError::Degree { members: members.len() })
+        };
+        let tensor = ModelGroup(group(plan.tensor_group(rank))?);
+        let data = group(plan.data_group(rank))?;
+        let [previous, next] = neighbours(plan, rank);
+        let mut stage = |peer: Option<Rank>| peer.map(|peer| take(peer).map(PointToPoint::new)).transpose();
+        Ok(Self { tensor, data, previous: stage(previous)?, next: stage(next)? })
+    }
+
+    /// Bytes that the rank has sent over all of them.
+    pub fn bytes_sent(&self) -> u64 {
+        let pipeline = [&self.previous, &self.next].into_iter().flatten();
+        let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
+        self.tensor.0.bytes_sent() + self.data.bytes_sent() + pipeline
+    }
+}
+
+/// The members of a group that `rank` needs links to, in the order of the tree's levels.
+fn partners(members: &[Rank], rank: Rank) -> Vec<Rank> {
+    let index = members.iter().position(|member| *member == rank).unwrap_or(0);
+    TreeGroup::partners_of(index, members.len()).filter_map(|member| members.get(member).copied()).collect()
+}
+
+/// The ranks before and after `rank` in its pipeline.
+fn neighbours(plan: &ParallelPlan, rank: Rank) -> [Option<Rank>; 2] {
+    let stages = plan.pipeline_group(rank);
+    let stage = plan.coordinates(rank).pipeline;
+    [stage.checked_sub(1), Some(stage + 1)].map(|stage| stages.get(stage?).copied())
+}

@@ -1,0 +1,44 @@
+//! What a rank holds, counted, to show that no rank holds more than its share.
+
+use serde::{Deserialize, Serialize};
+use sixfold_model::{Geometry, Tensor, UnitBuffer};
+
+/// Bytes of parameters on a rank, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParameterShare {
+    /// Projections of the decoder layers, without copies.
+    pub layer_bytes: u64,
+    /// Copies of key-value heads that are counted on the shard with the first copy.
+    pub kv_copy_bytes: u64,
+    /// Embedding.
+    pub embedding_bytes: u64,
+    /// Head.
+    pub head_bytes: u64,
+    /// Norms, which every rank of a tensor-parallel group holds.
+    pub norm_bytes: u64,
+}
+
+impl ParameterShare {
+    /// Counts the units of `parameters`.
+    pub fn of(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
+        let mut share = Self::default();
+        for (unit, values) in parameters.iter() {
+            let shard = unit.shard as usize;
+            let copy = unit.tensor.is_key_value() && geometry.sharding.kv_original(shard) != shard;
+            let kind = match unit.tensor {
+                Tensor::Embedding => &mut share.embedding_bytes,
+                Tensor::Head => &mut share.head_bytes,
+                tensor if tensor.is_norm() => &mut share.norm_bytes,
+                _ if copy => &mut share.kv_copy_bytes,
+                _ => &mut share.layer_bytes,
+            };
+            *kind += size_of_val(values) as u64;
+        }
+        share
+    }
+
+    /// All of them.
+    pub fn total_bytes(&self) -> u64 {
+        self.layer_bytes + self.kv_copy_bytes + self.embedding_bytes + self.head_bytes + self.norm_bytes
+    }
+}

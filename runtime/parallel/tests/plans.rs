@@ -1,0 +1,198 @@
+//! Every parallel plan trains the same model, to the bit, and no rank does more than its share.
+
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
+#[path = "plans/gang.rs"]
+mod gang;
+
+use gang::{Account, Outcome, Run, batch, connect};
+use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, Sharding};
+use sixfold_parallel::{PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
+use sixfold_topology::{ParallelPlan, Rank};
+
+const GROUPS: usize = 4;
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 41,
+        hidden_size: 16,
+        intermediate_size: 40,
+        num_hidden_layers: 3,
+        num_attention_heads: 8,
+        num_key_value_heads: 4,
+        head_dim: 4,
+        max_position_embeddings: 32,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: false,
+        bos_token_id: None,
+        eos_token_id: None,
+    }
+}
+
+fn job(config: ModelConfig, logical: usize) -> TrainingJob {
+    let sharding = Sharding::new(&config, logical).unwrap();
+    let optimizer = OptimizerOptions {
+        learning_rate: 0.01,
+        warmup_steps: 2,
+        steps: 20,
+        clip_norm: 0.5,
+        ..Default::default()
+    };
+    TrainingJob { geometry: Geometry { config, sharding }, optimizer, seed: 9, dropout: 0.1 }
+}
+
+fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
+    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None }.go()
+}
+
+fn assert_all_equal(job: &TrainingJob, plans: &[&str]) {
+    let (serial, _) = run(job, "dp1.tp1.pp1");
+    for plan in plans {
+        let (outcome, _) = run(job, plan);
+        assert_eq!(outcome.reports, serial.reports, "loss, norm or learning rate of {plan}");
+        assert_eq!(outcome.weights_blake3(), serial.weights_blake3(), "weights of {plan}");
+        assert!(outcome == serial, "moments of {plan}");
+    }
+}
+
+const PLANS: [&str; 9] = ["tp2", "tp4", "pp2", "pp3", "dp2", "dp4", "tp2.pp2", "dp2.tp2", "dp2.tp2.pp2"];
+
+#[test]
+fn every_plan_has_the_bits_of_the_serial_run() {
+    assert_all_equal(&job(config(), 4), &PLANS);
+}
+
+#[test]
+fn copies_of_key_value_heads_keep_the_bits() {
+    assert_all_equal(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4), &PLANS);
+    assert_all_equal(&job(ModelConfig { num_key_value_heads: 1, ..config() }, 8), &["tp8", "tp4.pp2"]);
+}
+
+#[test]
+fn uneven_and_empty_shards_keep_the_bits() {
+    let narrow = ModelConfig {
+        num_attention_heads: 3,
+        num_key_value_heads: 3,
+        intermediate_size: 7,
+        vocab_size: 5,
+        ..config()
+    };
+    assert_all_equal(&job(narrow, 8), &["tp8", "tp4", "tp2", "dp2.tp2.pp2"]);
+}
+
+#[test]
+fn a_tied_head_keeps_the_bits() {
+    let tied = ModelConfig { tie_word_embeddings: true, ..config() };
+    assert_all_equal(&job(tied, 4), &["tp2", "tp4", "dp2.tp2"]);
+}
+
+#[test]
+fn swapping_two_leaves_of_the_tree_changes_the_hash() {
+    let job = job(config(), 4);
+    let (straight, _) = run(&job, "tp4");
+    let swap = Some((Rank(1), Rank(2)));
+    let tensor = Run { job: &job, plan: "tp4", groups: GROUPS, steps: 0..3, from: None, swapped: swap };
+    assert_ne!(tensor.go().0.weights_blake3(), straight.weights_blake3());
+    let data = Run { plan: "dp4", ..tensor };
+    assert_ne!(data.go().0.weights_blake3(), straight.weights_blake3());
+}
+
+#[test]
+fn another_plan_continues_a_run() {
+    let job = job(config(), 4);
+    let whole = Run { job: &job, plan: "pp1", groups: GROUPS, steps: 0..6, from: None, swapped: None };
+    let (begun, _) = Run { plan: "dp2.tp2", steps: 0..2, ..whole }.go();
+    let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
+    let (ended, _) = Run { plan: "tp4", steps: 4..6, from: Some(&moved), ..whole }.go();
+    let (whole, _) = whole.go();
+    let reports = [begun.reports, moved.reports, ended.reports].concat();
+    assert_eq!(reports, whole.reports);
+    assert!(ended.units == whole.units);
+}
+
+#[test]
+fn ranks_hold_and_compute_only_their_share() {
+    let job = job(config(), 4);
+    let (_, serial) = run(&job, "pp1");
+    let serial = &serial[0];
+    assert_eq!(serial.bytes_sent, 0);
+    for text in ["tp2", "tp4", "pp3", "dp2", "tp2.pp3", "dp2.tp2.pp3"] {
+        let plan: ParallelPlan = text.parse().unwrap();
+        let (_, accounts) = run(&job, text);
+        let model_ways = (plan.tensor_parallel * plan.pipeline_parallel) as u64;
+        for account in &accounts {
+            assert_eq!(account.parameters.layer_bytes, serial.parameters.layer_bytes / model_ways, "{text}");
+            let of_layers = |account: &Account| account.work.projections + account.work.attention;
+            let ways = model_ways * plan.data_parallel as u64;
+            assert_eq!(of_layers(account), of_layers(serial) / ways, "{text}");
+            assert!(account.bytes_sent > 0);
+        }
+        let head: u64 = accounts.iter().map(|account| account.work.head).sum();
+        assert_eq!(head, serial.work.head, "{text}");
+
+        let mut held: Vec<_> = accounts.iter().flat_map(|account| &account.units).collect();
+        held.retain(|unit| !unit.tensor.is_norm());
+        held.sort();
+        let copies = held.chunk_by(|a, b| a == b).map(<[_]>::len);
+        assert!(copies.into_iter().all(|copies| copies == plan.data_parallel), "{text}");
+        held.dedup();
+        let all = serial.units.iter().filter(|unit| !unit.tensor.is_norm());
+        assert!(held.into_iter().eq(all), "{text}");
+    }
+}
+
+#[test]
+fn training_learns() {
+    let job = TrainingJob { dropout: 0.0, ..job(config(), 4) };
+    let steps = Run { job: &job, plan: "dp1", groups: GROUPS, steps: 0..20, from: None, swapped: None };
+    let losses: Vec<f32> = steps.go().0.reports.iter().map(|report| f32::from_bits(report[0])).collect();
+    assert!((losses[0] - 41.0_f32.ln()).abs() < 0.1, "{losses:?}");
+    assert!(losses[19] < losses[0] - 1.0, "{losses:?}");
+}
+
+#[test]
+fn refuses_a_tied_head_across_stages_and_missing_links() {
+    let plan: ParallelPlan = "pp2".parse().unwrap();
+    let links = RankLinks::new(&plan, Rank(0), connect(&plan).swap_remove(0)).unwrap();
+    let tied = job(ModelConfig { tie_word_embeddings: true, ..config() }, 4);
+    assert_eq!(Trainer::new(&tied, &plan, Rank(0), links).err(), Some(PlaceError::TiedHead));
+    let missing = RankLinks::new(&plan, Rank(1), Default::default()).err();
+    assert_eq!(missing, Some(PlaceError::Link { rank: Rank(1), peer: Rank(0) }));
+    let three: ParallelPlan = "dp3".parse().unwrap();
+    let uneven = RankLinks::new(&three, Rank(2), Default::default()).err();
+    assert_eq!(uneven, Some(PlaceError::Degree { members: 3 }));
+}
+
+#[test]
+fn refuses_batches_that_do_not_fit() {
+    let (job, plan) = (job(config(), 4), ParallelPlan::SERIAL);
+    let links = RankLinks::new(&plan, Rank(0), Default::default()).unwrap();
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), links).unwrap();
+    let good = batch(&job, &plan, Rank(0), 0, 2);
+    let mut step = |edit: fn(&mut StepBatch)| {
+        let mut batch = good.clone();
+        edit(&mut batch);
+        trainer.step(0, batch)
+    };
+    assert!(matches!(step(|batch| batch.groups.clear()), Err(StepError::Groups { .. })));
+    assert!(matches!(
+        step(|batch| batch.groups.push(batch.groups[0].clone())),
+        Err(StepError::Groups { .. })
+    ));
+    assert!(matches!(step(|batch| drop(batch.groups[0].pop())), Err(StepError::Groups { .. })));
+    assert!(matches!(step(|batch| batch.global_tokens = 0), Err(StepError::Groups { .. })));
+    assert!(matches!(step(|batch| batch.groups[0][0].targets[0] = 41), Err(StepError::Batch(_))));
+    assert!(step(|_| {}).is_ok());
+}
+
+#[test]
+fn a_rank_that_leaves_ends_the_step_of_the_others() {
+    let (job, plan): (_, ParallelPlan) = (job(config(), 4), "tp2".parse().unwrap());
+    let mut links = connect(&plan);
+    drop(links.pop());
+    let links = RankLinks::new(&plan, Rank(0), links.remove(0)).unwrap();
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), links).unwrap();
+    let left = trainer.step(0, batch(&job, &plan, Rank(0), 0, GROUPS));
+    assert!(matches!(left, Err(StepError::Tensor(_))));
+}

@@ -1,0 +1,212 @@
+//! A gang of ranks as threads of one process, joined by channels.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use sixfold_model::{MicroBatch, UnitId, Work};
+use sixfold_parallel::{ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_transport::link::{LinkError, TensorLink};
+
+/// Bits of a parameter and of its two moments.
+type State = [Vec<u32>; 3];
+
+/// What a run came to, put together from all ranks.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Outcome {
+    /// Loss, gradient norm and learning rate of each step, as every rank reported them.
+    pub(crate) reports: Vec<[u32; 3]>,
+    pub(crate) units: BTreeMap<UnitId, State>,
+}
+
+impl Outcome {
+    pub(crate) fn weights_blake3(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for [parameters, _, _] in self.units.values() {
+            for bits in parameters {
+                hasher.update(&bits.to_le_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+}
+
+/// What one rank held and did.
+pub(crate) struct Account {
+    pub(crate) units: Vec<UnitId>,
+    pub(crate) parameters: ParameterShare,
+    pub(crate) work: Work,
+    pub(crate) bytes_sent: u64,
+}
+
+/// A run of some steps on one plan.
+pub(crate) struct Run<'a> {
+    pub(crate) job: &'a TrainingJob,
+    pub(crate) plan: &'a str,
+    pub(crate) groups: usize,
+    pub(crate) steps: Range<u64>,
+    /// State to begin with; initial parameters without.
+    pub(crate) from: Option<&'a Outcome>,
+    /// Two ranks that take each other's place in the trees of sums.
+    pub(crate) swapped: Option<(Rank, Rank)>,
+}
+
+impl Run<'_> {
+    /// Runs every rank in a thread. Links live until the last rank has ended.
+    pub(crate) fn go(&self) -> (Outcome, Vec<Account>) {
+        let plan: ParallelPlan = self.plan.parse().unwrap();
+        let mut links: Vec<Option<_>> = connect(&plan).into_iter().map(Some).collect();
+        let results: Vec<(Outcome, Account, Trainer)> = thread::scope(|scope| {
+            let ranks: Vec<_> = plan
+                .ranks()
+                .map(|rank| {
+                    let position = self.position(rank);
+                    let links = links[position.index()].take().unwrap();
+                    let links = RankLinks::new(&plan, position, links).unwrap();
+                    scope.spawn(move || self.rank(&plan, rank, links))
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        let mut whole = Outcome { reports: results[0].0.reports.clone(), units: BTreeMap::new() };
+        let mut accounts = Vec::new();
+        for (outcome, account, _) in results {
+            assert_eq!(outcome.reports, whole.reports, "ranks disagree");
+            for (unit, state) in outcome.units {
+                let before = whole.units.insert(unit, state.clone());
+                assert!(before.is_none_or(|before| before == state), "replicas of {unit} differ");
+            }
+            accounts.push(account);
+        }
+        (whole, accounts)
+    }
+
+    fn position(&self, rank: Rank) -> Rank {
+        match self.swapped {
+            Some((a, b)) if rank == a => b,
+            Some((a, b)) if rank == b => a,
+            _ => rank,
+        }
+    }
+
+    fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
+        let mut trainer = Trainer::new(self.job, plan, rank, links).unwrap();
+        if let Some(from) = self.from {
+            restore(&mut trainer, from);
+        }
+        let reports = self.steps.clone().map(|step| {
+            let report = trainer.step(step, batch(self.job, plan, rank, step, self.groups)).unwrap();
+            [report.loss, report.gradient_norm, report.learning_rate].map(f32::to_bits)
+        });
+        let reports = reports.collect();
+        let units: Vec<UnitId> = trainer.parameters().iter().map(|(unit, _)| unit).collect();
+        let account = Account {
+            units: units.clone(),
+            parameters: trainer.parameter_share(),
+            work: trainer.work(),
+            bytes_sent: trainer.bytes_sent(),
+        };
+        let state = trainer.state_mut();
+        let bits = |unit: UnitId| {
+            state.each_ref().map(|buffer| buffer.unit(unit).iter().map(|value| value.to_bits()).collect())
+        };
+        let units = units.into_iter().map(|unit| (unit, bits(unit))).collect();
+        (Outcome { reports, units }, account, trainer)
+    }
+}
+
+fn restore(trainer: &mut Trainer, from: &Outcome) {
+    let units: Vec<UnitId> = trainer.parameters().iter().map(|(unit, _)| unit).collect();
+    for (buffer, kind) in trainer.state_mut().into_iter().zip(0..) {
+        for unit in &units {
+            let bits = &from.units[unit][kind];
+            buffer
+                .unit_mut(*unit)
+                .iter_mut()
+                .zip(bits)
+                .for_each(|(value, bits)| *value = f32::from_bits(*bits));
+        }
+    }
+}
+
+struct ChannelLink {
+    to: Sender<Vec<u8>>,
+    from: Receiver<Vec<u8>>,
+    sent: u64,
+}
+
+impl TensorLink for ChannelLink {
+    fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
+        self.sent += message.len() as u64;
+        let gone = |_| LinkError::Closed { peer: "peer".into(), reason: "its thread ended".into() };
+        self.to.send(message.to_vec()).map_err(gone)
+    }
+
+    fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
+        let late = |_| LinkError::Timeout { peer: "peer".into(), waited_ms: 10_000 };
+        let got = self.from.recv_timeout(Duration::from_secs(10)).map_err(late)?;
+        if got.len() != message.len() {
+            let (expected, got) = (message.len(), got.len() as u64);
+            return Err(LinkError::Length { peer: "peer".into(), expected, got });
+        }
+        message.copy_from_slice(&got);
+        Ok(())
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+}
+
+/// The links of every rank, by peer.
+pub(crate) fn connect(plan: &ParallelPlan) -> Vec<HashMap<Rank, Box<dyn TensorLink>>> {
+    let mut links: Vec<HashMap<Rank, Box<dyn TensorLink>>> = plan.ranks().map(|_| HashMap::new()).collect();
+    for rank in plan.ranks() {
+        let peers = RankLinks::peers(plan, rank);
+        for peer in peers.into_iter().filter(|peer| *peer > rank) {
+            let ((to_peer, from_rank), (to_rank, from_peer)) = (channel(), channel());
+            let near = ChannelLink { to: to_peer, from: from_peer, sent: 0 };
+            let far = ChannelLink { to: to_rank, from: from_rank, sent: 0 };
+            links[rank.index()].insert(peer, Box::new(near));
+            links[peer.index()].insert(rank, Box::new(far));
+        }
+    }
+    links
+}
+
+/// The step's data groups that a rank works on.
+pub(crate) fn batch(
+    job: &TrainingJob,
+    plan: &ParallelPlan,
+    rank: Rank,
+    step: u64,
+    groups: usize,
+) -> StepBatch {
+    const PER_GROUP: usize = 2;
+    const SEQUENCES: usize = 2;
+    const LENGTH: usize = 10;
+    let vocabulary = job.geometry.config.vocab_size as u64;
+    // The next token follows from the last one, so that there is something to learn.
+    let token = |sample: u64, i: u64| ((sample * 31 + step * 13 + i * 5) % vocabulary) as u32;
+    let micro_batch = |index: usize| {
+        let first_sample = (index * SEQUENCES) as u64;
+        let samples = first_sample..first_sample + SEQUENCES as u64;
+        let all = |shift: u64| {
+            let positions = move |sample| (shift..LENGTH as u64 + shift).map(move |i| token(sample, i));
+            samples.clone().flat_map(positions).collect()
+        };
+        MicroBatch { tokens: all(0), targets: all(1), length: LENGTH, first_sample }
+    };
+    let own = plan.groups(rank, groups);
+    let groups_of_rank =
+        own.map(|group| (0..PER_GROUP).map(|i| micro_batch(group * PER_GROUP + i)).collect()).collect();
+    let global_tokens = (groups * PER_GROUP * SEQUENCES * LENGTH) as u64;
+    StepBatch { groups: groups_of_rank, global_tokens }
+}
