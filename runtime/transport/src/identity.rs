@@ -41,7 +41,7 @@ pub use signing::NewKey;
 pub use token::{JoinToken, TokenError, TokenRecord};
 pub use worker::WorkerAuthority;
 
-pub(crate) use certificate::Leaf;
+pub(crate) use certificate::{Leaf, not_after};
 
 /// How long the certificate of a node or a coordinator is valid. It renews itself after half of
 /// this, so a node works on for at least 3.5 days while the coordinator is away.

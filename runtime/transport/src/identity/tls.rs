@@ -9,7 +9,6 @@ use rustls::server::{ClientCertVerifierBuilder, NoServerSessionStorage, WebPkiCl
 use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 use rustls_pki_types::PrivateKeyDer;
-use sixfold_wire::version::ALPN_JOIN;
 
 use super::verify::{MemberVerifier, PinnedVerifier, chain_verifier};
 use super::{Clock, Expected, Identity, JoinToken};
@@ -90,8 +89,8 @@ pub(crate) fn client(
     finish_client(config)
 }
 
-/// Settings of one who joins: no certificate yet, and only the token's authority is trusted.
-pub(crate) fn joiner(token: &JoinToken, clock: &Clock) -> Result<QuicClientConfig, Error> {
+/// Settings of one without a certificate yet, who trusts only the token's authority.
+pub(crate) fn joiner(token: &JoinToken, clock: &Clock, alpn: &[u8]) -> Result<QuicClientConfig, Error> {
     let provider = provider();
     let verifier = PinnedVerifier { provider: provider.clone(), authority: token.authority_hash() };
     let mut config = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()))
@@ -99,7 +98,7 @@ pub(crate) fn joiner(token: &JoinToken, clock: &Clock) -> Result<QuicClientConfi
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     finish_client(config)
 }
 

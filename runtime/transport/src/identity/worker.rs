@@ -53,7 +53,8 @@ impl WorkerAuthority {
         self.issue_for_peer(&Peer::worker(&self.node, name)?, now, lifetime)
     }
 
-    pub(super) fn issue_for_peer(
+    /// Signs any name: peers refuse those outside the name constraint.
+    pub(crate) fn issue_for_peer(
         &self,
         peer: &Peer,
         now: SystemTime,
