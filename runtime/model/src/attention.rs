@@ -72,10 +72,13 @@ impl Body for Attention {
         let d = pass.width();
         let positions = positions(pass);
         let unit = |tensor| pass.parameters.unit(UnitId::of_layer(layer, tensor, shard));
-        let flops = &mut pass.work.projections;
-        let mut q = Linear::new(unit(Tensor::Query), d).forward(h, flops);
-        let mut k = Linear::new(unit(Tensor::Key), d).forward(h, flops);
-        let v = Linear::new(unit(Tensor::Value), d).forward(h, flops);
+        let copied = pass.geometry.sharding.is_kv_copied(shard);
+        let work = &mut *pass.work;
+        let mut project =
+            |tensor| Linear::new(unit(tensor), d).forward(h, work.of_projection(tensor, copied));
+        let mut q = project(Tensor::Query);
+        let mut k = project(Tensor::Key);
+        let v = project(Tensor::Value);
         rope(&mut q, &positions, pass.rope, false);
         rope(&mut k, &positions, pass.rope, false);
 
@@ -114,9 +117,10 @@ impl Body for Attention {
         let inputs = attention_inputs_gradient(pass, &widths, tape, &d_o);
 
         let mut dh = vec![0.0; h.len()];
-        let flops = &mut pass.work.projections;
+        let copied = pass.geometry.sharding.is_kv_copied(shard);
         let mut start = Start::Zero;
         for (tensor, gradient) in [Tensor::Query, Tensor::Key, Tensor::Value].into_iter().zip(&inputs) {
+            let flops = pass.work.of_projection(tensor, copied);
             weight_gradient(gradient, h, gradients.unit_mut(id(tensor)), d, flops);
             Linear::new(weight(tensor), d).input_gradient(gradient, &mut dh, start, flops);
             start = Start::FromC;

@@ -10,9 +10,13 @@ use serde_json::{Value, json};
 
 use crate::attention::KEYS_PER_BLOCK;
 
-/// Largest value accepted for any size in a configuration that comes from outside. It keeps every
-/// product of three sizes far from overflow.
+/// Largest width, vocabulary or number of positions in a configuration that comes from outside. It
+/// keeps every product of two sizes far from overflow.
 const SIZE_MAX: usize = 1 << 20;
+/// Most layers, heads of a layer, and elements of a head.
+const COUNT_MAX: usize = 1 << 10;
+/// Most sines and cosines of rotary positions, which are kept in memory.
+const ROTATIONS_MAX: usize = 1 << 27;
 
 /// Shape of a decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,12 +60,14 @@ pub enum ConfigError {
     #[error("config.json has no `{0}`")]
     Missing(&'static str),
     /// A size is zero or absurdly large.
-    #[error("`{field}` is {value}; it must be from 1 to {SIZE_MAX}")]
+    #[error("`{field}` is {value}; it must be from 1 to {max}")]
     Size {
         /// The field.
         field: &'static str,
         /// Its value.
         value: usize,
+        /// Largest value accepted.
+        max: usize,
     },
     /// Two sizes do not fit each other.
     #[error("{0}")]
@@ -86,18 +92,18 @@ impl ModelConfig {
     /// [`ConfigError`] names the first field that does not fit.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position_embeddings),
+            ("vocab_size", self.vocab_size, SIZE_MAX),
+            ("hidden_size", self.hidden_size, SIZE_MAX),
+            ("intermediate_size", self.intermediate_size, SIZE_MAX),
+            ("num_hidden_layers", self.num_hidden_layers, COUNT_MAX),
+            ("num_attention_heads", self.num_attention_heads, COUNT_MAX),
+            ("num_key_value_heads", self.num_key_value_heads, COUNT_MAX),
+            ("head_dim", self.head_dim, COUNT_MAX),
+            ("max_position_embeddings", self.max_position_embeddings, SIZE_MAX),
         ];
-        for (field, value) in sizes {
-            if value == 0 || value > SIZE_MAX {
-                return Err(ConfigError::Size { field, value });
+        for (field, value, max) in sizes {
+            if value == 0 || value > max {
+                return Err(ConfigError::Size { field, value, max });
             }
         }
         let shape = |text: String| Err(ConfigError::Shape(text));
@@ -109,6 +115,9 @@ impl ModelConfig {
         }
         if !self.head_dim.is_multiple_of(2) {
             return shape(format!("head_dim is {}; rotary positions need an even one", self.head_dim));
+        }
+        if self.max_position_embeddings * self.head_dim > ROTATIONS_MAX {
+            return shape(format!("rotary positions of {} tokens do not fit", self.max_position_embeddings));
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
             return shape(format!("rms_norm_eps is {}; it must be between 0 and 1", self.rms_norm_eps));

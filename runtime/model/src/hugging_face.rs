@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View, serialize};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
 
 use crate::unit::{Geometry, LAYER_TENSORS, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
 
@@ -49,20 +49,32 @@ pub fn read_parameters(
     file: &[u8],
 ) -> Result<UnitBuffer, WeightsError> {
     let tensors = SafeTensors::deserialize(file)?;
+    // The shapes first: what is allocated then is in proportion to the file.
+    let units = slice.units(geometry);
+    let views = units.iter().map(|unit| view_of(geometry, *unit, &tensors)).collect::<Result<Vec<_>, _>>()?;
     let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
-    for unit in slice.units(geometry) {
-        let name = tensor_name(unit.place, unit.tensor);
-        let view = tensors.tensor(&name)?;
-        let (rows, columns) = geometry.whole(unit.tensor);
-        let shape = view.shape();
-        let fits = if unit.tensor.is_norm() { shape == [columns] } else { shape == [rows, columns] };
-        if !fits {
-            return Err(WeightsError::Shape { name, shape: shape.to_vec(), rows, columns });
-        }
-        let decode = decoder_of(view.dtype()).ok_or(WeightsError::Dtype { name, dtype: view.dtype() })?;
+    for (unit, (view, decode)) in units.into_iter().zip(views) {
         copy_region(geometry, unit, view.data(), decode, parameters.unit_mut(unit));
     }
     Ok(parameters)
+}
+
+/// The tensor that `unit` is a part of, once its shape and kind of numbers are known to fit.
+fn view_of<'a>(
+    geometry: &Geometry,
+    unit: UnitId,
+    tensors: &SafeTensors<'a>,
+) -> Result<(TensorView<'a>, Decode), WeightsError> {
+    let name = tensor_name(unit.place, unit.tensor);
+    let view = tensors.tensor(&name)?;
+    let (rows, columns) = geometry.whole(unit.tensor);
+    let shape = view.shape();
+    let fits = if unit.tensor.is_norm() { shape == [columns] } else { shape == [rows, columns] };
+    if !fits {
+        return Err(WeightsError::Shape { name, shape: shape.to_vec(), rows, columns });
+    }
+    let decode = decoder_of(view.dtype()).ok_or(WeightsError::Dtype { name, dtype: view.dtype() })?;
+    Ok((view, decode))
 }
 
 /// Bytes of one number, and how it becomes an `f32`.

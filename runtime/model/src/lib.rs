@@ -46,5 +46,6 @@ pub use sampling::{SamplingOptions, greedy, sample};
 pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};
 pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
 pub use unit::{
-    Geometry, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer, UnitId, UnitIndex,
+    Geometry, GeometryError, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer,
+    UnitId, UnitIndex,
 };

@@ -6,7 +6,7 @@ use sixfold_tensor::{Counter, Purpose, RopeTable, dropout};
 use crate::batch::{MicroBatch, StepSeed};
 use crate::sharding::even_part;
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
-use crate::unit::{Geometry, ModelSlice, UnitBuffer};
+use crate::unit::{Geometry, ModelSlice, Tensor, UnitBuffer};
 
 /// Floating-point operations that a rank has really done, counted at the calls of the kernels.
 /// Norms, activations and look-ups are not matrix work and are not counted.
@@ -14,6 +14,8 @@ use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 pub struct Work {
     /// Projections of the decoder layers.
     pub projections: u64,
+    /// Key and value projections that several logical shards do alike, for copies of a head.
+    pub kv_copies: u64,
     /// Attention: scores and weighted values.
     pub attention: u64,
     /// The head.
@@ -23,7 +25,14 @@ pub struct Work {
 impl Work {
     /// All of it.
     pub fn flops(&self) -> u64 {
-        self.projections + self.attention + self.head
+        self.projections + self.kv_copies + self.attention + self.head
+    }
+}
+
+impl Work {
+    /// Where the projection `tensor` of a shard is counted.
+    pub(crate) fn of_projection(&mut self, tensor: Tensor, kv_copied: bool) -> &mut u64 {
+        if tensor.is_key_value() && kv_copied { &mut self.kv_copies } else { &mut self.projections }
     }
 }
 

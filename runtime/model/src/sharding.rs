@@ -82,10 +82,15 @@ impl Sharding {
         self.shards.iter().position(|shard| shard.kv_heads == *heads).unwrap_or(index)
     }
 
+    /// Whether other shards hold copies of shard `index`'s key-value heads.
+    pub fn is_kv_copied(&self, index: usize) -> bool {
+        let heads = &self.shards[index].kv_heads;
+        !heads.is_empty() && self.shards.iter().filter(|shard| shard.kv_heads == *heads).count() > 1
+    }
+
     /// Whether several shards hold copies of one key-value head.
     pub fn has_kv_copies(&self) -> bool {
-        (0..self.logical())
-            .any(|index| !self.shards[index].kv_heads.is_empty() && self.kv_original(index) != index)
+        (0..self.logical()).any(|index| self.is_kv_copied(index))
     }
 }
 

@@ -1,7 +1,6 @@
 //! A model small enough to be computed by hand-written loops.
 
 use crate::config::ModelConfig;
-use crate::sharding::Sharding;
 use crate::unit::Geometry;
 
 pub(crate) fn tiny() -> ModelConfig {
@@ -24,11 +23,5 @@ pub(crate) fn tiny() -> ModelConfig {
 
 /// Four logical shards, as many as key-value heads.
 pub(crate) fn geometry() -> Geometry {
-    geometry_of(ModelConfig { num_key_value_heads: 4, ..tiny() }, 4)
-}
-
-pub(crate) fn geometry_of(config: ModelConfig, logical: usize) -> Geometry {
-    config.validate().unwrap();
-    let sharding = Sharding::new(&config, logical).unwrap();
-    Geometry { config, sharding }
+    Geometry::new(ModelConfig { num_key_value_heads: 4, ..tiny() }, 4).unwrap()
 }

@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::config::ModelConfig;
-use crate::sharding::Sharding;
+use crate::config::{ConfigError, ModelConfig};
+use crate::sharding::{Sharding, ShardingError};
 
 /// Where in the model a unit lies. The order is the canonical one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,7 +198,8 @@ impl Region {
     }
 }
 
-/// The geometry of a model: its configuration and its cut into logical shards.
+/// The geometry of a model: its configuration, which has been checked, and its cut into logical
+/// shards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
     /// Sizes.
@@ -207,7 +208,28 @@ pub struct Geometry {
     pub sharding: Sharding,
 }
 
+/// A model cannot be made or cut as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GeometryError {
+    /// The sizes do not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The number of logical shards is not usable.
+    #[error(transparent)]
+    Sharding(#[from] ShardingError),
+}
+
 impl Geometry {
+    /// The model of `config` cut into `logical` shards.
+    ///
+    /// # Errors
+    /// [`GeometryError`] if the sizes do not fit each other or the shards have no balanced tree.
+    pub fn new(config: ModelConfig, logical: usize) -> Result<Self, GeometryError> {
+        config.validate()?;
+        let sharding = Sharding::new(&config, logical)?;
+        Ok(Self { config, sharding })
+    }
+
     /// What part of the whole tensor `unit` is.
     pub fn region(&self, unit: UnitId) -> Region {
         let (config, d) = (&self.config, self.config.hidden_size);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Alone, Chunk, DecodeError, Decoder, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice, Network,
-    OutOfBlocks, Output, SamplingOptions, Sharding, StepSeed, Surroundings, UnitBuffer, Wanted, Work,
-    initialize, sample,
+    OutOfBlocks, Output, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted, Work, initialize,
+    sample,
 };
 
 const TOKENS: usize = 150;
@@ -28,8 +28,7 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
         bos_token_id: None,
         eos_token_id: None,
     };
-    let sharding = Sharding::new(&config, logical).unwrap();
-    Geometry { config, sharding }
+    Geometry::new(config, logical).unwrap()
 }
 
 fn parameters(geometry: &Geometry) -> UnitBuffer {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, Sharding, StepSeed, Surroundings,
+    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, StepSeed, Surroundings,
     UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index, initialize,
 };
 
@@ -32,8 +32,7 @@ fn config() -> ModelConfig {
 }
 
 fn geometry(config: ModelConfig, logical: usize) -> Geometry {
-    let sharding = Sharding::new(&config, logical).unwrap();
-    Geometry { config, sharding }
+    Geometry::new(config, logical).unwrap()
 }
 
 /// Two sequences of 70 tokens: more than one block of keys.
@@ -44,10 +43,10 @@ fn batch() -> MicroBatch {
 }
 
 /// Mean loss and the gradient of every parameter.
-fn network(geometry: &Geometry, parameters: &UnitBuffer) -> (f32, UnitBuffer) {
+fn network(geometry: &Geometry, parameters: &UnitBuffer, dropout: f32) -> (f32, UnitBuffer) {
     let slice = ModelSlice::whole(geometry);
     let network = Network::new(Arc::new(geometry.clone()), slice.clone());
-    let seed = StepSeed { seed: 1, step: 0, dropout: 0.0 };
+    let seed = StepSeed { seed: 1, step: 0, dropout };
     let mut work = Work::default();
     let mut around = Surroundings { parameters, seed, group: &mut Alone, work: &mut work };
     let (output, tape) = network.forward(&mut around, batch(), Vec::new()).unwrap();
@@ -73,7 +72,7 @@ fn parameters(geometry: &Geometry) -> UnitBuffer {
 fn check(config: ModelConfig, logical: usize) {
     let geometry = geometry(config, logical);
     let parameters = parameters(&geometry);
-    let (loss, gradients) = network(&geometry, &parameters);
+    let (loss, gradients) = network(&geometry, &parameters, 0.0);
     let mut reference = Reference::new(&geometry, &parameters);
     let expected = reference.loss(&batch());
     assert!((f64::from(loss) - expected).abs() < 2e-6 * expected, "{loss} {expected}");
@@ -117,4 +116,23 @@ fn more_shards_than_heads_agree_with_the_plain_model() {
 #[test]
 fn a_tied_head_agrees_with_the_plain_model() {
     check(ModelConfig { tie_word_embeddings: true, ..config() }, 2);
+}
+
+/// With dropout the loss still changes along the gradient as the gradient says.
+#[test]
+fn gradients_with_dropout_agree_with_the_loss() {
+    let geometry = geometry(config(), 4);
+    let parameters = parameters(&geometry);
+    let (without, _) = network(&geometry, &parameters, 0.0);
+    let (loss, gradients) = network(&geometry, &parameters, 0.5);
+    assert!((loss - without).abs() > 1e-3, "dropout changes nothing: {loss} {without}");
+    let length = gradients.values().iter().map(|g| g * g).sum::<f32>().sqrt();
+    let loss_at = |distance: f32| {
+        let mut moved = parameters.clone();
+        let steps = moved.values_mut().iter_mut().zip(gradients.values());
+        steps.for_each(|(value, gradient)| *value += distance * gradient / length);
+        network(&geometry, &moved, 0.5).0
+    };
+    let slope = (loss_at(0.005) - loss_at(-0.005)) / 0.01;
+    assert!((slope / length - 1.0).abs() < 0.01, "{slope} {length}");
 }

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sixfold_model::{
-    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, Place, Sharding, Tensor, UnitBuffer, UnitIndex,
-    Wanted, greedy,
+    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, Place, Tensor, UnitBuffer, UnitIndex, Wanted, greedy,
 };
 
 fn folder() -> Option<PathBuf> {
@@ -50,8 +49,7 @@ impl Checkpoint {
         let numbers =
             bytes[28..].chunks_exact(4).map(|number| f32::from_le_bytes(number.try_into().unwrap()));
         let numbers = numbers.collect::<Vec<_>>().into_iter();
-        let sharding = Sharding::new(&config, logical).unwrap();
-        Self { geometry: Geometry { config, sharding }, numbers }
+        Self { geometry: Geometry::new(config, logical).unwrap(), numbers }
     }
 
     fn parameters(mut self) -> (Geometry, UnitBuffer) {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 use sixfold_model::{
-    Geometry, ModelConfig, ModelSlice, Sharding, WeightsError, initialize, read_parameters, weights_blake3,
+    Geometry, ModelConfig, ModelSlice, WeightsError, initialize, read_parameters, weights_blake3,
     write_parameters,
 };
 
@@ -26,8 +26,7 @@ fn config() -> ModelConfig {
 }
 
 fn geometry(config: ModelConfig, logical: usize) -> Geometry {
-    let sharding = Sharding::new(&config, logical).unwrap();
-    Geometry { config, sharding }
+    Geometry::new(config, logical).unwrap()
 }
 
 #[test]

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::time::Instant;
 
-use sixfold_model::{
-    Chunk, Decoder, Geometry, MicroBatch, ModelConfig, OptimizerOptions, Sharding, Wanted, greedy,
-};
+use sixfold_model::{Chunk, Decoder, Geometry, MicroBatch, ModelConfig, OptimizerOptions, Wanted, greedy};
 use sixfold_parallel::{RankLinks, StepBatch, Trainer, TrainingJob};
 use sixfold_topology::{ParallelPlan, Rank};
 
@@ -36,8 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         eos_token_id: None,
     };
     println!("{} parameters", config.parameters());
-    let sharding = Sharding::new(&config, 4)?;
-    let geometry = Geometry { config, sharding };
+    let geometry = Geometry::new(config, 4)?;
     let optimizer = OptimizerOptions::default();
     let job = TrainingJob { geometry: geometry.clone(), optimizer, seed: 1, dropout: 0.0 };
     let plan = ParallelPlan::SERIAL;

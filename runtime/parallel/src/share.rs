@@ -6,9 +6,9 @@ use sixfold_model::{Geometry, Tensor, UnitBuffer};
 /// Bytes of parameters on a rank, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParameterShare {
-    /// Projections of the decoder layers, without copies.
+    /// Projections of the decoder layers.
     pub layer_bytes: u64,
-    /// Copies of key-value heads that are counted on the shard with the first copy.
+    /// Key and value projections of which several logical shards hold copies.
     pub kv_copy_bytes: u64,
     /// Embedding.
     pub embedding_bytes: u64,
@@ -23,13 +23,12 @@ impl ParameterShare {
     pub fn of(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
         let mut share = Self::default();
         for (unit, values) in parameters.iter() {
-            let shard = unit.shard as usize;
-            let copy = unit.tensor.is_key_value() && geometry.sharding.kv_original(shard) != shard;
+            let copied = unit.tensor.is_key_value() && geometry.sharding.is_kv_copied(unit.shard as usize);
             let kind = match unit.tensor {
                 Tensor::Embedding => &mut share.embedding_bytes,
                 Tensor::Head => &mut share.head_bytes,
                 tensor if tensor.is_norm() => &mut share.norm_bytes,
-                _ if copy => &mut share.kv_copy_bytes,
+                _ if copied => &mut share.kv_copy_bytes,
                 _ => &mut share.layer_bytes,
             };
             *kind += size_of_val(values) as u64;

@@ -143,7 +143,8 @@ impl Trainer {
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
         self.check(&batch)?;
-        let scale = 1.0 / batch.global_tokens as f32;
+        let tokens = batch.global_tokens as f32;
+        let scale = 1.0 / tokens;
         let mut sum = self.accumulate(step, batch, scale)?;
         self.links.data.sum(sum.gradients.values_mut())?;
         let mut loss = [sum.loss];
@@ -153,7 +154,7 @@ impl Trainer {
         let index = self.parameters.index().clone();
         let gradients = finish_gradients(geometry, slice, index, &sum.gradients, &mut self.links.tensor)?;
         let mut squares = SquareSums::of_slice(geometry, slice, &gradients, self.place.tensor == 0);
-        let loss = self.share_with_replica(&mut squares, loss[0])? * scale;
+        let loss = self.share_with_replica(&mut squares, loss[0])? / tokens;
         let gradient_norm = squares.norm(self.network.geometry());
         let learning_rate = self.optimizer.step(&mut self.parameters, &gradients, step, gradient_norm);
         Ok(StepReport { loss, gradient_norm, learning_rate })

@@ -6,7 +6,7 @@
 mod gang;
 
 use gang::{Account, Outcome, Run, batch, connect};
-use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, Sharding};
+use sixfold_model::{Geometry, ModelConfig, OptimizerOptions};
 use sixfold_parallel::{PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
 use sixfold_topology::{ParallelPlan, Rank};
 
@@ -31,7 +31,7 @@ fn config() -> ModelConfig {
 }
 
 fn job(config: ModelConfig, logical: usize) -> TrainingJob {
-    let sharding = Sharding::new(&config, logical).unwrap();
+    let geometry = Geometry::new(config, logical).unwrap();
     let optimizer = OptimizerOptions {
         learning_rate: 0.01,
         warmup_steps: 2,
@@ -39,7 +39,7 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
         clip_norm: 0.5,
         ..Default::default()
     };
-    TrainingJob { geometry: Geometry { config, sharding }, optimizer, seed: 9, dropout: 0.1 }
+    TrainingJob { geometry, optimizer, seed: 9, dropout: 0.1 }
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
@@ -113,13 +113,17 @@ fn another_plan_continues_a_run() {
 
 #[test]
 fn ranks_hold_and_compute_only_their_share() {
-    let job = job(config(), 4);
-    let (_, serial) = run(&job, "pp1");
+    assert_shares(&job(config(), 4));
+    assert_shares(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4));
+}
+
+fn assert_shares(job: &TrainingJob) {
+    let (_, serial) = run(job, "pp1");
     let serial = &serial[0];
     assert_eq!(serial.bytes_sent, 0);
     for text in ["tp2", "tp4", "pp3", "dp2", "tp2.pp3", "dp2.tp2.pp3"] {
         let plan: ParallelPlan = text.parse().unwrap();
-        let (_, accounts) = run(&job, text);
+        let (_, accounts) = run(job, text);
         let model_ways = (plan.tensor_parallel * plan.pipeline_parallel) as u64;
         for account in &accounts {
             assert_eq!(account.parameters.layer_bytes, serial.parameters.layer_bytes / model_ways, "{text}");
