@@ -17,6 +17,7 @@ pub mod identity;
 mod join;
 pub mod link;
 mod quic_runtime;
+pub mod tensor;
 
 pub use byte_stream::{ByteStream, IncomingStream, RecvHalf, SendHalf};
 pub use channel::{

@@ -1,0 +1,142 @@
+//! Messages on their way out of a link, bounded in bytes. The sender blocks; the other side may be
+//! a thread or a task.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+/// A queue with one sender and one receiver.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    ready: Notify,
+    window_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: VecDeque<Bytes>,
+    /// Bytes pushed and not released.
+    held_bytes: usize,
+    /// Nothing more will be pushed.
+    closed: bool,
+    /// Nothing more will be taken, and why.
+    failed: Option<String>,
+}
+
+/// What a receiver found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A message; its bytes count until they are released.
+    Message(Bytes),
+    /// The sender has gone and everything was taken.
+    Closed,
+    /// Nothing came in time.
+    Timeout,
+}
+
+impl Queue {
+    pub(super) fn new(window_bytes: usize) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), ready: Notify::new(), window_bytes }
+    }
+
+    /// Adds a message, once there is room. One that is longer than the window waits until the queue
+    /// is empty.
+    pub(super) fn push(&self, message: Bytes) -> Result<(), String> {
+        let full =
+            |state: &State| state.held_bytes > 0 && state.held_bytes + message.len() > self.window_bytes;
+        let mut state = self.lock();
+        while full(&state) && state.failed.is_none() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(reason) = &state.failed {
+            return Err(reason.clone());
+        }
+        state.held_bytes += message.len();
+        state.messages.push_back(message);
+        drop(state);
+        self.changed.notify_all();
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// Takes the next message, on a thread.
+    pub(super) fn pop(&self, until: Option<Instant>) -> Next {
+        let mut state = self.lock();
+        loop {
+            if let Some(next) = state.next() {
+                return next;
+            }
+            state = match until {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Next::Timeout;
+                    }
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Takes the next message, in a task.
+    pub(super) async fn pop_async(&self) -> Next {
+        loop {
+            if let Some(next) = self.lock().next() {
+                return next;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Gives room back once a message has been dealt with.
+    pub(super) fn release(&self, bytes: usize) {
+        self.lock().held_bytes -= bytes;
+        self.changed.notify_all();
+    }
+
+    /// Nothing more will be pushed; what is there may still be taken.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+        self.ready.notify_one();
+    }
+
+    /// Nothing more will be taken: what is there is dropped and `push` fails with this reason.
+    pub(super) fn fail(&self, reason: &str) {
+        let mut state = self.lock();
+        state.failed.get_or_insert_with(|| reason.to_owned());
+        state.messages.clear();
+        drop(state);
+        self.changed.notify_all();
+        self.ready.notify_one();
+    }
+
+    /// Whether everything that was pushed has been dealt with, or why it never will.
+    pub(super) fn idle(&self) -> Result<bool, String> {
+        let state = self.lock();
+        match &state.failed {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(state.held_bytes == 0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Next> {
+        match self.messages.pop_front() {
+            Some(message) => Some(Next::Message(message)),
+            None if self.closed || self.failed.is_some() => Some(Next::Closed),
+            None => None,
+        }
+    }
+}
