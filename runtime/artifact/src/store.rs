@@ -9,13 +9,18 @@
 //! same way after all of its blobs. Several processes of one node may use one store at once: names
 //! are hashes, so two writers of one name write the same bytes.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use crate::manifest::{FileEntry, Manifest, ManifestError};
+
+/// Content may be this old before its artefact is published.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -287,6 +292,29 @@ impl Store {
         Ok(manifest)
     }
 
+    /// Takes an artefact away from this node, with the content that no other artefact here names.
+    /// Content younger than a minute stays: it may belong to an artefact that is being written.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it is not here or cannot be removed.
+    pub fn remove(&self, id: ArtifactId) -> Result<(), StoreError> {
+        let manifest = self.manifest(id)?;
+        let path = self.manifest_path(id);
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        let mut named = HashSet::new();
+        for other in self.list()? {
+            named.extend(self.manifest(other)?.files.into_iter().map(|file| file.hash));
+        }
+        for file in manifest.files.iter().filter(|file| !named.contains(&file.hash)) {
+            let path = self.blob_path(&file.hash);
+            let age = fs::metadata(&path).and_then(|metadata| metadata.modified()).map(|at| at.elapsed());
+            if age.is_ok_and(|age| age.is_ok_and(|age| age > YOUNG)) {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn manifest_path(&self, id: ArtifactId) -> PathBuf {
         self.root.join("manifests").join(format!("{id}.json"))
     }
@@ -409,6 +437,22 @@ mod tests {
         writer.write_all(b"content").unwrap();
         assert!(matches!(writer.finish_expecting(&announced), Err(StoreError::Damaged { .. })));
         assert!(!store.has_blob(&announced.hash));
+    }
+
+    #[test]
+    fn removes_an_artefact_but_not_what_others_name() {
+        let (_folder, store) = store();
+        let (id, file) = one_file(&store);
+        let mut other = Manifest::new("tokens", "other");
+        other.files.push(file.clone());
+        let other = store.publish(&other).unwrap();
+        store.remove(id).unwrap();
+        assert!(!store.has(id));
+        assert_eq!(store.read(other, "a.bin").unwrap(), b"content");
+        let old = std::time::SystemTime::now() - 2 * YOUNG;
+        File::open(store.entry_path(&file).unwrap()).unwrap().set_modified(old).unwrap();
+        store.remove(other).unwrap();
+        assert!(!store.has_blob(&file.hash));
     }
 
     #[test]

@@ -5,9 +5,18 @@
 //!
 //! Read [`task::TaskContext`] first: it is all that a role sees of the cluster.
 
+pub mod daemon;
+mod host;
+mod neighbours;
 pub mod protocol;
 pub mod role;
-pub mod supervisor;
+mod session;
+mod supervisor;
 pub mod task;
-pub mod task_table;
-pub mod transfer;
+mod task_table;
+mod transfer;
+pub mod worker;
+
+pub use transfer::{
+    STREAM_KIND as ARTIFACT_STREAM, TransferError, TransferRequest, receive as receive_artifact,
+};

@@ -11,7 +11,9 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use sixfold_artifact::Manifest;
 use sixfold_wire::id::{ArtifactId, Epoch, Fence, LeaseId, NodeName, TaskId};
+use sixfold_wire::message::Message;
 
 use crate::task::{Gang, Metrics, SavedState, TaskAddress, TaskError, TaskOutput, TaskSpec};
 
@@ -127,6 +129,20 @@ pub struct ArtifactSummary {
     pub parents: Vec<ArtifactId>,
 }
 
+impl ArtifactSummary {
+    /// The summary of a manifest; `task` made it.
+    pub fn of(manifest: &Manifest, task: TaskId) -> Self {
+        Self {
+            id: manifest.id(),
+            kind: manifest.kind.clone(),
+            task,
+            stage: manifest.stage.clone(),
+            bytes: manifest.bytes(),
+            parents: manifest.parents.clone(),
+        }
+    }
+}
+
 /// Coordinator's answer to a [`NodeReport`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NodeReply {
@@ -222,4 +238,14 @@ pub enum CommandReply {
     Refused(String),
     /// Answer to a probe.
     Reachable(bool),
+}
+
+impl Message for Fenced<NodeReport> {
+    type Reply = NodeReply;
+    const PROTOCOL: &'static str = "node-report";
+}
+
+impl Message for Fenced<NodeCommand> {
+    type Reply = CommandReply;
+    const PROTOCOL: &'static str = "node-command";
 }

@@ -14,13 +14,13 @@ use crate::role::Role;
 use crate::task::{ErrorClass, TaskContext, TaskError, TaskResult};
 
 /// Told how each task ended, exactly once.
-pub trait EndSink: Send + Sync + 'static {
+pub(crate) trait EndSink: Send + Sync + 'static {
     /// A task's attempt ended.
     fn ended(&self, task: TaskId, epoch: Epoch, result: TaskResult);
 }
 
 /// What the supervisor is asked to do.
-pub enum SupervisorMessage {
+pub(crate) enum SupervisorMessage {
     /// Start a role's actor for a task.
     Start(Role, Box<TaskContext>, tokio::sync::oneshot::Receiver<TaskResult>),
     /// Ask a task's actor to stop; one that does not within the grace period is killed.
@@ -35,7 +35,7 @@ pub enum SupervisorMessage {
 const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The supervising actor; see the module.
-pub struct Supervisor;
+pub(crate) struct Supervisor;
 
 struct Child {
     context: TaskContext,
@@ -44,7 +44,7 @@ struct Child {
 }
 
 /// The supervisor's children.
-pub struct SupervisorState {
+pub(crate) struct SupervisorState {
     sink: Arc<dyn EndSink>,
     children: HashMap<ActorId, Child>,
 }

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sixfold_artifact::{Manifest, Store, StoreError};
+use sixfold_transport::Endpoint;
 use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -209,6 +210,28 @@ pub struct TaskSpec {
     pub resume: Vec<SavedState>,
 }
 
+/// Which tensor links the ranks of a gang use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkChoice {
+    /// Shared memory on one host, QUIC between hosts.
+    #[default]
+    Auto,
+    /// Shared memory only.
+    SharedMemory,
+    /// QUIC only.
+    Quic,
+}
+
+/// How a task reaches other processes.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// This process's endpoint, with its identity.
+    pub endpoint: Endpoint,
+    /// Tensor links to use.
+    pub links: LinkChoice,
+}
+
 /// All that a role sees of the cluster.
 #[derive(Clone)]
 pub struct TaskContext {
@@ -224,6 +247,8 @@ pub struct TaskContext {
     pub scratch: PathBuf,
     /// What the cluster does for the task.
     pub host: Arc<dyn TaskHost>,
+    /// How the task reaches other processes; none in a process without a cluster.
+    pub network: Option<Network>,
     /// Set when the task is to stop: a cancelled job, a draining node.
     pub cancel: CancellationToken,
     result: Arc<Mutex<Option<oneshot::Sender<TaskResult>>>>,
@@ -242,7 +267,13 @@ impl TaskContext {
         let (sender, receiver) = oneshot::channel();
         let result = Arc::new(Mutex::new(Some(sender)));
         let cancel = CancellationToken::new();
-        (Self { spec, epoch, node, store, scratch, host, cancel, result }, receiver)
+        (Self { spec, epoch, node, store, scratch, host, network: None, cancel, result }, receiver)
+    }
+
+    /// The same task, with a way to other processes.
+    #[must_use]
+    pub fn with_network(self, network: Network) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// The stage's options.

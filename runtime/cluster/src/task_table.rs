@@ -13,7 +13,7 @@ use crate::task::TaskResult;
 
 /// What to do about an order to start an attempt.
 #[derive(Debug, PartialEq)]
-pub enum Start {
+pub(crate) enum Start {
     /// Start it; stop this older attempt first.
     Run {
         /// The attempt that it replaces.
@@ -27,7 +27,7 @@ pub enum Start {
 
 /// The table; see the module.
 #[derive(Debug, Default)]
-pub struct TaskTable {
+pub(crate) struct TaskTable {
     running: BTreeMap<TaskId, (Epoch, Option<SocketAddr>)>,
     ended: BTreeMap<TaskId, (Epoch, TaskResult)>,
     newest: BTreeMap<TaskId, Epoch>,
@@ -35,7 +35,7 @@ pub struct TaskTable {
 
 impl TaskTable {
     /// An order to start an attempt.
-    pub fn start(&mut self, task: TaskId, epoch: Epoch) -> Start {
+    pub(crate) fn start(&mut self, task: TaskId, epoch: Epoch) -> Start {
         let newest = self.newest.get(&task).copied();
         if newest == Some(epoch) {
             return Start::Known;
@@ -50,7 +50,7 @@ impl TaskTable {
     }
 
     /// The attempt listens at `address`.
-    pub fn listens(&mut self, task: TaskId, epoch: Epoch, address: SocketAddr) {
+    pub(crate) fn listens(&mut self, task: TaskId, epoch: Epoch, address: SocketAddr) {
         if let Some((running, known)) = self.running.get_mut(&task)
             && *running == epoch
         {
@@ -59,7 +59,7 @@ impl TaskTable {
     }
 
     /// An order to stop an attempt and all older ones; returns the one that runs, if it is among them.
-    pub fn stop(&mut self, task: TaskId, epoch: Epoch) -> Option<Epoch> {
+    pub(crate) fn stop(&mut self, task: TaskId, epoch: Epoch) -> Option<Epoch> {
         let newest = self.newest.entry(task).or_insert(epoch);
         *newest = epoch.max(*newest);
         self.ended.retain(|&id, (ended, _)| id != task || *ended > epoch);
@@ -67,7 +67,7 @@ impl TaskTable {
     }
 
     /// An attempt ended. Returns whether its result counts: one that was replaced does not.
-    pub fn ended(&mut self, task: TaskId, epoch: Epoch, result: TaskResult) -> bool {
+    pub(crate) fn ended(&mut self, task: TaskId, epoch: Epoch, result: TaskResult) -> bool {
         let current = self.running.get(&task).is_some_and(|&(running, _)| running == epoch);
         if current {
             self.running.remove(&task);
@@ -77,12 +77,12 @@ impl TaskTable {
     }
 
     /// The coordinator has the result.
-    pub fn acknowledge(&mut self, task: TaskId, epoch: Epoch) {
+    pub(crate) fn acknowledge(&mut self, task: TaskId, epoch: Epoch) {
         self.ended.retain(|&id, (ended, _)| id != task || *ended != epoch);
     }
 
     /// What runs here.
-    pub fn running(&self) -> Vec<RunningTask> {
+    pub(crate) fn running(&self) -> Vec<RunningTask> {
         let running = |(&task, &(epoch, address)): (&TaskId, &(Epoch, Option<SocketAddr>))| RunningTask {
             task,
             epoch,
@@ -92,7 +92,7 @@ impl TaskTable {
     }
 
     /// Results that the coordinator has not taken.
-    pub fn unacknowledged(&self) -> Vec<(TaskId, Epoch, TaskResult)> {
+    pub(crate) fn unacknowledged(&self) -> Vec<(TaskId, Epoch, TaskResult)> {
         self.ended.iter().map(|(&task, (epoch, result))| (task, *epoch, result.clone())).collect()
     }
 }

@@ -50,7 +50,7 @@ pub enum TransferError {
 ///
 /// # Errors
 /// [`TransferError`] where the artefact is not here or the stream breaks.
-pub async fn send<S>(store: &Store, id: ArtifactId, stream: &mut S) -> Result<(), TransferError>
+pub(crate) async fn send<S>(store: &Store, id: ArtifactId, stream: &mut S) -> Result<(), TransferError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

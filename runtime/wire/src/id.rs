@@ -154,7 +154,7 @@ text_id!(
 );
 
 /// One unit of work: a page range, a document shard, a rank of a gang, a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId {
     /// The job.
     pub job: JobId,

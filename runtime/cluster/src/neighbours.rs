@@ -1,0 +1,119 @@
+//! Other nodes' stores over QUIC: serving this node's artefacts, fetching and pushing theirs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sixfold_artifact::{Manifest, Store};
+use sixfold_transport::identity::{Expected, Peer, Role, Roles};
+use sixfold_transport::{ByteStream, Connection, Endpoint, IncomingStream, Registration};
+use sixfold_wire::id::ArtifactId;
+use tokio::sync::Semaphore;
+
+use crate::host::Neighbours;
+use crate::protocol::NodeAddress;
+use crate::transfer::{self, STREAM_KIND, TransferError, TransferRequest};
+
+/// Transfers that a node serves at the same time; further ones wait.
+const TRANSFERS_MAX: usize = 16;
+
+/// The way to other nodes over QUIC.
+pub(crate) struct QuicNeighbours {
+    endpoint: Endpoint,
+    store: Store,
+}
+
+impl QuicNeighbours {
+    /// Moves artefacts in and out of `store`.
+    pub(crate) fn new(endpoint: Endpoint, store: Store) -> Self {
+        Self { endpoint, store }
+    }
+
+    async fn open(&self, node: &NodeAddress, request: TransferRequest) -> Result<ByteStream, TransferError> {
+        let peer = Peer::node(node.node.as_str()).map_err(std::io::Error::other)?;
+        let connection = connect(&self.endpoint, &peer, node.address).await?;
+        connection
+            .open_stream(STREAM_KIND, &request)
+            .await
+            .map_err(|error| std::io::Error::other(error).into())
+    }
+}
+
+/// The live connection to a node, or a new one.
+async fn connect(endpoint: &Endpoint, peer: &Peer, address: SocketAddr) -> std::io::Result<Connection> {
+    if let Some(connection) = endpoint.connection_to(peer) {
+        return Ok(connection);
+    }
+    endpoint.connect(address, Expected::Peer(peer.clone())).await.map_err(std::io::Error::other)
+}
+
+#[async_trait]
+impl Neighbours for QuicNeighbours {
+    async fn fetch(&self, from: &NodeAddress, id: ArtifactId) -> Result<Manifest, TransferError> {
+        let stream = self.open(from, TransferRequest::Fetch(id)).await?;
+        let mut stream = tokio::io::join(stream.recv, stream.send);
+        let manifest = transfer::receive(&self.store, id, &mut stream).await?;
+        stream.into_inner().1.finish().await?;
+        Ok(manifest)
+    }
+
+    async fn push(&self, to: &NodeAddress, id: ArtifactId) -> Result<(), TransferError> {
+        let stream = self.open(to, TransferRequest::Push(id)).await?;
+        let mut stream = tokio::io::join(stream.recv, stream.send);
+        transfer::send(&self.store, id, &mut stream).await?;
+        stream.into_inner().1.finish().await?;
+        Ok(())
+    }
+}
+
+/// Lets the other nodes, the coordinator and users fetch artefacts of `store`, and nodes push into it.
+pub(crate) fn serve_artifacts(endpoint: &Endpoint, store: Store) -> Registration {
+    let places = Arc::new(Semaphore::new(TRANSFERS_MAX));
+    // The handler runs on the endpoint's own thread, which must not move content.
+    let runtime = tokio::runtime::Handle::current();
+    endpoint.register_streams(STREAM_KIND, Roles::ANY, move |incoming| {
+        let (store, places) = (store.clone(), Arc::clone(&places));
+        runtime.spawn(async move {
+            // The semaphore is never closed.
+            let _place = places.acquire_owned().await;
+            let from = incoming.from.clone();
+            if let Err(error) = answer(&store, incoming).await {
+                tracing::debug!(%from, %error, "a transfer failed");
+            }
+        });
+    })
+}
+
+async fn answer(store: &Store, incoming: IncomingStream) -> Result<(), TransferError> {
+    let Ok(request) = incoming.header::<TransferRequest>() else {
+        return Ok(incoming.refuse("not a transfer request").await?);
+    };
+    match request {
+        TransferRequest::Fetch(id) if !store.has(id) => {
+            Ok(incoming.refuse("the artefact is not on this node").await?)
+        }
+        TransferRequest::Fetch(id) => {
+            let stream = incoming.accept().await?;
+            let mut stream = tokio::io::join(stream.recv, stream.send);
+            transfer::send(store, id, &mut stream).await?;
+            Ok(stream.into_inner().1.finish().await?)
+        }
+        TransferRequest::Push(_) if incoming.from.role() != Role::Node => {
+            Ok(incoming.refuse("only nodes push artefacts").await?)
+        }
+        TransferRequest::Push(id) => {
+            let stream = incoming.accept().await?;
+            let mut stream = tokio::io::join(stream.recv, stream.send);
+            transfer::receive(store, id, &mut stream).await?;
+            Ok(stream.into_inner().1.finish().await?)
+        }
+    }
+}
+
+/// Whether a node answers over a fresh connection.
+pub(crate) async fn probe(endpoint: &Endpoint, node: &NodeAddress) -> bool {
+    let Ok(peer) = Peer::node(node.node.as_str()) else { return false };
+    let deadline = std::time::Duration::from_millis(500);
+    let dialled = tokio::time::timeout(deadline, endpoint.connect(node.address, Expected::Peer(peer))).await;
+    matches!(dialled, Ok(Ok(_)))
+}
