@@ -28,6 +28,8 @@ mod scope;
 mod segment;
 mod sitemap;
 mod state;
+#[cfg(test)]
+mod testing;
 mod visit;
 
 pub use actor::Crawler;

@@ -1,93 +1,15 @@
-mod site;
-
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
-use sixfold_artifact::Store;
-use sixfold_cluster::task::{LocalHost, Metric, Record, TaskSpec};
-use sixfold_warc::{DecodeLimits, Reader, RecordKind, sha1_base32};
-use sixfold_wire::id::{Epoch, JobId, NodeName, TaskId};
+use sixfold_cluster::task::{Metric, Record};
 use tokio::sync::Notify;
 
-use self::site::{Site, html, links, redirect, status, text};
 use super::*;
-
-/// A node of its own: a store that outlives an attempt, as a daemon's does.
-struct Node {
-    _folder: tempfile::TempDir,
-    store: Store,
-    host: Arc<LocalHost>,
-}
-
-impl Node {
-    fn new() -> Self {
-        // Another test of this process may have been first.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let host = Arc::new(LocalHost::new(store.clone()));
-        Self { _folder: folder, store, host }
-    }
-
-    fn context(&self, options: &CrawlOptions) -> TaskContext {
-        let states = self.host.records().into_iter().filter_map(|record| match record {
-            Record::State(saved) => Some(saved),
-            _ => None,
-        });
-        let spec = TaskSpec {
-            id: TaskId { job: JobId(1), phase: 0, index: 0 },
-            role: "crawl".into(),
-            stage: "crawl".into(),
-            count: 1,
-            options_json: serde_json::to_string(options).unwrap(),
-            inputs: Vec::new(),
-            resume: states.max_by_key(|saved| saved.step).into_iter().collect(),
-        };
-        let host = Arc::clone(&self.host);
-        TaskContext::new(spec, Epoch(1), NodeName::from("n1"), self.store.clone(), PathBuf::new(), host).0
-    }
-
-    async fn crawl(&self, options: &CrawlOptions) -> Result<TaskOutput, CrawlError> {
-        run(&self.context(options), options.clone(), |_| ()).await
-    }
-
-    /// Bodies of the archived pages by address; a page that was archived twice is an error.
-    fn archived(&self, output: &TaskOutput) -> BTreeMap<String, Vec<u8>> {
-        let limits = DecodeLimits { bytes_max: 1 << 20, ratio_max: 1 };
-        let mut pages = BTreeMap::new();
-        for (index, &segment) in output.artifacts.iter().enumerate() {
-            let file = self.store.read(segment, &format!("pages-{index:05}.warc.gz")).unwrap();
-            let mut reader = Reader::new(&file[..]).unwrap();
-            while let Some(record) = reader.next_record().unwrap() {
-                if record.kind() == RecordKind::Response {
-                    let body = record.http().unwrap().body(limits).unwrap();
-                    assert_eq!(record.headers.get("WARC-Payload-Digest"), Some(&*sha1_base32(&body)));
-                    let uri = record.target_uri().unwrap().to_owned();
-                    assert!(pages.insert(uri, body).is_none(), "archived twice");
-                }
-            }
-        }
-        pages
-    }
-}
-
-/// Options for sites of a test: at once, and allowed to be on loopback.
-fn options(sites: &[&Site], seed: &str) -> CrawlOptions {
-    CrawlOptions {
-        allow_private_hosts: sites.iter().map(|site| site.address.to_string()).collect(),
-        allow_hosts: sites.iter().map(|site| site.address.to_string()).collect(),
-        delay_ms: 0,
-        retry_wait_ms: 0,
-        sitemaps: false,
-        ..CrawlOptions::new([sites[0].url(seed)])
-    }
-}
+use crate::testing::{Node, Site, html, links, options, redirect, status, text};
 
 fn count(output: &TaskOutput, name: &str) -> u64 {
     match output.metrics.get(name) {

@@ -13,21 +13,21 @@ use tokio::task::JoinHandle;
 
 /// One request, as the site saw it.
 #[derive(Clone, Debug)]
-pub(super) struct Hit {
-    pub(super) target: String,
-    pub(super) user_agent: String,
-    pub(super) began: Instant,
+pub(crate) struct Hit {
+    pub(crate) target: String,
+    pub(crate) user_agent: String,
+    pub(crate) began: Instant,
 }
 
-pub(super) struct Site {
-    pub(super) address: SocketAddr,
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
     hits: Arc<Mutex<Vec<Hit>>>,
     server: JoinHandle<()>,
 }
 
 impl Site {
     /// Serves on 127.0.0.`last`, so that a test can have several hosts.
-    pub(super) async fn start<F>(last: u8, answer: F) -> Self
+    pub(crate) async fn start<F>(last: u8, answer: F) -> Self
     where
         F: Fn(&str) -> Response + Send + Sync + 'static,
     {
@@ -49,15 +49,15 @@ impl Site {
         Self { address, hits, server }
     }
 
-    pub(super) fn url(&self, target: &str) -> String {
+    pub(crate) fn url(&self, target: &str) -> String {
         format!("http://{}{target}", self.address)
     }
 
-    pub(super) fn hits(&self) -> Vec<Hit> {
+    pub(crate) fn hits(&self) -> Vec<Hit> {
         self.hits.lock().unwrap().clone()
     }
 
-    pub(super) fn count(&self, target: &str) -> usize {
+    pub(crate) fn count(&self, target: &str) -> usize {
         self.hits().iter().filter(|hit| hit.target == target).count()
     }
 }
@@ -68,24 +68,24 @@ impl Drop for Site {
     }
 }
 
-pub(super) fn html(body: impl Into<Vec<u8>>) -> Response {
+pub(crate) fn html(body: impl Into<Vec<u8>>) -> Response {
     Response::builder().header("content-type", "text/html").body(Body::from(body.into())).unwrap()
 }
 
 /// A page of links.
-pub(super) fn links(targets: impl IntoIterator<Item = impl std::fmt::Display>) -> Response {
+pub(crate) fn links(targets: impl IntoIterator<Item = impl std::fmt::Display>) -> Response {
     let anchors: String = targets.into_iter().map(|target| format!("<a href='{target}'>x</a>")).collect();
     html(anchors)
 }
 
-pub(super) fn text(body: &'static str) -> Response {
+pub(crate) fn text(body: &'static str) -> Response {
     Response::builder().header("content-type", "text/plain").body(Body::from(body)).unwrap()
 }
 
-pub(super) fn redirect(target: &str) -> Response {
+pub(crate) fn redirect(target: &str) -> Response {
     Response::builder().status(302).header("location", target).body(Body::empty()).unwrap()
 }
 
-pub(super) fn status(code: u16) -> Response {
+pub(crate) fn status(code: u16) -> Response {
     Response::builder().status(code).body(Body::empty()).unwrap()
 }
