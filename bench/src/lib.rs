@@ -1,1 +1,9 @@
-//! End-to-end and side-by-side benchmarks.
+//! What the benchmarks share: a second process, figures of a process, reports.
+//!
+//! The benchmarks are the binaries: `remote_ref` (actor channels) and `tensor_link` (tensor links
+//! beside plain TCP). Each runs between two processes: itself and a child of the same program.
+//! Read [`report::Report`] for what a run prints.
+
+pub mod peer;
+pub mod report;
+pub mod usage;

@@ -97,8 +97,7 @@ pub struct TensorOptions {
     pub threads: usize,
     /// Size of a shared-memory ring, one for each direction of a link.
     pub ring_bytes: usize,
-    /// What a link takes in before `send` waits for the peer to receive. A single longer message
-    /// passes when nothing else is under way.
+    /// What a link takes in before `send` waits for the peer to receive.
     pub window_bytes: usize,
     /// How long two ranks may take to meet.
     pub setup_timeout: Duration,

@@ -314,7 +314,12 @@ async fn settle(plane: &Arc<Plane>, mut visitor: Visitor) -> Result<Box<dyn Tens
     match (opened, choice) {
         (Ok(link), _) => {
             visitor.answer(&LinkAnswer::SharedMemory).await?;
-            plane.runtime().spawn(visitor.see_off());
+            let its_plane = plane.clone();
+            plane.runtime().spawn(async move {
+                visitor.see_off().await;
+                // The answer must reach the visitor even if this rank drops its endpoint now.
+                drop(its_plane);
+            });
             Ok(Box::new(link))
         }
         (Err(_), Choice::Quic | Choice::Either) => {

@@ -8,6 +8,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+/// Small enough that the allocator keeps the memory, and that writing starts before copying ends.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// A queue with one sender and one receiver.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -64,6 +67,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Adds bytes in pieces, for a stream that does not care where they were cut.
+    pub(super) fn push_pieces(&self, bytes: &[u8]) -> Result<(), String> {
+        bytes.chunks(PIECE_BYTES).try_for_each(|piece| self.push(Bytes::copy_from_slice(piece)))
+    }
+
     /// Takes the next message, on a thread.
     pub(super) fn pop(&self, until: Option<Instant>) -> Next {
         let mut state = self.lock();
@@ -117,12 +125,19 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Whether everything that was pushed has been dealt with, or why it never will.
-    pub(super) fn idle(&self) -> Result<bool, String> {
-        let state = self.lock();
-        match &state.failed {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(state.held_bytes == 0),
+    /// Waits until everything that was pushed has been dealt with; `false` if it has not by then.
+    /// The error is why it never will.
+    pub(super) fn wait_idle(&self, until: Instant) -> Result<bool, String> {
+        let mut state = self.lock();
+        loop {
+            if let Some(reason) = &state.failed {
+                return Err(reason.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if state.held_bytes == 0 || left.is_zero() {
+                return Ok(state.held_bytes == 0);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -20,6 +20,9 @@ use crate::link::{LinkError, TensorLink};
 /// Chunks taken from the stream at once.
 const CHUNKS: usize = 32;
 
+/// Bytes of a message that leave together with its length.
+const FIRST_BYTES: usize = 256 << 10;
+
 /// How long an end that has finished waits for the other to have everything.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -118,10 +121,14 @@ impl Drop for QuicLink {
 
 impl TensorLink for QuicLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        let mut framed = Vec::with_capacity(8 + message.len());
-        framed.extend_from_slice(&(message.len() as u64).to_le_bytes());
-        framed.extend_from_slice(message);
-        self.queue.push(Bytes::from(framed)).map_err(|reason| self.closed(reason))?;
+        // The writing task may not have noticed yet.
+        if let Some(reason) = self.connection.close_reason() {
+            return Err(self.closed(reason));
+        }
+        let length = (message.len() as u64).to_le_bytes();
+        let (first, rest) = message.split_at(message.len().min(FIRST_BYTES));
+        let pushed = self.queue.push(Bytes::from([&length, first].concat()));
+        pushed.and_then(|()| self.queue.push_pieces(rest)).map_err(|reason| self.closed(reason))?;
         self.bytes_sent += message.len() as u64;
         Ok(())
     }

@@ -15,7 +15,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::region::{Region, Side};
@@ -26,9 +25,9 @@ use super::queue::{Next, Queue};
 use crate::identity::Peer;
 use crate::link::{LinkError, TensorLink};
 
-/// A sender whose ring has stayed full for so long hands the rest to a thread, so that it does not
-/// wait for the peer to receive.
-const SPILL_AFTER: Duration = Duration::from_micros(200);
+/// A sender whose peer has taken nothing for so long hands the rest to a thread, so that it does not
+/// wait for the peer to receive. While the peer does receive, waiting is cheaper than one more copy.
+const SPILL_AFTER: Duration = Duration::from_millis(1);
 
 /// What the other end needs to open the memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,15 +138,29 @@ impl SharedMemoryLink {
         Ok(bytes)
     }
 
+    /// Waits, as long as the peer takes what was spilled, until all of it is gone.
+    fn ring_is_ours(&self) -> Result<bool, LinkError> {
+        loop {
+            let taken = self.end.out.taken();
+            let idle = self.spilled.wait_idle(Instant::now() + SPILL_AFTER);
+            if idle.map_err(|reason| self.closed(reason))? {
+                return Ok(true);
+            }
+            if self.end.out.taken() == taken {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Leaves bytes to the spilling thread, which is started when first needed.
-    fn spill(&mut self, bytes: Bytes) -> Result<(), LinkError> {
-        if !self.spilling {
+    fn spill(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        if !(self.spilling || bytes.is_empty()) {
             let (end, queue) = (self.end.clone(), self.spilled.clone());
             let thread = std::thread::Builder::new().name("sixfold-spill".into());
             thread.spawn(move || write_spilled(&end, &queue)).map_err(|error| self.closed(error))?;
             self.spilling = true;
         }
-        self.spilled.push(bytes).map_err(|reason| self.closed(reason))
+        self.spilled.push_pieces(bytes).map_err(|reason| self.closed(reason))
     }
 
     fn read_exact(&mut self, mut buffer: &mut [u8]) -> Result<(), LinkError> {
@@ -179,14 +192,14 @@ impl TensorLink for SharedMemoryLink {
         }
         let length = (message.len() as u64).to_le_bytes();
         // Bytes that were spilled go first; while there are none, the ring is this thread's.
-        if self.spilled.idle().map_err(|reason| self.closed(reason))? {
+        if self.ring_is_ours()? {
             let length_left = self.write_now(&length)?;
             let left = if length_left.is_empty() { self.write_now(message)? } else { message };
-            if !(length_left.is_empty() && left.is_empty()) {
-                self.spill(Bytes::from([length_left, left].concat()))?;
-            }
+            self.spill(length_left)?;
+            self.spill(left)?;
         } else {
-            self.spill(Bytes::from([&length, message].concat()))?;
+            self.spill(&length)?;
+            self.spill(message)?;
         }
         self.bytes_sent += message.len() as u64;
         Ok(())

@@ -217,6 +217,24 @@ fn strangers_stale_epochs_and_roles_that_are_no_ranks_get_no_link() {
 }
 
 #[test]
+fn links_outlive_the_endpoints_that_made_them() {
+    let ranks = Ranks::new();
+    for policy in [LinkPolicy::SharedMemory, LinkPolicy::Quic] {
+        let (a, b) = (ranks.endpoint("a", options(policy)), ranks.endpoint("b", options(LinkPolicy::Auto)));
+        let address = b.local_address().unwrap();
+        let accepting = async move { b.accept(Role::Node, key(1)).await };
+        let connecting = async move { a.connect(address, Role::Node, key(1)).await };
+        let accepting = ranks.runtime.spawn(accepting);
+        let mut a = ranks.runtime.block_on(connecting).unwrap();
+        let mut b = ranks.runtime.block_on(accepting).unwrap().unwrap();
+        a.send(b"still here").unwrap();
+        let mut received = [0; 10];
+        b.recv(&mut received).unwrap();
+        assert_eq!(&received, b"still here");
+    }
+}
+
+#[test]
 fn an_impostor_is_refused_and_the_expected_rank_still_gets_its_link() {
     let ranks = Ranks::new();
     let [host, rank, impostor] = ["b", "a", "x"].map(|name| ranks.endpoint(name, options(LinkPolicy::Auto)));

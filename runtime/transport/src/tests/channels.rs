@@ -143,6 +143,8 @@ async fn a_call_ends_at_its_deadline_and_its_late_reply_is_dropped() {
     let late = numbers.call(Arithmetic::Double(1), Duration::from_millis(30)).await;
     assert!(matches!(late, Err(CallError::Deadline(_))));
     let reply = arrived.recv().await.unwrap().reply.unwrap();
+    // The actor counts from the arrival, a little later than the caller.
+    tokio::time::sleep_until(reply.deadline().into()).await;
     assert!(reply.abandoned());
     reply.send(&99);
     let second = tokio::spawn(async move { numbers.call(Arithmetic::Double(2), SOON).await });

@@ -93,6 +93,11 @@ impl Ring {
         self.wait(Flag::ReaderWaits, until, || self.used().map_or(true, |used| used > 0))
     }
 
+    /// Bytes that the reader has taken so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.counter(Counter::Tail).load(Relaxed)
+    }
+
     /// Whether the other end has said that it left.
     pub(super) fn peer_gone(&self) -> Option<&'static str> {
         self.region.gone(self.side.other()).then_some(LEFT)
