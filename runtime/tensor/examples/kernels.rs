@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use sixfold_tensor::{
     AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, Start,
-    VocabularyShard, adamw_step, attention, attention_backward, logit_exp_sums, matmul, matmul_panels,
-    rms_norm, set_threads, simd_level, swiglu,
+    VocabularyShard, adamw_step, attention, attention_backward, keep_freed_memory, logit_exp_sums, matmul,
+    matmul_panels, rms_norm, set_threads, simd_level, swiglu,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count = std::env::args().nth(1).map_or(Ok(1), |argument| argument.parse())?;
     set_threads(count)?;
+    keep_freed_memory();
     println!("{} instructions, {count} threads", simd_level().name());
     let part = std::env::args().nth(2);
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);

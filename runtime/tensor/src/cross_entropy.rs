@@ -6,7 +6,7 @@
 //! With one shard the same calls serve a single device.
 
 use crate::math::{exp, ln};
-use crate::order::fold_lanes;
+use crate::order::{fold_lanes, larger, largest_lane};
 use crate::simd::{simd_dispatch, simd_level};
 use crate::threads;
 
@@ -140,7 +140,6 @@ simd_dispatch!(fn softmax_at(row: &mut [f32], maximum: f32, sum: f32, scale: f32
 
 #[inline(always)]
 fn maximum(row: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = row.as_chunks::<16>();
     for chunk in chunks {
@@ -148,8 +147,7 @@ fn maximum(row: &[f32]) -> f32 {
             lanes[lane] = larger(lanes[lane], chunk[lane]);
         }
     }
-    let all = lanes.into_iter().fold(f32::NEG_INFINITY, larger);
-    rest.iter().copied().fold(all, larger)
+    rest.iter().copied().fold(largest_lane(lanes), larger)
 }
 
 #[inline(always)]

@@ -99,6 +99,25 @@ pub(crate) fn fold_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// The largest of sixteen lanes.
+#[inline(always)]
+pub(crate) fn largest_lane(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = larger(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// `b` if it is larger, else `a`: the same instruction on every level, unlike `f32::max`.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
 /// The sum of squares of each block of [`NORM_BLOCK`] elements; the last block may be shorter.
 ///
 /// Blocks are cut inside one (tensor x logical shard), so a rank that holds some of them computes the same numbers.

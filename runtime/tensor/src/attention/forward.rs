@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, row_index, value_stride};
 use crate::math::{exp, ln};
-use crate::order::fold_lanes;
+use crate::order::{fold_lanes, larger, largest_lane};
 use crate::simd::simd_dispatch;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
 use crate::{PANEL_COLUMNS, SimdLevel, Start, threads};
@@ -61,6 +61,8 @@ pub(super) fn run<B: KeyValueBlocks>(
 
 impl<B: KeyValueBlocks> Task<'_, B> {
     fn run(&mut self, level: SimdLevel, q_thd: &[f32], shape: &AttentionShape) {
+        self.out.reserve_exact(self.rows.len() * shape.head_dim);
+        self.lse.reserve_exact(self.rows.len());
         let mut chunk = Chunk::new(shape.head_dim, self.rows.len().min(CHUNK_ROWS));
         for first in self.rows.clone().step_by(CHUNK_ROWS) {
             let rows = first..self.rows.end.min(first + CHUNK_ROWS);
@@ -249,10 +251,5 @@ fn scale_and_mask(row: &mut [f32; KEY_BLOCK], scale: f32, visible: usize) -> f32
             lanes[lane] = larger(lanes[lane], chunk[lane]);
         }
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
+    largest_lane(lanes)
 }
