@@ -44,6 +44,7 @@ pub struct Ticket(pub u64);
 
 /// What comes in.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Command {
     /// A node says something; `node` is whom its certificate names.
     Report {

@@ -81,6 +81,7 @@ impl<D: Decoder> Engine<D> {
         let output_max = self.output_max(&job)?;
         let mut generation = Generation::new(job, output_max, &self.text)?;
         if generation.is_ended() {
+            generation.start();
             generation.finish();
             return Ok(());
         }
@@ -91,6 +92,7 @@ impl<D: Decoder> Engine<D> {
                 Refusal::TooLong { .. } => ReplicaError::invalid("prompt", refusal),
             },
         )?;
+        generation.start();
         self.generations.insert(id, generation);
         Ok(())
     }

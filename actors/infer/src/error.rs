@@ -1,6 +1,7 @@
 //! Errors of loading a model for serving and of turning requests into tokens.
 
 use sixfold_artifact::StoreError;
+use sixfold_cluster::task::TaskError;
 
 /// Why text could not become tokens, or tokens text.
 #[derive(Debug, thiserror::Error)]
@@ -37,4 +38,14 @@ pub enum LoadError {
     /// The weights or their configuration are not usable.
     #[error("the model is not readable: {0}")]
     Model(String),
+}
+
+impl From<LoadError> for TaskError {
+    /// What a store lost may be on another node; what is broken is broken everywhere.
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Self::from(error),
+            error => Self::fatal(error),
+        }
+    }
 }

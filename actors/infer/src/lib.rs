@@ -9,9 +9,12 @@
 //! What a request is answered with depends on the request alone: not on the batch, the replica, or
 //! the moment. So an answer that one replica began is continued by another with the same tokens.
 //!
+//! [`actor::InferenceReplica`] is the role that a worker process hosts.
+//!
 //! This crate speaks no HTTP: the gateway does, and sees a replica as a [`replica::ReplicaClient`].
 //! Read [`replica::Replica`] first.
 
+pub mod actor;
 pub mod engine;
 pub mod error;
 pub mod latency;

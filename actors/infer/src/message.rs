@@ -6,6 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Role of an inference replica among the cluster's services.
+pub const ROLE: &str = "infer";
+/// Key under which a replica announces the name of its model.
+pub const ABOUT_MODEL: &str = "model";
+/// Key under which a replica announces the artefact that it serves.
+pub const ABOUT_ARTIFACT: &str = "artifact";
+
 /// Stop strings that a request may have.
 pub const STOP_STRINGS_MAX: usize = 16;
 /// Length of a stop string, in bytes.

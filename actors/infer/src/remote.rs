@@ -5,7 +5,10 @@
 //! cancels the request. A client that does not read fills the stream's window and then the
 //! replica's bounded channel; its sequence is held, and no other.
 //!
-//! This module knows bytes and frames; who may open such streams is the transport's business.
+//! [`serve`] and [`ask`] know bytes and frames only; [`RemoteReplica`] and [`answer`] put them on the
+//! cluster's transport, which knows who may open such streams.
+
+mod quic;
 
 use std::io;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use tokio::time::timeout;
 
 use crate::message::{GenerateRequest, ReplicaError, TokenEvent};
 use crate::replica::{EventStream, ReplicaClient};
+
+pub use quic::{RemoteReplica, answer};
 
 /// Kind of the byte streams that carry requests, in the transport's terms.
 pub const STREAM_KIND: &str = "generate";
@@ -131,12 +136,12 @@ mod tests {
     use super::*;
     use crate::testing::{replica, request};
 
-    async fn answer(mut events: EventStream) -> Vec<TokenEvent> {
-        let mut all = Vec::new();
+    async fn all(mut events: EventStream) -> Vec<TokenEvent> {
+        let mut seen = Vec::new();
         while let Some(event) = events.next().await {
-            all.push(event);
+            seen.push(event);
         }
-        all
+        seen
     }
 
     #[tokio::test]
@@ -147,8 +152,8 @@ mod tests {
         let serving = replica.clone();
         let server = tokio::spawn(async move { serve(&serving, read, write).await });
         let (read, write) = tokio::io::split(client);
-        let remote = answer(ask(&request("hello"), read, write).await.unwrap()).await;
-        assert_eq!(remote, answer(replica.generate(request("hello")).await.unwrap()).await);
+        let remote = all(ask(&request("hello"), read, write).await.unwrap()).await;
+        assert_eq!(remote, all(replica.generate(request("hello")).await.unwrap()).await);
         assert_eq!(remote.len(), 14);
         server.await.unwrap().unwrap();
     }
@@ -177,7 +182,7 @@ mod tests {
         send(&mut server, &TokenEvent::Started { prompt_tokens: vec![1] }).await.unwrap();
         server.write_all(&[1, 2, 3]).await.unwrap();
         drop(server);
-        let events = answer(events).await;
+        let events = all(events).await;
         assert_eq!(events.len(), 2);
         assert!(matches!(events[1], TokenEvent::Failed(ReplicaError::Lost(_))), "{events:?}");
     }

@@ -108,7 +108,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     let connection = endpoint.connect(partner.address, Role::Node).await?;
     let quick = connection.actor::<Parcel>("quick", ChannelOptions::default()).await?;
     let slow = connection.actor::<Parcel>("slow", ChannelOptions::default()).await?;
-    let columns = ["messages/s", "p50 us", "p99 us", "sender MiB", "receiver MiB"];
+    let columns = ["messages/s", "p50 us", "p99 us", "sender peak MiB", "receiver peak MiB"];
     let mut report = Report::new("remote_ref", arguments.repeats, &columns);
     let size = arguments.payload_bytes;
     for depth in [1, 64] {
@@ -127,7 +127,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     for _ in 0..arguments.repeats {
         runs.push(flood(&slow, &partner, arguments).await?);
     }
-    report.add(&format!("flood of an actor of 1 ms a message, 1 KiB, {FLOODERS} tasks; growth"), &runs);
+    report.add(&format!("flood of an actor of 1 ms a message, 1 KiB, {FLOODERS} tasks"), &runs);
     report.publish(arguments.json, arguments.out.as_deref())
 }
 
@@ -187,7 +187,6 @@ async fn flood(
     partner: &peer::Partner,
     arguments: &Arguments,
 ) -> Result<Vec<Option<f64>>> {
-    let (sender, receiver) = (usage::resident_bytes("self")?, partner.resident_bytes()?);
     let before = count(actor).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
@@ -202,11 +201,11 @@ async fn flood(
             })
         })
         .collect();
-    let (mut sender_growth, mut receiver_growth) = (0, 0);
+    let (mut sender_peak, mut receiver_peak) = (0, 0);
     while start.elapsed().as_secs_f64() < arguments.seconds {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        sender_growth = sender_growth.max(usage::resident_bytes("self")?.saturating_sub(sender));
-        receiver_growth = receiver_growth.max(partner.resident_bytes()?.saturating_sub(receiver));
+        sender_peak = sender_peak.max(usage::resident_bytes("self")?);
+        receiver_peak = receiver_peak.max(partner.resident_bytes()?);
     }
     stop.store(true, Ordering::Relaxed);
     for flooder in flooders {
@@ -214,7 +213,7 @@ async fn flood(
     }
     let rate = figure(count(actor).await? - before) / start.elapsed().as_secs_f64();
     let mib = |bytes: u64| Some(figure(bytes) / f64::from(1 << 20));
-    Ok(vec![Some(rate), None, None, mib(sender_growth), mib(receiver_growth)])
+    Ok(vec![Some(rate), None, None, mib(sender_peak), mib(receiver_peak)])
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]

@@ -264,7 +264,8 @@ impl Connection {
     }
 }
 
-async fn close_at_expiry(connection: quinn::Connection, expires: SystemTime, clock: Clock) {
+/// Closes `connection` when the peer's certificate ends.
+pub(crate) async fn close_at_expiry(connection: quinn::Connection, expires: SystemTime, clock: Clock) {
     // Longer sleeps than a day are cut, so that a clock that was set is noticed.
     const DAY: Duration = Duration::from_hours(24);
     while let Ok(left) = expires.duration_since(clock.now()) {

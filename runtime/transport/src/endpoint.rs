@@ -228,8 +228,13 @@ impl Endpoint {
         let version = Version::from_alpn(&handshake::alpn(&quinn)).unwrap_or(Version::V1);
         let connection = Connection::new(quinn, verified, version, shared.runtime.handle(), &shared.clock);
         accept::serve(shared, &connection);
-        connection.hello().await?;
-        Ok(connection)
+        match connection.hello().await {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                connection.close("no answer to the hello");
+                Err(error.into())
+            }
+        }
     }
 
     /// The next connection that a peer made, or `None` once the endpoint has ended. A connection is

@@ -30,3 +30,36 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
         Err(CapabilityError { protocol: Self::PROTOCOL, needed, spoken })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    enum Greeting {
+        Hello,
+        SinceTheNextVersion,
+    }
+
+    impl Message for Greeting {
+        type Reply = ();
+        const PROTOCOL: &'static str = "greeting";
+
+        fn needs(&self) -> Version {
+            match self {
+                Self::Hello => Version::V1,
+                Self::SinceTheNextVersion => Version::after(Version::NEWEST),
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_the_peer_does_not_know_is_not_sent() {
+        assert_eq!(Greeting::Hello.check(Version::NEWEST), Ok(()));
+        let refused = Greeting::SinceTheNextVersion.check(Version::NEWEST).unwrap_err();
+        assert_eq!(refused.spoken, Version::NEWEST);
+        assert!(refused.to_string().contains("greeting message needs version"), "{refused}");
+    }
+}

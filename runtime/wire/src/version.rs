@@ -17,6 +17,12 @@ impl Version {
     /// The newest version of this build.
     pub const NEWEST: Self = Self::SUPPORTED[0];
 
+    /// A version that this build does not speak yet.
+    #[cfg(test)]
+    pub(crate) fn after(version: Self) -> Self {
+        Self(version.0 + 1)
+    }
+
     /// The ALPN name of this version.
     pub fn alpn(self) -> Vec<u8> {
         format!("{ALPN_PREFIX}{}", self.0).into_bytes()

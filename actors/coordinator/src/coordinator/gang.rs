@@ -25,12 +25,15 @@ pub(super) struct GangProgress {
 struct GangAttempt {
     epoch: Epoch,
     addresses: Vec<Option<SocketAddr>>,
+    /// All members were told about each other by this coordinator.
+    told: bool,
     steps: BTreeMap<u64, Vec<Option<ArtifactId>>>,
 }
 
 impl GangProgress {
     fn attempt(&mut self, id: UnitId, epoch: Epoch, members: usize) -> &mut GangAttempt {
-        let new = || GangAttempt { epoch, addresses: vec![None; members], steps: BTreeMap::new() };
+        let new =
+            || GangAttempt { epoch, addresses: vec![None; members], told: false, steps: BTreeMap::new() };
         let attempt = self.attempts.entry(id).or_insert_with(new);
         if attempt.epoch != epoch {
             *attempt = new();
@@ -59,7 +62,8 @@ impl GangProgress {
         complete
     }
 
-    /// Takes a member's address; returns all addresses once every member listens.
+    /// Takes a member's address; once every member listens, returns all addresses, and whether
+    /// that is news.
     fn listen(
         &mut self,
         id: UnitId,
@@ -67,10 +71,11 @@ impl GangProgress {
         members: usize,
         member: u32,
         address: SocketAddr,
-    ) -> Option<Vec<SocketAddr>> {
+    ) -> Option<(Vec<SocketAddr>, bool)> {
         let attempt = self.attempt(id, epoch, members);
         *attempt.addresses.get_mut(member as usize)? = Some(address);
-        attempt.addresses.iter().copied().collect()
+        let all: Option<Vec<SocketAddr>> = attempt.addresses.iter().copied().collect();
+        Some((all?, !std::mem::replace(&mut attempt.told, true)))
     }
 
     pub(super) fn forget(&mut self, id: UnitId) {
@@ -97,13 +102,13 @@ impl Coordinator {
             return NodeReply::Accepted;
         }
         let members = phase.units.get(id.unit as usize).map_or(0, |unit| unit.members.len());
-        if let Some(addresses) = self.gangs.listen(id, epoch, members, member, address) {
-            self.form(id, member, &addresses);
+        if let Some((addresses, is_news)) = self.gangs.listen(id, epoch, members, member, address) {
+            self.form(id, &addresses, |rank| is_news || rank == member);
         }
         NodeReply::Accepted
     }
 
-    fn form(&mut self, id: UnitId, asking: u32, addresses: &[SocketAddr]) {
+    fn form(&mut self, id: UnitId, addresses: &[SocketAddr], is_told: impl Fn(u32) -> bool) {
         let Some(attempt) = self.state.unit(id).and_then(|unit| unit.current()) else { return };
         let Some(phase) = self.state.phase(id.job, id.phase) else { return };
         let (epoch, formed, nodes) = (attempt.epoch, attempt.resumed, attempt.nodes.clone());
@@ -118,7 +123,7 @@ impl Coordinator {
         }
         let gang = Gang { epoch, members };
         for (member, at) in (0..).zip(gang.members.clone()) {
-            if !formed || member == asking {
+            if is_told(member) {
                 let formed = NodeCommand::GangFormed { task: at.task, gang: gang.clone() };
                 self.send(&at.node, Key::Formed(at.task), formed);
             }

@@ -71,11 +71,16 @@ impl<C> Generation<C> {
             request,
             events,
         };
-        generation.send(TokenEvent::Started { prompt_tokens: generation.tokens.clone() });
         for token in std::mem::take(&mut generation.request.emitted) {
             generation.push(token).map_err(|error| ReplicaError::Lost(error.to_string()))?;
         }
         Ok(generation)
+    }
+
+    /// Tells the client that the request was accepted.
+    pub(super) fn start(&self) {
+        let prompt_tokens = self.tokens[..self.prompt_tokens].to_vec();
+        self.send(TokenEvent::Started { prompt_tokens });
     }
 
     /// Prompt and answer so far.

@@ -17,9 +17,9 @@ use super::{LinkKey, LinkPolicy, SetupError, TensorOptions};
 use crate::connection::{Disconnect, OPENING_TIMEOUT, close_code};
 use crate::endpoint::BindError;
 use crate::framed::{self, FramedError};
-use crate::handshake;
+use crate::handshake::{self, Verified};
 use crate::identity::tls::{self, Admission};
-use crate::identity::{CertificateError, Expected, Identity, Peer, Role, Roles};
+use crate::identity::{CertificateError, Expected, Identity, Role, Roles};
 use crate::link::TensorLink;
 use crate::quic_runtime::{OwnedRuntime, QuicRuntime};
 
@@ -53,7 +53,7 @@ pub(super) struct Plane {
 /// A rank that wants a link and waits for the answer.
 #[derive(Debug)]
 struct Visitor {
-    peer: Peer,
+    verified: Verified,
     hello: LinkHello,
     connection: quinn::Connection,
     send: quinn::SendStream,
@@ -189,7 +189,7 @@ async fn connect(
 ) -> Result<Box<dyn TensorLink>, SetupError> {
     let failed = |reason: String| SetupError::Failed { key: key.clone(), reason };
     let made = make_offer(plane).map_err(failed)?;
-    let (connection, peer) = dial(plane, address, expected, key).await?;
+    let (connection, verified) = dial(plane, address, expected, key).await?;
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| failed(error.to_string()))?;
     let hello = LinkHello {
         key: key.clone(),
@@ -208,10 +208,14 @@ async fn connect(
         connection.close(close_code::ENDED.into(), b"");
     }
     match (answer, made) {
-        (LinkAnswer::Quic, _) => Ok(Box::new(QuicLink::new(plane, &peer, connection, send, recv))),
-        (LinkAnswer::SharedMemory, Some(made)) => Ok(Box::new(made.into_link(&peer, &plane.options))),
+        (LinkAnswer::Quic, _) => Ok(Box::new(QuicLink::new(plane, &verified, connection, send, recv))),
+        (LinkAnswer::SharedMemory, Some(made)) => {
+            Ok(Box::new(made.into_link(&verified.peer, &plane.options)))
+        }
         (LinkAnswer::SharedMemory, None) => Err(failed("shared memory was not offered".to_owned())),
-        (LinkAnswer::Refused(reason), _) => Err(SetupError::Refused { key: key.clone(), peer, reason }),
+        (LinkAnswer::Refused(reason), _) => {
+            Err(SetupError::Refused { key: key.clone(), peer: verified.peer, reason })
+        }
     }
 }
 
@@ -233,7 +237,7 @@ async fn dial(
     address: SocketAddr,
     expected: Expected,
     key: &LinkKey,
-) -> Result<(quinn::Connection, Peer), SetupError> {
+) -> Result<(quinn::Connection, Verified), SetupError> {
     let failed = |reason: String| SetupError::Failed { key: key.clone(), reason };
     let alpn = vec![ALPN_TENSOR.to_vec()];
     let tls = tls::client(&plane.identity, &plane.options.clock, alpn, expected);
@@ -245,7 +249,7 @@ async fn dial(
     let verified = handshake::verified(&connection, plane.identity.cluster())
         .and_then(|verified| verified.ok_or(CertificateError::Names))
         .map_err(|source| SetupError::Certificate { key: key.clone(), source })?;
-    Ok((connection, verified.peer))
+    Ok((connection, verified))
 }
 
 async fn receive_visitors(quinn: quinn::Endpoint, plane: Weak<Plane>) {
@@ -268,16 +272,16 @@ async fn greet(incoming: quinn::Incoming, plane: Weak<Plane>) -> Result<(), Stri
     let connection = connecting.await.map_err(|error| error.to_string())?;
     let Some(cluster) = plane.upgrade().map(|plane| plane.identity.cluster().clone()) else { return Ok(()) };
     let verified = handshake::verified(&connection, &cluster).map_err(|error| error.to_string())?;
-    let peer = verified.ok_or("a certificate is required")?.peer;
-    if !Roles::from(RANKS).contains(peer.role()) {
+    let verified = verified.ok_or("a certificate is required")?;
+    if !Roles::from(RANKS).contains(verified.peer.role()) {
         connection.close(close_code::REFUSED.into(), b"only ranks have tensor links");
-        return Err(format!("{peer} is no rank"));
+        return Err(format!("{} is no rank", verified.peer));
     }
     let (send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
     let hello: LinkHello = framed::receive(&mut recv).await.map_err(|error| error.to_string())?;
     let Some(plane) = plane.upgrade() else { return Ok(()) };
     let key = hello.key.clone();
-    match plane.meeting.visit(key, Visitor { peer, hello, connection, send, recv }) {
+    match plane.meeting.visit(key, Visitor { verified, hello, connection, send, recv }) {
         Ok(()) => Ok(()),
         Err((TurnedAway::Stale, visitor)) => visitor.refuse("a newer epoch has begun").await,
         Err((TurnedAway::Crowded, visitor)) => visitor.refuse("too many ranks wait here").await,
@@ -293,10 +297,10 @@ async fn accept(
     loop {
         let visitor = plane.meeting.host(key).map_err(|_| SetupError::Stale(key.clone()))?;
         let visitor = visitor.await.map_err(|_| SetupError::Stale(key.clone()))?;
-        if expected.admits(&visitor.peer) {
+        if expected.admits(&visitor.verified.peer) {
             return settle(plane, visitor).await.map_err(failed);
         }
-        let reason = format!("expected {expected}, found {}", visitor.peer);
+        let reason = format!("expected {expected}, found {}", visitor.verified.peer);
         tracing::warn!(%key, %reason, "refused a tensor link");
         // The expected rank may still come.
         let _ = visitor.refuse(&reason).await;
@@ -324,8 +328,8 @@ async fn settle(plane: &Arc<Plane>, mut visitor: Visitor) -> Result<Box<dyn Tens
         }
         (Err(_), Choice::Quic | Choice::Either) => {
             visitor.answer(&LinkAnswer::Quic).await?;
-            let Visitor { peer, connection, send, recv, .. } = visitor;
-            Ok(Box::new(QuicLink::new(plane, &peer, connection, send, recv)))
+            let Visitor { verified, connection, send, recv, .. } = visitor;
+            Ok(Box::new(QuicLink::new(plane, &verified, connection, send, recv)))
         }
         (Err(reason), Choice::SharedMemory | Choice::Conflict) => {
             visitor.refuse(&reason).await?;
@@ -340,7 +344,7 @@ fn open_offer(plane: &Plane, visitor: &Visitor) -> Result<shared_memory::SharedM
         return Err("the ranks are on different hosts".to_owned());
     }
     let offer = hello.offer.as_ref().ok_or("the other rank has no shared memory")?;
-    shared_memory::open(offer, &visitor.peer, &plane.options)
+    shared_memory::open(offer, &visitor.verified.peer, &plane.options)
         .map_err(|error| format!("shared memory: {error}"))
 }
 

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use super::endpoint::Plane;
 use super::local::{check_length, timeout};
 use super::queue::{Next, Queue};
-use crate::connection::{Disconnect, close_code};
-use crate::identity::Peer;
+use crate::connection::{Disconnect, close_at_expiry, close_code};
+use crate::handshake::Verified;
 use crate::link::{LinkError, TensorLink};
 
 /// Chunks taken from the stream at once.
@@ -44,13 +44,14 @@ pub struct QuicLink {
 impl QuicLink {
     pub(super) fn new(
         plane: &Arc<Plane>,
-        peer: &Peer,
+        verified: &Verified,
         connection: quinn::Connection,
         send: quinn::SendStream,
         recv: quinn::RecvStream,
     ) -> Self {
         let queue = Arc::new(Queue::new(plane.options().window_bytes));
         let runtime = plane.runtime().clone();
+        runtime.spawn(close_at_expiry(connection.clone(), verified.expires, plane.options().clock.clone()));
         let (writing, its_plane) = (write(queue.clone(), connection.clone(), send), plane.clone());
         runtime.spawn(async move {
             writing.await;
@@ -62,7 +63,7 @@ impl QuicLink {
             recv,
             arrived: VecDeque::new(),
             connection,
-            peer: peer.to_string(),
+            peer: verified.peer.to_string(),
             silence: plane.options().silence,
             bytes_sent: 0,
             runtime,

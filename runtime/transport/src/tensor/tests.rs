@@ -217,6 +217,28 @@ fn strangers_stale_epochs_and_roles_that_are_no_ranks_get_no_link() {
 }
 
 #[test]
+fn a_quic_link_ends_with_its_peers_certificate() {
+    let ranks = Ranks::new();
+    let identity = ranks.identity(Peer::node("a").unwrap());
+    let (ends, start) = (identity.expires(), Instant::now());
+    // This rank's clock reaches the end of the certificates soon after the handshake.
+    let clock = Clock::new(move || ends - Duration::from_millis(500) + start.elapsed());
+    let late = ranks.endpoint("b", TensorOptions { clock, ..options(LinkPolicy::Quic) });
+    let rank = TensorEndpoint::bind(identity.into(), options(LinkPolicy::Quic)).unwrap();
+    let (mut a, mut b) = ranks.runtime.block_on(async {
+        let (a, b) = tokio::join!(
+            rank.connect(late.local_address().unwrap(), Role::Node, key(1)),
+            late.accept(Role::Node, key(1)),
+        );
+        (a.unwrap(), b.unwrap())
+    });
+    for link in [&mut a, &mut b] {
+        let end = link.recv(&mut [0; 1]).unwrap_err().to_string();
+        assert!(end.contains("expired") || end.contains("closed here"), "{end}");
+    }
+}
+
+#[test]
 fn links_outlive_the_endpoints_that_made_them() {
     let ranks = Ranks::new();
     for policy in [LinkPolicy::SharedMemory, LinkPolicy::Quic] {

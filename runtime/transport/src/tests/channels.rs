@@ -10,7 +10,7 @@ use sixfold_wire::stream::{StreamAnswer, StreamOpening};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::identity::Roles;
+use crate::identity::{Identity, Role, Roles};
 use crate::{
     ActorGone, CallError, ChannelOptions, Death, Delivery, Disconnect, OpenError, Registration, RemoteRef,
     TryCastError, framed,
@@ -297,4 +297,71 @@ async fn a_sender_that_ignores_credits_is_cut_off_at_the_window() {
     }
     assert!(rude(&pair, &flood).await.contains("credits"));
     assert_eq!(held.lock().unwrap().len(), 8);
+}
+
+/// A child process with an actor, which serves until it is killed.
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn child_with_an_actor() {
+    let mut pem = String::new();
+    std::io::Read::read_to_string(&mut std::io::stdin(), &mut pem).unwrap();
+    let child = endpoint(Identity::from_pem(&pem).unwrap(), Clock::system());
+    let _actor = doubler(&child);
+    eprintln!("listens at {}", child.local_address().unwrap());
+    std::thread::park();
+}
+
+#[tokio::test]
+async fn the_kill_of_an_actors_process_is_noticed() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    let cluster = Cluster::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::channels::child_with_an_actor", "--ignored", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pem = cluster.identity(Peer::node("b").unwrap()).to_pem();
+    child.stdin.take().unwrap().write_all(pem.as_bytes()).unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let address =
+        lines.filter_map(|line| line.strip_prefix("listens at ").map(str::to_owned)).next().unwrap();
+    let options =
+        EndpointOptions { idle_timeout: Duration::from_millis(800), ..EndpointOptions::new(loopback()) };
+    let node = Endpoint::bind(cluster.identity(Peer::node("a").unwrap()), &options).unwrap();
+    let connection = node.connect(address.parse().unwrap(), Role::Node).await.unwrap();
+    let numbers = connection.actor::<Arithmetic>(NAME, ChannelOptions::default()).await.unwrap();
+    assert_eq!(numbers.call(Arithmetic::Double(5), SOON).await.unwrap(), 10);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = std::time::Instant::now();
+    assert_eq!(numbers.closed().await, Death::Disconnected(Disconnect::Silent));
+    let noticed = killed.elapsed();
+    assert!(noticed < Duration::from_secs(2), "{noticed:?}");
+}
+
+#[tokio::test]
+async fn a_busy_runtime_loses_no_peer() {
+    let cluster = Cluster::new();
+    let options = EndpointOptions {
+        idle_timeout: Duration::from_millis(300),
+        keep_alive: Duration::from_millis(50),
+        ..EndpointOptions::new(loopback())
+    };
+    let bind = |peer| Endpoint::bind(cluster.identity(peer), &options).unwrap();
+    let (server, node) = (bind(Peer::coordinator("main").unwrap()), bind(Peer::node("a").unwrap()));
+    let _actor = doubler(&server);
+    let connection = node.connect(server.local_address().unwrap(), Role::Coordinator).await.unwrap();
+    let numbers = connection.actor::<Arithmetic>(NAME, ChannelOptions::default()).await.unwrap();
+    let before = connection.activity().datagrams_received;
+    // The only thread of this test's runtime computes for several idle timeouts.
+    let busy = std::time::Instant::now();
+    while busy.elapsed() < Duration::from_millis(900) {
+        std::hint::black_box(busy.elapsed());
+    }
+    assert_eq!(connection.close_reason(), None);
+    assert!(connection.activity().datagrams_received > before);
+    assert_eq!(numbers.call(Arithmetic::Double(5), SOON).await.unwrap(), 10);
 }

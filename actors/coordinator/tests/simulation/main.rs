@@ -1,0 +1,87 @@
+//! The coordinator and a few nodes in virtual time, under seeded faults: messages lost, doubled,
+//! late and replayed; nodes killed with their folders, restarted, frozen; tasks that fail; the
+//! coordinator killed at any event. Nothing here reads a clock or a socket, so a seed is a history.
+//!
+//! Checked in every history: the state is the fold of the log; a stale report changes nothing; a
+//! task's result counts once, from its newest attempt; no job is lost; every job ends with the
+//! outputs of a run without faults.
+
+mod jobs;
+mod ledger;
+mod node;
+mod random;
+mod world;
+
+use std::collections::BTreeMap;
+
+use sixfold_coordinator::event::{Event, JobEvent, NodeEvent};
+use sixfold_wire::id::{ArtifactId, JobId};
+
+use world::{Faults, World};
+
+type Outputs = BTreeMap<(JobId, u32), Vec<ArtifactId>>;
+
+fn outputs(world: &World) -> Outputs {
+    let done = world.log.iter().filter_map(|entry| match &entry.event {
+        Event::Job(job, JobEvent::PhaseDone { phase, outputs }) => Some(((*job, *phase), outputs.clone())),
+        _ => None,
+    });
+    done.collect()
+}
+
+fn finished(faults: Faults, seed: u64) -> World {
+    let mut world = World::new(seed, faults);
+    world.run();
+    ledger::check(&world.log);
+    world
+}
+
+#[test]
+fn without_faults_every_attempt_is_the_first() {
+    let world = finished(Faults::none(), 1);
+    let failures = world.log.iter().filter(|entry| ledger::is_failure(&entry.event)).count();
+    assert_eq!(failures, 0);
+    assert_eq!(outputs(&world).len(), jobs::BATCH_PHASES);
+}
+
+#[test]
+fn random_faults_change_no_result_and_lose_no_job() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    let mut seen = world::Seen::default();
+    for seed in 0..150 {
+        let world = finished(Faults::random(), seed);
+        assert_eq!(outputs(&world), expected, "seed {seed}");
+        seen.add(&world.seen);
+    }
+    println!("{seen:?}");
+    // The faults did happen; else this would show nothing.
+    assert!(seen.stale_refused > 1000 && seen.replayed > 1000, "{seen:?}");
+    assert!(seen.coordinator_kills > 100 && seen.node_kills > 100 && seen.freezes > 100, "{seen:?}");
+    assert!(seen.task_failures > 100 && seen.adopted > 0 && seen.resumed_from_a_step > 50, "{seen:?}");
+}
+
+#[test]
+fn the_coordinator_may_die_at_any_event() {
+    let quiet = finished(Faults::none(), 1);
+    let (expected, decisions) = (outputs(&quiet), quiet.seen.decisions);
+    assert!(decisions > 50, "{decisions}");
+    for decision in 0..decisions {
+        for appended in [false, true] {
+            let world = finished(Faults::kill_coordinator_at(decision, appended), 1);
+            assert_eq!(world.seen.coordinator_kills, 1, "decision {decision}");
+            assert_eq!(outputs(&world), expected, "decision {decision}, appended: {appended}");
+        }
+    }
+}
+
+#[test]
+fn a_short_freeze_evicts_nobody_and_a_long_one_does() {
+    for (frozen_ms, evicted) in [(500, 0), (5000, 1)] {
+        let world = finished(Faults::freeze_once(frozen_ms), 3);
+        let evictions = world
+            .log
+            .iter()
+            .filter(|entry| matches!(&entry.event, Event::Node(_, NodeEvent::Evicted { .. })));
+        assert_eq!(evictions.count(), evicted, "{frozen_ms} ms");
+    }
+}

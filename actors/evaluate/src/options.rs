@@ -1,0 +1,68 @@
+//! Options of an `evaluate` stage.
+
+use serde::{Deserialize, Serialize};
+
+/// Options of an `evaluate` stage, as written in a job file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateOptions {
+    /// Tokens that the model sees at once; 0 for all that it was trained for.
+    pub context_tokens: usize,
+    /// Tokens scored a window; each has at least `context_tokens - stride_tokens` tokens before it,
+    /// but for a document's first window. 0 for half of the context.
+    pub stride_tokens: usize,
+    /// Held-out tokens scored at most, whole documents.
+    pub tokens_max: u64,
+    /// Texts to generate.
+    pub samples: usize,
+    /// Tokens of a held-out document that a sample begins with.
+    pub prompt_tokens: usize,
+    /// Tokens to generate a sample.
+    pub sample_tokens: usize,
+    /// Temperature of the samples; 0 takes the likeliest token each time.
+    pub temperature: f32,
+    /// Seed of the samples.
+    pub seed: u64,
+    /// Compute threads; 0 for as many as the machine has cores.
+    pub threads: usize,
+}
+
+impl Default for EvaluateOptions {
+    fn default() -> Self {
+        Self {
+            context_tokens: 0,
+            stride_tokens: 0,
+            tokens_max: 20_000,
+            samples: 4,
+            prompt_tokens: 12,
+            sample_tokens: 48,
+            temperature: 0.8,
+            seed: 1,
+            threads: 0,
+        }
+    }
+}
+
+impl EvaluateOptions {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the person who wrote the job file.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.context_tokens == 1 {
+            return Err(
+                "`context_tokens` must be 0 or at least 2: a token is predicted from another".to_owned()
+            );
+        }
+        if self.context_tokens > 0 && self.stride_tokens >= self.context_tokens {
+            return Err("`stride_tokens` must be less than `context_tokens`".to_owned());
+        }
+        if !(0.0..=10.0).contains(&self.temperature) {
+            return Err("`temperature` must be from 0 to 10".to_owned());
+        }
+        if self.samples > 1000 || self.sample_tokens > 100_000 {
+            return Err("`samples` is at most 1000, `sample_tokens` at most 100000".to_owned());
+        }
+        Ok(())
+    }
+}

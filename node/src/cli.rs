@@ -1,0 +1,341 @@
+//! The command line: what people type, before it is resolved.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Sixfold: one binary for the whole life of a language model, on one cluster of machines.
+///
+/// Start with `sixfold quickstart`: it crawls a site, cleans it, trains a small model under tensor and
+/// pipeline parallelism, evaluates it, serves it and asks it a question, on this machine alone.
+#[derive(Parser)]
+#[command(name = "sixfold", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// The whole way once, on a temporary local cluster: crawl, clean, train, evaluate, serve, ask, check drift.
+    Quickstart(QuickstartArgs),
+    /// Run a job on a temporary local cluster, print its result and end the cluster.
+    Run(RunArgs),
+    /// Run the coordinator: it keeps the job log, signs certificates and assigns roles.
+    Coordinator(CoordinatorArgs),
+    /// Run a node daemon on this machine and join a cluster.
+    Node(NodeArgs),
+    /// Run one task in this process; started by a node daemon, never by hand.
+    #[command(hide = true)]
+    Worker,
+    /// Make a token that lets a node or a person join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Keys for the HTTP API.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Get a certificate for a person or program on this machine, with a token of role `user`.
+    Login(LoginArgs),
+    /// Submit a job file.
+    Submit(SubmitArgs),
+    /// List jobs.
+    Jobs(ClientArgs),
+    /// Show one job: stages, metrics, results; with --why, where each rank was placed and why.
+    Job(JobArgs),
+    /// Print a job's log.
+    Logs(LogsArgs),
+    /// Cancel a job; services that it started stop too.
+    Cancel(JobIdArgs),
+    /// List nodes.
+    Nodes(ClientArgs),
+    /// List artefacts: what every stage made, and from what.
+    Artifacts(ArtifactsArgs),
+    /// Ask a served model.
+    Query(QueryArgs),
+    /// The stage kinds of a job file and their options.
+    Stages {
+        /// One kind only.
+        kind: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How to reach the cluster.
+#[derive(Args, Clone)]
+pub(crate) struct ClientArgs {
+    /// Folder with your identity: what `sixfold login` wrote, or the coordinator's own folder.
+    #[arg(long, env = "SIXFOLD_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct CoordinatorArgs {
+    /// Where the log, the certificate authority and the first user's identity are kept.
+    #[arg(long, env = "SIXFOLD_COORDINATOR_DIR", value_name = "DIR", default_value = "sixfold-coordinator")]
+    pub(crate) dir: PathBuf,
+    /// Address for nodes and people (QUIC over UDP, mutual TLS).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6160")]
+    pub(crate) listen: SocketAddr,
+    /// Copies of each artefact to keep, at most one a node.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) copies: u32,
+    /// End when standard input closes: for a process that a launcher started.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct NodeArgs {
+    /// The coordinator's address.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) join: SocketAddr,
+    /// A token from `sixfold token create --role node`; needed once, the certificate renews itself.
+    #[arg(long, env = "SIXFOLD_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Where the identity and the artefacts are kept.
+    #[arg(long, env = "SIXFOLD_NODE_DIR", value_name = "DIR", default_value = "sixfold-node")]
+    pub(crate) dir: PathBuf,
+    /// The node's name in the cluster; by default the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Address for other nodes (QUIC over UDP, mutual TLS).
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// Serve the HTTP API here. Loopback only: put a proxy with TLS in front for others.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// CPU cores to offer; all by default.
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<u32>,
+    /// Nodes with the same label fail together: a rack, a power line. The node's name by default.
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) failure_domain: Option<String>,
+    /// Tensor links between workers.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) links: Links,
+    /// End when standard input closes: for a process that a launcher started.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+impl Links {
+    /// As written on the command line.
+    pub(crate) fn as_argument(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::SharedMemory => "shared-memory",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+/// Which tensor links workers use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Links {
+    /// Shared memory on one host, QUIC between hosts.
+    Auto,
+    /// Shared memory only.
+    SharedMemory,
+    /// QUIC only.
+    Quic,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it once.
+    Create {
+        /// Who may join with it.
+        #[arg(long, value_enum)]
+        role: TokenRole,
+        /// How often it can be used.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// Minutes until it expires.
+        #[arg(long, default_value_t = 60)]
+        expires_minutes: u64,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What a token lets its holder become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// A node daemon.
+    Node,
+    /// A person or program that submits jobs.
+    User,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it once.
+    Create {
+        /// A name, for revoking it.
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List the names of keys.
+    List(ClientArgs),
+    /// Revoke a key by its name.
+    Revoke {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct LoginArgs {
+    /// The coordinator's address.
+    #[arg(value_name = "ADDR")]
+    pub(crate) coordinator: SocketAddr,
+    /// A token from `sixfold token create --role user`.
+    #[arg(long, env = "SIXFOLD_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: String,
+    /// Your name in the cluster.
+    #[arg(long, env = "USER", default_value = "user")]
+    pub(crate) name: String,
+    /// Where to keep the identity.
+    #[arg(long, env = "SIXFOLD_HOME", value_name = "DIR")]
+    pub(crate) home: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct JobFileArgs {
+    /// The job file; `sixfold stages` explains its options, config/jobs/ has examples.
+    #[arg(value_name = "JOB.toml")]
+    pub(crate) file: PathBuf,
+    /// Override an option, for example `--set train.tensor_parallel=2`. Can be given many times.
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) job: JobFileArgs,
+    /// Show progress until the job ends.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct LocalArgs {
+    /// Keep everything here; a temporary folder by default (kept if the job fails).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave the cluster up and print how to reach it; Ctrl-C ends it.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Tensor links between workers.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) links: Links,
+    /// Put each node into a network namespace of its own (Linux, as root).
+    #[arg(long)]
+    pub(crate) namespaces: bool,
+    /// Print one JSON object as the last line of standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) job: JobFileArgs,
+    /// Node daemons to start, each a process with a folder of its own.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) local: u32,
+    #[command(flatten)]
+    pub(crate) options: LocalArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct QuickstartArgs {
+    /// The site to crawl: a URL, or a folder of HTML that is served locally. Without it, documentation
+    /// found on this machine, else a small site inside the binary.
+    #[arg(long, value_name = "URL|FOLDER")]
+    pub(crate) site: Option<String>,
+    /// Pages to fetch at most.
+    #[arg(long, value_name = "N", default_value_t = 320)]
+    pub(crate) pages: u64,
+    /// The question to ask the trained model.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) question: Option<String>,
+    /// Training steps.
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    #[command(flatten)]
+    pub(crate) options: LocalArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct JobIdArgs {
+    /// The job's number.
+    pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct JobArgs {
+    #[command(flatten)]
+    pub(crate) job: JobIdArgs,
+    /// Explain where each task was placed and why.
+    #[arg(long)]
+    pub(crate) why: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) job: JobIdArgs,
+    /// Go on printing until the job ends.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ArtifactsArgs {
+    /// Write the files of this artefact (its id or a unique beginning of it) ...
+    #[arg(long, value_name = "ID", requires = "to")]
+    pub(crate) fetch: Option<String>,
+    /// ... into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct QueryArgs {
+    /// The question, or the beginning of a text.
+    pub(crate) text: String,
+    /// The model's name; needed only where several are served.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Complete the text instead of answering it as a chat.
+    #[arg(long)]
+    pub(crate) complete: bool,
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) max_tokens: u32,
+    /// 0 takes the likeliest token each time.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}

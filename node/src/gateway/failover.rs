@@ -1,0 +1,219 @@
+//! One answer, whatever happens to the replicas that give it.
+//!
+//! A replica that dies or fails in the middle is replaced: another one gets the same request with
+//! the tokens emitted so far and goes on where it stopped, by the replica protocol's promise. What
+//! it says again (its start, a prompt's echo) is left out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use sixfold_infer::message::{GenerateRequest, ReplicaError, TokenEvent};
+use sixfold_infer::replica::EventStream;
+use tokio::time::{Instant, timeout};
+
+use super::pool::{Given, Pool, ReplicaKey};
+
+/// A pause before replicas that failed are tried again, where the cluster did not change meanwhile.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How patient an answer is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// With a replica that says nothing.
+    pub(super) event: Duration,
+    /// Without any replica that answers.
+    pub(super) replica: Duration,
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AnswerError {
+    /// The request is wrong.
+    Invalid { field: String, message: String },
+    /// Every replica's queue is full.
+    Busy,
+    /// No replica answered in time; the last one said this.
+    Unavailable(String),
+}
+
+/// An answer in the making.
+pub(super) struct Answer {
+    pool: Arc<Pool>,
+    patience: Patience,
+    request: GenerateRequest,
+    source: Option<(EventStream, Given)>,
+    started: bool,
+    /// Tokens of the prompt that the client has seen.
+    echoed: usize,
+    /// Of these, the ones that the current replica has yet to repeat.
+    repeats: usize,
+    ended: bool,
+    resumed: u64,
+    failed: Failed,
+}
+
+/// Replicas that failed since the last progress, and since when there has been none.
+struct Failed {
+    replicas: BTreeSet<ReplicaKey>,
+    all_busy: bool,
+    last: String,
+    since: Instant,
+}
+
+impl Failed {
+    fn none() -> Self {
+        Self { replicas: BTreeSet::new(), all_busy: true, last: "no replica is ready".to_owned(), since: Instant::now() }
+    }
+}
+
+impl Answer {
+    pub(super) fn new(pool: Arc<Pool>, patience: Patience, request: GenerateRequest) -> Self {
+        Self {
+            pool,
+            patience,
+            request,
+            source: None,
+            started: false,
+            echoed: 0,
+            repeats: 0,
+            ended: false,
+            resumed: 0,
+            failed: Failed::none(),
+        }
+    }
+
+    /// The next event; `None` after the last. Never [`TokenEvent::Failed`].
+    pub(super) async fn next(&mut self) -> Option<Result<TokenEvent, AnswerError>> {
+        while !self.ended {
+            let said = match &mut self.source {
+                None => match self.connect().await {
+                    Ok(source) => {
+                        self.source = Some(source);
+                        self.repeats = self.echoed;
+                        continue;
+                    }
+                    Err(error) => return Some(self.end(error)),
+                },
+                Some((events, _)) => timeout(self.patience.event, events.next()).await,
+            };
+            let event = match said {
+                Ok(Some(TokenEvent::Failed(error))) => Err(error),
+                Ok(Some(event)) => Ok(event),
+                Ok(None) => Err(ReplicaError::Lost("its answer was cut off".to_owned())),
+                Err(_) => Err(ReplicaError::Lost(format!("it said nothing for {} ms", self.patience.event.as_millis()))),
+            };
+            match event {
+                Ok(event) => {
+                    if let Some(event) = self.fresh(event) {
+                        return Some(Ok(event));
+                    }
+                }
+                Err(error) => {
+                    if let Err(error) = self.replace(error) {
+                        return Some(self.end(error));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// How often another replica had to go on.
+    pub(super) fn resumed(&self) -> u64 {
+        self.resumed
+    }
+
+    fn end(&mut self, error: AnswerError) -> Result<TokenEvent, AnswerError> {
+        self.ended = true;
+        self.source = None;
+        Err(error)
+    }
+
+    /// What of an event the client has not seen.
+    fn fresh(&mut self, event: TokenEvent) -> Option<TokenEvent> {
+        match event {
+            TokenEvent::Started { .. } if self.started => None,
+            TokenEvent::Started { .. } => {
+                self.started = true;
+                Some(event)
+            }
+            TokenEvent::Echo(mut pieces) => {
+                let seen = self.repeats.min(pieces.len());
+                self.repeats -= seen;
+                pieces.drain(..seen);
+                self.echoed += pieces.len();
+                self.failed = Failed::none();
+                (!pieces.is_empty()).then_some(TokenEvent::Echo(pieces))
+            }
+            TokenEvent::Token(piece) => {
+                self.request.emitted.push(piece.token);
+                self.failed = Failed::none();
+                Some(TokenEvent::Token(piece))
+            }
+            TokenEvent::Finished { .. } | TokenEvent::Failed(_) => {
+                self.ended = true;
+                self.source = None;
+                Some(event)
+            }
+        }
+    }
+
+    /// Gives up a replica that failed.
+    fn replace(&mut self, error: ReplicaError) -> Result<(), AnswerError> {
+        if let ReplicaError::Invalid { field, message } = error {
+            return Err(AnswerError::Invalid { field, message });
+        }
+        if let Some((_, given)) = self.source.take() {
+            self.resumed += u64::from(!self.request.emitted.is_empty());
+            self.failed(&given, &error);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, given: &Given, error: &ReplicaError) {
+        let (replica, emitted) = (given.key(), self.request.emitted.len());
+        tracing::debug!(?replica, %error, emitted, "a replica gave up an answer");
+        let busy = matches!(error, ReplicaError::Busy(_));
+        if !busy {
+            given.suspect();
+        }
+        self.failed.replicas.insert(replica);
+        self.failed.all_busy &= busy;
+        self.failed.last = error.to_string();
+    }
+
+    /// Finds a replica that takes the request; waits for one to come back where none is left.
+    async fn connect(&mut self) -> Result<(EventStream, Given), AnswerError> {
+        let mut changes = self.pool.changes();
+        loop {
+            changes.mark_unchanged();
+            while let Some(given) = self.pool.pick(&self.request.model, &self.failed.replicas) {
+                let asked = timeout(self.patience.event, given.client().generate(self.request.clone())).await;
+                let error = match asked {
+                    Ok(Ok(events)) => return Ok((events, given)),
+                    Ok(Err(ReplicaError::Invalid { field, message })) => {
+                        return Err(AnswerError::Invalid { field, message });
+                    }
+                    Ok(Err(error)) => error,
+                    Err(_) => ReplicaError::Lost("it does not take requests".to_owned()),
+                };
+                self.failed(&given, &error);
+            }
+            if self.failed.all_busy && !self.failed.replicas.is_empty() && self.request.emitted.is_empty() {
+                return Err(AnswerError::Busy);
+            }
+            if self.failed.since.elapsed() >= self.patience.replica {
+                return Err(AnswerError::Unavailable(self.failed.last.clone()));
+            }
+            // Either way the replicas that failed get another chance: a process may have come back.
+            if let Ok(Err(_)) = timeout(RETRY_PAUSE, changes.changed()).await {
+                // The daemon that knew the cluster is gone: there are no more changes to wait for.
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            self.failed.replicas.clear();
+            self.failed.all_busy = true;
+        }
+    }
+}
