@@ -325,7 +325,8 @@ fn the_kill_of_a_peers_process_is_noticed() {
         let killed = Instant::now();
         assert!(matches!(link.recv(&mut byte), Err(LinkError::Closed { .. })));
         let noticed = killed.elapsed();
-        assert!(noticed < Duration::from_secs(3), "{policy}: {noticed:?}");
+        // QUIC's idle timeout is at least three probe timeouts, which grow on a loaded machine.
+        assert!(noticed < Duration::from_secs(8), "{policy}: {noticed:?}");
         assert!(matches!(link.send(&byte), Err(LinkError::Closed { .. })));
     }
 }

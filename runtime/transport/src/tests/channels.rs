@@ -339,7 +339,8 @@ async fn the_kill_of_an_actors_process_is_noticed() {
     let killed = std::time::Instant::now();
     assert_eq!(numbers.closed().await, Death::Disconnected(Disconnect::Silent));
     let noticed = killed.elapsed();
-    assert!(noticed < Duration::from_secs(2), "{noticed:?}");
+    // The idle timeout is at least three probe timeouts, which grow on a loaded machine.
+    assert!(noticed < Duration::from_secs(8), "{noticed:?}");
 }
 
 #[tokio::test]
