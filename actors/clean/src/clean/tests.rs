@@ -1,3 +1,5 @@
+//! Tests of `clean`.
+
 use std::time::{Duration, Instant};
 
 use super::*;

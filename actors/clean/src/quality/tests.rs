@@ -1,3 +1,5 @@
+//! Tests of `quality`.
+
 use super::*;
 use crate::words::words;
 

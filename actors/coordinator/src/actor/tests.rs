@@ -1,3 +1,5 @@
+//! Tests of `actor`.
+
 use std::net::SocketAddr;
 use std::sync::Mutex;
 

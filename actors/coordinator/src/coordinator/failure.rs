@@ -112,9 +112,8 @@ impl Coordinator {
     }
 
     /// A member's node drains.
-    pub(super) fn move_away(&mut self, id: UnitId, member: u32, node: &NodeName) {
+    pub(super) fn move_away(&mut self, id: UnitId, member: u32, node: &NodeName, message: String) {
         if self.state.unit(id).is_some_and(|unit| unit.current().is_some()) {
-            let message = format!("node {node} is leaving");
             let (blame, retry_at_ms) = (Blame::Nobody, self.now_ms);
             self.end_attempt(
                 id,

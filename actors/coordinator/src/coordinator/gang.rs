@@ -104,6 +104,12 @@ impl Coordinator {
         let members = phase.units.get(id.unit as usize).map_or(0, |unit| unit.members.len());
         if let Some((addresses, is_news)) = self.gangs.listen(id, epoch, members, member, address) {
             self.form(id, &addresses, |rank| is_news || rank == member);
+        } else if self.state.unit(id).is_some_and(|unit| unit.members.iter().any(|one| one.result.is_some()))
+        {
+            // A rank that has ended does not say its address again to a restarted coordinator.
+            let message = "a rank waits for a gang whose other ranks have ended".to_owned();
+            self.move_away(id, member, node, message);
+            return NodeReply::Superseded;
         }
         NodeReply::Accepted
     }

@@ -1,3 +1,5 @@
+//! Tests of `log`.
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};

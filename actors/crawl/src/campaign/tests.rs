@@ -1,3 +1,5 @@
+//! Tests of `campaign`.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

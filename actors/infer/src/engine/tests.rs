@@ -1,3 +1,5 @@
+//! Tests of `engine`.
+
 use super::*;
 use crate::message::{FinishReason, Prompt, TokenPiece};
 use crate::testing::{END_TOKEN, ToyDecoder, codec, request};

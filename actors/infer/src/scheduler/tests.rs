@@ -1,3 +1,5 @@
+//! Tests of `scheduler`.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `openai`.
+
 use futures::StreamExt;
 use futures::stream;
 use sixfold_infer::message::{FinishReason, Score, TokenEvent, TokenPiece};

@@ -1,3 +1,5 @@
+//! Tests of `error`.
+
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;

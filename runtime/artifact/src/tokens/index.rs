@@ -1,3 +1,5 @@
+//! Tests of `index`.
+
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};

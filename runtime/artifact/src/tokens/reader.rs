@@ -1,3 +1,5 @@
+//! Tests of `reader`.
+
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;

@@ -1,3 +1,5 @@
+//! Tests of `tokens`.
+
 use std::fs;
 
 use proptest::prelude::*;

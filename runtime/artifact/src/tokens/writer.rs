@@ -1,3 +1,5 @@
+//! Tests of `writer`.
+
 use std::io::{self, Write};
 
 use super::{DType, TokensError};

@@ -1,3 +1,5 @@
+//! Tests of `attention`.
+
 use super::*;
 use crate::{Counter, Purpose, SimdLevel, set_threads};
 

@@ -1,3 +1,5 @@
+//! Tests of `matmul`.
+
 use super::*;
 use crate::{Counter, Purpose, set_threads};
 

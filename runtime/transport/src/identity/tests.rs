@@ -1,3 +1,5 @@
+//! Tests of `identity`.
+
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 

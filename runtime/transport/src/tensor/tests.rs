@@ -1,3 +1,5 @@
+//! Tests of `tensor`.
+
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};

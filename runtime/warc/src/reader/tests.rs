@@ -1,3 +1,5 @@
+//! Tests of `reader`.
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,3 +1,5 @@
+//! Tests of `writer`.
+
 use super::*;
 use crate::reader::{Reader, Record, RecordKind};
 

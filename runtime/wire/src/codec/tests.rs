@@ -1,3 +1,5 @@
+//! Tests of `codec`.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,0 +1,126 @@
+//! Checkpoints: the whole state of a rank after a step, readable under any other plan.
+//!
+//! A `checkpoint` artefact holds what one (pipeline stage, tensor coordinate) owns:
+//!
+//! ```text
+//! units.safetensors   for each unit U: U/parameter, U/first_moment, U/second_moment, all f32
+//! losses.bin          the loss of every step so far, little-endian f32
+//! ```
+//! Its manifest's metadata has a [`Header`] under `checkpoint`. A unit is (tensor, layer, logical
+//! shard), so the artefacts of one step, taken together, hold every unit whatever plan wrote them,
+//! and a rank of another plan reads its units from whichever of them have them. Random numbers and
+//! the order of the data follow from seed and step, so nothing else needs to be kept.
+//!
+//! Every artefact names the states of the step before it that was saved, so that a reader who finds
+//! one damaged goes on to older ones. Data-parallel ranks have equal states, and equal artefacts:
+//! the first of them writes, the others only name what it writes.
+//!
+//! [`Saver`] writes beside the computation, [`SavedSteps`] reads.
+
+mod load;
+mod saver;
+mod units;
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use sixfold_artifact::{Manifest, StoreError};
+use sixfold_cluster::task::HostError;
+use sixfold_model::ModelSlice;
+use sixfold_wire::id::ArtifactId;
+
+pub(crate) use load::{SavedSteps, read_parameters_of};
+pub(crate) use saver::{Saver, Snapshot, Writer};
+pub(crate) use units::RankState;
+
+/// Kind of the artefact.
+pub(crate) const KIND: &str = "checkpoint";
+/// Key of the [`Header`] in the manifest's metadata.
+const HEADER_KEY: &str = "checkpoint";
+/// Version of the format.
+const FORMAT: u32 = 1;
+const UNITS_FILE: &str = "units.safetensors";
+const LOSSES_FILE: &str = "losses.bin";
+
+/// What a checkpoint's manifest says about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Header {
+    /// Version of the format.
+    format: u32,
+    /// Steps done.
+    pub(crate) step: u64,
+    /// Training sequences consumed: the data cursor.
+    sequences: u64,
+    /// Hash of everything that the job's numbers follow from.
+    fingerprint: String,
+    /// Decoder layers.
+    layers: Range<usize>,
+    /// Whether the embedding is part of it.
+    input: bool,
+    /// Whether the final norm and the head are part of it.
+    output: bool,
+    /// Logical shards.
+    shards: Range<usize>,
+    /// The states of the step saved before.
+    earlier: Option<SavedStep>,
+}
+
+/// The states of one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedStep {
+    /// Steps done.
+    pub(crate) step: u64,
+    /// Artefacts of some or all of its ranks.
+    pub(crate) artifacts: Vec<ArtifactId>,
+}
+
+impl Header {
+    fn slice(&self) -> ModelSlice {
+        ModelSlice {
+            layers: self.layers.clone(),
+            input: self.input,
+            output: self.output,
+            shards: self.shards.clone(),
+        }
+    }
+
+    fn read(manifest: &Manifest) -> Result<Self, CheckpointError> {
+        if manifest.kind != KIND {
+            return Err(CheckpointError::Kind(manifest.kind.clone()));
+        }
+        let value = manifest.metadata.get(HEADER_KEY).ok_or(CheckpointError::NoHeader)?;
+        let header = Self::deserialize(value).map_err(|error| CheckpointError::Header(error.to_string()))?;
+        if header.format == FORMAT { Ok(header) } else { Err(CheckpointError::Format(header.format)) }
+    }
+}
+
+/// Why a saved state cannot be used. The next older one may be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    #[error("an artefact of kind `{0}` is not a checkpoint")]
+    Kind(String),
+    #[error("its manifest has no checkpoint header")]
+    NoHeader,
+    #[error("its header is damaged: {0}")]
+    Header(String),
+    #[error("it has format {0}; this program reads {FORMAT}")]
+    Format(u32),
+    #[error("it belongs to step {found}, not to step {expected}")]
+    Step { expected: u64, found: u64 },
+    #[error("it was written by a job with other options, tokens or vocabulary")]
+    OtherJob,
+    #[error("its units are not readable: {0}")]
+    Units(#[from] safetensors::SafeTensorError),
+    #[error("{name} is {dtype:?} {shape:?} where {expected} f32 numbers were expected")]
+    Tensor { name: String, dtype: safetensors::Dtype, shape: Vec<usize>, expected: usize },
+    #[error("it has the losses of {found} bytes for {step} steps")]
+    Losses { step: u64, found: usize },
+    #[error("{count} units are in none of the step's files, {first} among them")]
+    Missing { count: usize, first: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+}

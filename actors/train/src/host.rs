@@ -1,0 +1,52 @@
+//! The cluster as the trainer's thread sees it: the calls of a `TaskHost`, made blocking.
+
+use sixfold_artifact::{Manifest, Store};
+use sixfold_cluster::task::{HostError, Metrics, TaskContext};
+use sixfold_wire::id::ArtifactId;
+use tokio::runtime::Handle;
+
+/// A task's host for threads that compute. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct BlockingHost {
+    context: TaskContext,
+    runtime: Handle,
+}
+
+impl BlockingHost {
+    /// Calls of `context`'s host run on `runtime`; never use it from one of that runtime's threads.
+    pub(crate) fn new(context: TaskContext, runtime: Handle) -> Self {
+        Self { context, runtime }
+    }
+
+    pub(crate) fn context(&self) -> &TaskContext {
+        &self.context
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.context.store
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    pub(crate) fn fetch(&self, id: ArtifactId) -> Result<Manifest, HostError> {
+        self.block_on(self.context.host.fetch(id))
+    }
+
+    pub(crate) fn publish(&self, manifest: Manifest) -> Result<ArtifactId, HostError> {
+        self.block_on(self.context.host.publish(manifest))
+    }
+
+    pub(crate) fn save_state(&self, state: ArtifactId, step: u64) -> Result<(), HostError> {
+        self.block_on(self.context.host.save_state(state, step))
+    }
+
+    pub(crate) fn progress(&self, figures: Metrics) {
+        self.context.host.progress(figures);
+    }
+
+    pub(crate) fn log(&self, line: impl Into<String>) {
+        self.context.host.log(line.into());
+    }
+}

@@ -1,0 +1,360 @@
+//! Options of a `train` stage, with everything that is fixed for the job whatever its plan.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions};
+use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
+
+/// Vocabulary that stands in for the real one, which only the tokens know, while options are checked.
+const VOCABULARY_STAND_IN: usize = 4096;
+
+const THREADS_MAX: usize = 256;
+const RMS_NORM_EPSILON: f32 = 1e-5;
+
+/// Options of a `train` stage, as written in a job file.
+///
+/// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
+/// `pipeline_parallel`, `threads` and `checkpoint_every_steps`; every other option changes them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainOptions {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Query heads of a layer; divides `hidden_size` into heads of even width.
+    pub heads: usize,
+    /// Key and value heads of a layer; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of the feed-forward layer; 0 for 8/3 of `hidden_size`, rounded up to a multiple of 8.
+    pub feed_forward_size: usize,
+    /// Positions that the model may be asked for, in tokens.
+    pub context_length: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f32,
+    /// Whether the head is the embedding; needs `pipeline_parallel` 1.
+    pub tie_embeddings: bool,
+
+    /// Ways that the batch is split over ranks; a power of two.
+    pub data_parallel: usize,
+    /// Ways that every layer is split over ranks; a power of two of at most `tensor_shards`.
+    pub tensor_parallel: usize,
+    /// Runs of layers, each on ranks of its own.
+    pub pipeline_parallel: usize,
+    /// Logical tensor shards: the most that `tensor_parallel` can be. A power of two. Fixes the
+    /// order of sums, so it is part of the model.
+    pub tensor_shards: usize,
+
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences of a step, over all ranks. The largest power of two up to 8 that divides it is
+    /// the most that `data_parallel` can be.
+    pub batch_sequences: usize,
+    /// Sequences that go through the model together; 0 for as many as the batch allows. Fewer need
+    /// less memory, and let more pipeline stages work at a time.
+    pub micro_batch_sequences: usize,
+    /// Tokens of a training sequence; 0 for `context_length`.
+    pub sequence_length: usize,
+
+    /// Highest learning rate, reached at the end of the warm-up.
+    pub learning_rate: f32,
+    /// Learning rate at the last step; in between it falls as a cosine.
+    pub min_learning_rate: f32,
+    /// Steps in which the learning rate grows to its highest.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of AdamW; norms are exempt.
+    pub weight_decay: f32,
+    /// Decay of AdamW's first moment.
+    pub beta1: f32,
+    /// Decay of AdamW's second moment.
+    pub beta2: f32,
+    /// Added to the root of AdamW's second moment.
+    pub epsilon: f32,
+    /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns it off.
+    pub clip_norm: f32,
+    /// Probability of dropout on the embedding and on every residual branch.
+    pub dropout: f32,
+    /// What initial weights, dropout and the order of the sequences follow from.
+    pub seed: u64,
+
+    /// Steps between two checkpoints: the most that a fault makes the job do again.
+    pub checkpoint_every_steps: u64,
+    /// Compute threads of a rank.
+    pub threads: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            layers: 4,
+            hidden_size: 128,
+            heads: 8,
+            kv_heads: 4,
+            feed_forward_size: 0,
+            context_length: 128,
+            rope_theta: 10_000.0,
+            tie_embeddings: false,
+            data_parallel: 1,
+            tensor_parallel: 1,
+            pipeline_parallel: 1,
+            tensor_shards: 4,
+            steps: 200,
+            batch_sequences: 8,
+            micro_batch_sequences: 0,
+            sequence_length: 0,
+            learning_rate: 1e-3,
+            min_learning_rate: 1e-4,
+            warmup_steps: 20,
+            weight_decay: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            clip_norm: 1.0,
+            dropout: 0.0,
+            seed: 1,
+            checkpoint_every_steps: 10,
+            threads: 1,
+        }
+    }
+}
+
+/// The options contradict each other or ask for something that is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// One option is out of range.
+    #[error("`{option}` is {value}; it must be {must}")]
+    Range {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is accepted.
+        must: String,
+    },
+    /// The model's sizes do not fit each other.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The plan does not fit the model or the batch.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Head and embedding are one table, which lies on one pipeline stage only.
+    #[error("`tie_embeddings` needs `pipeline_parallel` = 1")]
+    TiedPipeline,
+}
+
+fn require(
+    holds: bool,
+    option: &'static str,
+    value: impl fmt::Display,
+    must: impl fmt::Display,
+) -> Result<(), OptionsError> {
+    let refuse = || OptionsError::Range { option, value: value.to_string(), must: must.to_string() };
+    if holds { Ok(()) } else { Err(refuse()) }
+}
+
+impl TrainOptions {
+    /// Checks everything that can be checked without the tokens.
+    ///
+    /// # Errors
+    /// [`OptionsError`] names the first option that does not fit.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        self.validate_steps()?;
+        self.validate_optimizer()?;
+        require(self.heads > 0, "heads", self.heads, "at least 1")?;
+        let divides = self.hidden_size.is_multiple_of(self.heads);
+        require(divides, "heads", self.heads, format_args!("a divisor of hidden_size, {}", self.hidden_size))?;
+        self.geometry(VOCABULARY_STAND_IN, None)?;
+        self.plan().validate(&self.shape())?;
+        if self.tie_embeddings && self.pipeline_parallel > 1 {
+            return Err(OptionsError::TiedPipeline);
+        }
+        Ok(())
+    }
+
+    fn validate_steps(&self) -> Result<(), OptionsError> {
+        require(self.steps > 0, "steps", self.steps, "at least 1")?;
+        let every = self.checkpoint_every_steps;
+        require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
+        let threads = (1..=THREADS_MAX).contains(&self.threads);
+        require(threads, "threads", self.threads, format_args!("from 1 to {THREADS_MAX}"))?;
+        let batch = self.batch_sequences;
+        require((1..=1 << 20).contains(&batch), "batch_sequences", batch, "from 1 to 1048576")?;
+        let (length, context) = (self.sequence_length, self.context_length);
+        require(length <= context, "sequence_length", length, format_args!("at most context_length, {context}"))?;
+        let (group, micro) = (batch / self.data_groups(), self.micro_batch());
+        let must = format_args!("a divisor of {group}, the sequences of one of the {} data groups", self.data_groups());
+        require(group.is_multiple_of(micro), "micro_batch_sequences", micro, must)
+    }
+
+    fn validate_optimizer(&self) -> Result<(), OptionsError> {
+        let positive = [("learning_rate", self.learning_rate), ("epsilon", self.epsilon)];
+        for (option, value) in positive {
+            require(value > 0.0 && value.is_finite(), option, value, "a positive number")?;
+        }
+        let low = self.min_learning_rate;
+        let within = (0.0..=self.learning_rate).contains(&low);
+        require(within, "min_learning_rate", low, "from 0 to learning_rate")?;
+        for (option, value) in [("beta1", self.beta1), ("beta2", self.beta2), ("dropout", self.dropout)] {
+            require((0.0..1.0).contains(&value), option, value, "at least 0 and below 1")?;
+        }
+        for (option, value) in [("weight_decay", self.weight_decay), ("clip_norm", self.clip_norm)] {
+            require(value >= 0.0 && value.is_finite(), option, value, "at least 0")?;
+        }
+        Ok(())
+    }
+
+    /// The parallel plan.
+    pub fn plan(&self) -> ParallelPlan {
+        ParallelPlan {
+            data_parallel: self.data_parallel,
+            tensor_parallel: self.tensor_parallel,
+            pipeline_parallel: self.pipeline_parallel,
+        }
+    }
+
+    /// The counts that the plan has to fit.
+    pub fn shape(&self) -> JobShape {
+        JobShape { layers: self.layers, tensor_shards: self.tensor_shards, data_groups: self.data_groups() }
+    }
+
+    /// Logical data groups of a step.
+    pub fn data_groups(&self) -> usize {
+        data_groups(self.batch_sequences)
+    }
+
+    /// Sequences that go through the model together.
+    pub fn micro_batch(&self) -> usize {
+        match self.micro_batch_sequences {
+            0 => (self.batch_sequences / self.data_groups()).max(1),
+            sequences => sequences,
+        }
+    }
+
+    /// Tokens of a training sequence.
+    pub fn sequence(&self) -> usize {
+        if self.sequence_length == 0 { self.context_length } else { self.sequence_length }
+    }
+
+    /// Tokens of a step, over all ranks.
+    pub fn batch_tokens(&self) -> u64 {
+        self.batch_sequences as u64 * self.sequence() as u64
+    }
+
+    /// The model for a vocabulary whose documents end with `end_of_text`.
+    ///
+    /// # Errors
+    /// [`GeometryError`] if the sizes do not fit each other.
+    pub fn geometry(&self, vocabulary: usize, end_of_text: Option<u32>) -> Result<Geometry, GeometryError> {
+        let feed_forward = match self.feed_forward_size {
+            0 => (8 * self.hidden_size.min(1 << 20)).div_ceil(3).next_multiple_of(8),
+            size => size,
+        };
+        let config = ModelConfig {
+            vocab_size: vocabulary,
+            hidden_size: self.hidden_size,
+            intermediate_size: feed_forward,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            num_key_value_heads: self.kv_heads,
+            head_dim: self.hidden_size / self.heads.max(1),
+            max_position_embeddings: self.context_length,
+            rms_norm_eps: RMS_NORM_EPSILON,
+            rope_theta: self.rope_theta,
+            tie_word_embeddings: self.tie_embeddings,
+            bos_token_id: None,
+            eos_token_id: end_of_text,
+        };
+        Geometry::new(config, self.tensor_shards)
+    }
+
+    /// Optimizer and learning rate.
+    pub fn optimizer(&self) -> OptimizerOptions {
+        OptimizerOptions {
+            learning_rate: self.learning_rate,
+            final_learning_rate_ratio: self.min_learning_rate / self.learning_rate,
+            warmup_steps: self.warmup_steps,
+            steps: self.steps,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            clip_norm: self.clip_norm,
+        }
+    }
+
+    /// The options without those that leave loss and weights alone: two runs whose results here
+    /// are equal may go on from each other's checkpoints.
+    pub fn without_plan(&self) -> Self {
+        let Self { data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, .. } =
+            Self::default();
+        Self {
+            data_parallel,
+            tensor_parallel,
+            pipeline_parallel,
+            checkpoint_every_steps,
+            threads,
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(edit: impl Fn(&mut TrainOptions)) -> String {
+        let mut options = TrainOptions::default();
+        edit(&mut options);
+        options.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_valid_and_round_trip() {
+        let options = TrainOptions::default();
+        options.validate().unwrap();
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<TrainOptions>(&text).unwrap(), options);
+        assert_eq!(serde_json::from_str::<TrainOptions>("{}").unwrap(), options);
+        assert!(serde_json::from_str::<TrainOptions>(r#"{"layer": 3}"#).is_err());
+    }
+
+    #[test]
+    fn names_the_option_that_does_not_fit() {
+        assert_eq!(refused(|o| o.heads = 7), "`heads` is 7; it must be a divisor of hidden_size, 128");
+        assert_eq!(refused(|o| o.heads = 0), "`heads` is 0; it must be at least 1");
+        assert_eq!(refused(|o| o.dropout = 1.0), "`dropout` is 1; it must be at least 0 and below 1");
+        assert!(refused(|o| o.learning_rate = f32::NAN).contains("`learning_rate` is NaN"));
+        assert!(refused(|o| o.min_learning_rate = 1.0).contains("`min_learning_rate`"));
+        assert!(refused(|o| o.sequence_length = 129).contains("at most context_length, 128"));
+        assert!(refused(|o| o.micro_batch_sequences = 3).contains("`micro_batch_sequences` is 3"));
+        assert!(refused(|o| o.batch_sequences = 0).contains("`batch_sequences`"));
+        assert!(refused(|o| o.kv_heads = 3).contains("key-value heads"));
+        assert!(refused(|o| o.tensor_parallel = 8).contains("only 4 logical tensor shards"));
+        assert!(refused(|o| o.tensor_shards = 3).contains("power of two"));
+        assert!(refused(|o| o.pipeline_parallel = 5).contains("only 4 layers"));
+        assert!(refused(|o| (o.tie_embeddings, o.pipeline_parallel) = (true, 2)).contains("tie_embeddings"));
+        for (name, edit) in [
+            ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
+            ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
+            ("threads", |o| o.threads = 0),
+            ("layers", |o| o.layers = 0),
+        ] {
+            assert!(!refused(edit).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
+        let options = TrainOptions { tensor_parallel: 2, threads: 3, ..TrainOptions::default() };
+        assert_eq!(options.without_plan(), TrainOptions::default());
+        assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
+    }
+
+    #[test]
+    fn zeros_are_filled_in() {
+        let options = TrainOptions { batch_sequences: 24, ..TrainOptions::default() };
+        assert_eq!((options.micro_batch(), options.sequence(), options.batch_tokens()), (3, 128, 24 * 128));
+        assert_eq!(options.geometry(300, None).unwrap().config.intermediate_size, 344);
+    }
+}
