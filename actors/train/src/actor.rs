@@ -11,22 +11,35 @@ use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::LinkFactory;
 use crate::message::TrainerMessage;
+use crate::network::{NetworkLinks, NoLinks};
 use crate::shard;
 
 /// The actor of the `train` role: one rank of a training job. Its argument is the task, whose index
 /// is the rank; it stops when the rank has ended.
+///
+/// The default gets its links from the task's network; without one it can only be the single rank
+/// of a serial plan.
+#[derive(Default)]
 pub struct TrainerShard {
-    links: Arc<dyn LinkFactory>,
+    links: Option<Arc<dyn LinkFactory>>,
 }
 
 impl TrainerShard {
     /// A rank that gets its links from `links`.
-    pub fn new(links: Arc<dyn LinkFactory>) -> Self {
-        Self { links }
+    pub fn with_links(links: Arc<dyn LinkFactory>) -> Self {
+        Self { links: Some(links) }
+    }
+
+    fn links(&self, context: &TaskContext) -> Result<Arc<dyn LinkFactory>, TrainError> {
+        Ok(match (&self.links, &context.network) {
+            (Some(links), _) => links.clone(),
+            (None, Some(network)) => Arc::new(NetworkLinks::bind(network, context.spec.id.job)?),
+            (None, None) => Arc::new(NoLinks),
+        })
     }
 
     fn start_thread(&self, context: TaskContext, actor: ActorRef<TrainerMessage>) -> Result<(), TrainError> {
-        let links = self.links.clone();
+        let links = self.links(&context)?;
         let host = BlockingHost::new(context, Handle::current());
         let work = move || {
             let last = match catch_unwind(AssertUnwindSafe(|| shard::run(&host, links.as_ref()))) {

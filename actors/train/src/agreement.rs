@@ -2,7 +2,6 @@
 //! [`agree`] and [`collect`].
 
 use sixfold_collective::TreeGroup;
-use sixfold_parallel::RankLinks;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -13,7 +12,7 @@ use crate::links::Links;
 pub(crate) const RECORD_BYTES: usize = 32;
 
 /// The least and the greatest of the numbers that the ranks name. Every rank calls it once, with
-/// links to all of its [`RankLinks::peers`], and gets the same answer.
+/// links to all of its peers in the plan, and gets the same answer.
 ///
 /// Tensor-parallel partners agree, then the stages of each pipeline, then data-parallel partners.
 pub(crate) fn agree(
@@ -166,6 +165,8 @@ fn neighbours(plan: &ParallelPlan, rank: Rank) -> [Option<Rank>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use sixfold_parallel::RankLinks;
+
     use super::*;
     use crate::links::LinkPurpose;
     use crate::testing::LocalLinks;

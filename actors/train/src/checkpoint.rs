@@ -29,7 +29,7 @@ use sixfold_cluster::task::HostError;
 use sixfold_model::ModelSlice;
 use sixfold_wire::id::ArtifactId;
 
-pub(crate) use load::{SavedSteps, read_parameters_of};
+pub(crate) use load::{Loaded, SavedSteps, read_parameters_of};
 pub(crate) use saver::{Saver, Snapshot, Writer};
 pub(crate) use units::RankState;
 

@@ -7,6 +7,7 @@ use sixfold_collective::CollectiveError;
 use sixfold_model::{GeometryError, WeightsError};
 use sixfold_parallel::{PlaceError, StepError};
 use sixfold_topology::Rank;
+use sixfold_transport::BindError;
 use sixfold_transport::link::LinkError;
 
 use crate::options::OptionsError;
@@ -101,6 +102,9 @@ pub enum TrainError {
     /// The cluster did not answer.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// No address could be had for the links to other ranks.
+    #[error("the links to other ranks: {0}")]
+    Bind(#[from] BindError),
     /// A thread could not start or died.
     #[error("a thread of the trainer failed: {0}")]
     Thread(String),

@@ -1,1 +1,38 @@
-//! The trainer-shard role: one rank of a training job.
+//! The trainer-shard role: one rank of a training job, in a process of its own.
+//!
+//! A rank reads its part of each step's batch from the token shards, computes the units of the
+//! model that the plan gives it, and exchanges partial sums and activations with its neighbours in
+//! the plan. Its state is saved every few steps, so that a gang that loses a member goes on from
+//! the newest complete step, under the same plan or another, with the same bits. After the last
+//! step the first rank writes the `model` artefact.
+//!
+//! The arithmetic and the plans are those of `sixfold-model` and `sixfold-parallel`; this crate
+//! adds data order, checkpoints and the life of the task. Links come from a [`LinkFactory`]: the
+//! task's network, or a test's.
+//!
+//! Read [`TrainOptions`] first, then `shard.rs`. [`TrainerShard`] is the actor.
+
+mod actor;
+mod agreement;
+mod batches;
+mod checkpoint;
+mod error;
+mod host;
+mod links;
+mod message;
+mod model_artifact;
+mod network;
+mod options;
+mod order;
+mod shard;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use actor::TrainerShard;
+pub use error::TrainError;
+pub use links::{LinkFactory, LinkPurpose, Links};
+pub use message::TrainerMessage;
+pub use options::{OptionsError, TrainOptions};
+pub use order::DataOrder;

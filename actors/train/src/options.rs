@@ -163,7 +163,12 @@ impl TrainOptions {
         self.validate_optimizer()?;
         require(self.heads > 0, "heads", self.heads, "at least 1")?;
         let divides = self.hidden_size.is_multiple_of(self.heads);
-        require(divides, "heads", self.heads, format_args!("a divisor of hidden_size, {}", self.hidden_size))?;
+        require(
+            divides,
+            "heads",
+            self.heads,
+            format_args!("a divisor of hidden_size, {}", self.hidden_size),
+        )?;
         self.geometry(VOCABULARY_STAND_IN, None)?;
         self.plan().validate(&self.shape())?;
         if self.tie_embeddings && self.pipeline_parallel > 1 {
@@ -181,9 +186,17 @@ impl TrainOptions {
         let batch = self.batch_sequences;
         require((1..=1 << 20).contains(&batch), "batch_sequences", batch, "from 1 to 1048576")?;
         let (length, context) = (self.sequence_length, self.context_length);
-        require(length <= context, "sequence_length", length, format_args!("at most context_length, {context}"))?;
+        require(
+            length <= context,
+            "sequence_length",
+            length,
+            format_args!("at most context_length, {context}"),
+        )?;
         let (group, micro) = (batch / self.data_groups(), self.micro_batch());
-        let must = format_args!("a divisor of {group}, the sequences of one of the {} data groups", self.data_groups());
+        let must = format_args!(
+            "a divisor of {group}, the sequences of one of the {} data groups",
+            self.data_groups()
+        );
         require(group.is_multiple_of(micro), "micro_batch_sequences", micro, must)
     }
 
@@ -286,8 +299,9 @@ impl TrainOptions {
     /// The options without those that leave loss and weights alone: two runs whose results here
     /// are equal may go on from each other's checkpoints.
     pub fn without_plan(&self) -> Self {
-        let Self { data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, .. } =
-            Self::default();
+        let Self {
+            data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, ..
+        } = Self::default();
         Self {
             data_parallel,
             tensor_parallel,

@@ -1,0 +1,107 @@
+//! The result of a training job: the `model` artefact and its figures.
+
+use serde_json::{Value, json};
+use sixfold_cluster::task::{Metric, Metrics, TaskOutput};
+use sixfold_model::{Geometry, weights_blake3, write_parameters};
+use sixfold_wire::id::ArtifactId;
+
+use crate::checkpoint::read_parameters_of;
+use crate::error::TrainError;
+use crate::host::BlockingHost;
+use crate::options::TrainOptions;
+
+/// Kind of the artefact.
+const KIND: &str = "model";
+const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Files of a tokens artefact that a model takes along where they are there.
+const TOKENIZER_EXTRAS: [&str; 1] = ["tokenizer_config.json"];
+
+/// What the model came from.
+pub(crate) struct Trained<'a> {
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) options: &'a TrainOptions,
+    /// The artefact with the tokenizer.
+    pub(crate) tokens: ArtifactId,
+    /// The loss of every step.
+    pub(crate) losses: &'a [f32],
+}
+
+/// Puts the model together from all ranks' final states, and publishes it.
+pub(crate) fn publish(
+    host: &BlockingHost,
+    trained: &Trained<'_>,
+    states: &[ArtifactId],
+) -> Result<TaskOutput, TrainError> {
+    let Trained { geometry, options, .. } = trained;
+    let parameters = read_parameters_of(host, geometry, states)
+        .map_err(|error| TrainError::FinalState(error.to_string()))?;
+    let weights = weights_blake3(geometry, &parameters).to_hex().to_string();
+    let losses = losses_blake3(trained.losses);
+    let store = host.store();
+    let mut manifest = host
+        .context()
+        .manifest(KIND)
+        .with("parameters", geometry.config.parameters())
+        .with("plan", options.plan().to_string())
+        .with("tensor_shards", options.tensor_shards)
+        .with("steps", options.steps)
+        .with("weights_blake3", weights.as_str())
+        .with("loss_bits_blake3", losses.as_str());
+    let config = to_json(&geometry.config.to_hugging_face(options.tensor_shards))?;
+    let training = to_json(&training_record(trained, &weights, &losses))?;
+    manifest.files.push(store.put("config.json", &config)?);
+    manifest.files.push(store.put("model.safetensors", &write_parameters(geometry, &parameters)?)?);
+    let tokens = store.manifest(trained.tokens)?;
+    manifest.files.push(store.put(TOKENIZER_FILE, &store.read(trained.tokens, TOKENIZER_FILE)?)?);
+    manifest.files.extend(TOKENIZER_EXTRAS.iter().filter_map(|name| tokens.file(name)).cloned());
+    manifest.files.push(store.put("training.json", &training)?);
+    let model = host.publish(manifest)?;
+    Ok(TaskOutput { artifacts: vec![model], metrics: metrics(trained, weights, losses) })
+}
+
+fn to_json(value: &Value) -> Result<Vec<u8>, TrainError> {
+    serde_json::to_vec_pretty(value).map_err(|error| TrainError::Thread(error.to_string()))
+}
+
+/// BLAKE3 over the little-endian bits of the losses, in the order of the steps.
+fn losses_blake3(losses: &[f32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    losses.iter().for_each(|loss| {
+        hasher.update(&loss.to_le_bytes());
+    });
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The content of `training.json`: how the model was trained, and its loss curve, readable and to
+/// the bit.
+fn training_record(trained: &Trained<'_>, weights: &str, losses_hash: &str) -> Value {
+    let options = trained.options;
+    let bits = trained.losses.iter().map(|loss| format!("{:08x}", loss.to_bits()));
+    json!({
+        "steps": options.steps,
+        "batch_tokens": options.batch_tokens(),
+        "plan": options.plan(),
+        "tensor_shards": options.tensor_shards,
+        "data_groups": options.data_groups(),
+        "losses": trained.losses,
+        "loss_bits": bits.collect::<Vec<_>>(),
+        "loss_bits_blake3": losses_hash,
+        "weights_blake3": weights,
+        "options": options,
+    })
+}
+
+/// The figures of the whole job. Only the first rank reports them, since counts of a stage's tasks
+/// are added up.
+fn metrics(trained: &Trained<'_>, weights: String, losses_hash: String) -> Metrics {
+    let loss = |loss: Option<&f32>| Metric::Number(loss.copied().map_or(0.0, f64::from));
+    let tokens = trained.options.steps * trained.options.batch_tokens();
+    Metrics::from([
+        ("weights_blake3".to_owned(), Metric::Text(weights)),
+        ("loss_bits_blake3".to_owned(), Metric::Text(losses_hash)),
+        ("loss_first".to_owned(), loss(trained.losses.first())),
+        ("loss_last".to_owned(), loss(trained.losses.last())),
+        ("steps".to_owned(), Metric::Count(trained.losses.len() as u64)),
+        ("tokens".to_owned(), Metric::Count(tokens)),
+    ])
+}

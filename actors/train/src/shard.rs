@@ -1,0 +1,284 @@
+//! The life of a rank, from its task to its result: [`run`], on a thread that may block.
+
+use std::time::Instant;
+
+use sixfold_artifact::Manifest;
+use sixfold_artifact::tokens::TokenShards;
+use sixfold_cluster::task::{Gang, HostError, Metric, Metrics, TaskOutput};
+use sixfold_model::{Geometry, ModelSlice};
+use sixfold_parallel::{RankLinks, StepReport, Trainer, TrainingJob, slice_of};
+use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_wire::id::{ArtifactId, ContentHash};
+
+use crate::agreement::{agree, collect};
+use crate::batches::Batches;
+use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
+use crate::error::TrainError;
+use crate::host::BlockingHost;
+use crate::links::{LinkFactory, LinkPurpose, Links};
+use crate::model_artifact::{self, Trained};
+use crate::options::TrainOptions;
+
+/// The corpus to train on, among the task's inputs.
+const TOKENS_KIND: &str = "tokens";
+/// The split of it that is trained on.
+const SPLIT: &str = "train";
+
+/// Does the task: joins the gang, goes on from where an earlier attempt was, trains, and saves.
+///
+/// # Errors
+/// [`TrainError`] says what failed; the state of the last checkpoint remains.
+pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOutput, TrainError> {
+    let options: TrainOptions = host.context().options()?;
+    options.validate()?;
+    let plan = options.plan();
+    let spec = &host.context().spec;
+    if plan.world_size() != spec.count as usize {
+        let (ranks, members) = (plan.world_size(), spec.count as usize);
+        return Err(TrainError::GangSize { plan: plan.to_string(), ranks, members });
+    }
+    sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
+    let corpus = Corpus::open(host)?;
+    let end_of_text = corpus.end_of_text()?;
+    let geometry = options.geometry(corpus.shards.vocabulary() as usize, end_of_text)?;
+    let job = TrainingJob {
+        geometry,
+        optimizer: options.optimizer(),
+        seed: options.seed,
+        dropout: options.dropout,
+    };
+    let rank = Rank(spec.id.index);
+    let gang = host.block_on(host.context().host.rendezvous(links.address()))?;
+    let member = Member { host, links, gang, plan, rank };
+    let slice = slice_of(&job.geometry, &plan, rank);
+    let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
+    let tokens = corpus.id;
+    let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
+    let (trainer, loaded) = member.begin(&job, &slice, &fingerprint)?;
+    let losses = loaded.as_ref().map(|loaded| loaded.losses.clone()).unwrap_or_default();
+    let saver = Saver::start(Writer {
+        host: host.clone(),
+        writes: plan.coordinates(rank).data == 0,
+        fingerprint,
+        slice,
+        batch_sequences: options.batch_sequences as u64,
+        earlier: loaded.map(|loaded| loaded.step),
+    })?;
+    let mut training = Training { member, options, batches, trainer, losses, saver };
+    training.announce();
+    training.train()?;
+    training.finish(&job.geometry, tokens)
+}
+
+/// What the numbers of a job follow from, in one hash: a checkpoint of another is refused.
+fn fingerprint(
+    options: &TrainOptions,
+    geometry: &Geometry,
+    tokens: ArtifactId,
+) -> Result<String, TrainError> {
+    let parts = (options.without_plan(), &geometry.config, tokens);
+    let text = serde_json::to_vec(&parts).map_err(|error| TrainError::Thread(error.to_string()))?;
+    Ok(ContentHash::of(&text).to_string())
+}
+
+/// The tokens to train on.
+struct Corpus {
+    id: ArtifactId,
+    shards: TokenShards,
+}
+
+impl Corpus {
+    fn open(host: &BlockingHost) -> Result<Self, TrainError> {
+        let inputs = host.block_on(host.context().fetch_inputs())?;
+        let is_tokens = |(_, manifest): &&(ArtifactId, Manifest)| manifest.kind == TOKENS_KIND;
+        let id = inputs.iter().find(is_tokens).ok_or(TrainError::NoTokens)?.0;
+        Ok(Self { id, shards: TokenShards::from_artifact(host.store(), id, SPLIT)? })
+    }
+
+    /// The token that every document ends with.
+    fn end_of_text(&self) -> Result<Option<u32>, TrainError> {
+        match self.shards.document(0) {
+            Some(range) if !range.is_empty() => Ok(self.shards.get(range.end - 1..range.end)?.pop()),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A rank among its gang.
+struct Member<'a> {
+    host: &'a BlockingHost,
+    links: &'a dyn LinkFactory,
+    gang: Gang,
+    plan: ParallelPlan,
+    rank: Rank,
+}
+
+impl Member<'_> {
+    fn connect(&self, purpose: LinkPurpose) -> Result<Links, TrainError> {
+        let peers = RankLinks::peers(&self.plan, self.rank);
+        let connecting = self.links.connect(&self.gang, self.rank, &peers, purpose);
+        self.host.block_on(connecting).map_err(TrainError::of_link(self.rank))
+    }
+
+    /// Links the rank, and brings it to the newest step that every rank can begin with.
+    fn begin(
+        &self,
+        job: &TrainingJob,
+        slice: &ModelSlice,
+        fingerprint: &str,
+    ) -> Result<(Trainer, Option<Loaded>), TrainError> {
+        let mut links = self.connect(LinkPurpose::Tensors)?;
+        let resume = &self.host.context().spec.resume;
+        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, resume);
+        let mut newest = u64::MAX;
+        let loaded = loop {
+            let loaded = saved.load(newest);
+            let step = loaded.as_ref().map_or(0, |loaded| loaded.step.step);
+            let (least, greatest) = agree(&self.plan, self.rank, &mut links, step)?;
+            if least == greatest {
+                break loaded;
+            }
+            newest = least;
+        };
+        let links = RankLinks::new(&self.plan, self.rank, links)?;
+        let mut trainer = Trainer::new(job, &self.plan, self.rank, links)?;
+        if let Some(loaded) = &loaded {
+            loaded.state.restore(&mut trainer);
+        }
+        Ok((trainer, loaded))
+    }
+}
+
+/// A rank at work.
+struct Training<'a> {
+    member: Member<'a>,
+    options: TrainOptions,
+    batches: Batches,
+    trainer: Trainer,
+    /// The loss of every step done so far, by earlier attempts too.
+    losses: Vec<f32>,
+    saver: Saver,
+}
+
+impl Training<'_> {
+    fn step(&self) -> u64 {
+        self.losses.len() as u64
+    }
+
+    fn is_first(&self) -> bool {
+        self.member.rank == Rank(0)
+    }
+
+    fn announce(&self) {
+        if !self.is_first() {
+            return;
+        }
+        let (plan, step, steps) = (self.member.plan, self.step(), self.options.steps);
+        let batches = &self.batches;
+        self.member.host.log(match step {
+            0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", batches.samples()),
+            step => format!("going on from step {step} of {steps} on {plan}"),
+        });
+    }
+
+    fn train(&mut self) -> Result<(), TrainError> {
+        let rank = self.member.rank;
+        while self.step() < self.options.steps {
+            let step = self.step();
+            if self.member.host.context().cancel.is_cancelled() {
+                return Err(TrainError::Stopped { step });
+            }
+            let started = Instant::now();
+            let batch = self.batches.step(step)?;
+            let done = self.trainer.step(step, batch);
+            let report = done.map_err(|source| TrainError::Step { rank, step, source })?;
+            let StepReport { loss, gradient_norm, .. } = report;
+            if !(loss.is_finite() && gradient_norm.is_finite()) {
+                return Err(TrainError::NotFinite { rank, step, loss, gradient_norm });
+            }
+            self.losses.push(loss);
+            self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
+            self.save_if_due()?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, report: &StepReport, tokens_per_second: f64) {
+        if !self.is_first() {
+            return;
+        }
+        self.member.host.progress(Metrics::from([
+            ("step".to_owned(), Metric::Count(self.step())),
+            ("steps".to_owned(), Metric::Count(self.options.steps)),
+            ("loss".to_owned(), Metric::Number(report.loss.into())),
+            ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
+            ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
+            ("tokens_per_second".to_owned(), Metric::Number(tokens_per_second)),
+        ]));
+    }
+
+    /// The last step is saved by [`Self::finish`].
+    fn save_if_due(&mut self) -> Result<(), TrainError> {
+        while let Some((step, result)) = self.saver.poll() {
+            tolerate(self.member.host, step, result)?;
+        }
+        let step = self.step();
+        if step < self.options.steps && step.is_multiple_of(self.options.checkpoint_every_steps) {
+            self.saver.submit(Snapshot::take(&self.trainer, &self.losses)?)?;
+        }
+        Ok(())
+    }
+
+    /// Saves the final state, and gathers the names of all ranks' final states on the first rank,
+    /// which writes the model.
+    fn finish(mut self, geometry: &Geometry, tokens: ArtifactId) -> Result<TaskOutput, TrainError> {
+        let Member { host, plan, rank, .. } = self.member;
+        self.saver.submit(Snapshot::take(&self.trainer, &self.losses)?)?;
+        let last = self.saver.wait();
+        let Some((_, saved)) = last else {
+            return Err(TrainError::Thread("the checkpoint thread ended".to_owned()));
+        };
+        let state = saved?.artifact;
+        // The links of the steps stay until all ranks have done their last step.
+        let mut links = self.member.connect(LinkPurpose::Records)?;
+        agree(&plan, rank, &mut links, self.step())?;
+        let states = collect(&plan, rank, links, state.0.as_bytes())?;
+        let mut output = TaskOutput::default();
+        if let Some(states) = states.filter(|_| self.is_first()) {
+            let to_id = |bytes: [u8; 32]| ArtifactId(ContentHash::from_bytes(bytes));
+            let states: Vec<ArtifactId> = states.into_iter().map(to_id).collect();
+            let trained = Trained { geometry, options: &self.options, tokens, losses: &self.losses };
+            output = model_artifact::publish(host, &trained, &states)?;
+        }
+        output.metrics.insert("rank".to_owned(), Metric::Text(self.account()));
+        Ok(output)
+    }
+
+    /// What this rank held and did, as JSON. Work and traffic are of this attempt.
+    fn account(&self) -> String {
+        let work = self.trainer.work();
+        let share = self.trainer.parameter_share();
+        serde_json::json!({
+            "rank": self.member.rank,
+            "parameter_bytes": share.total_bytes(),
+            "flops": work.flops(),
+            "bytes_sent": self.trainer.bytes_sent(),
+            "parameters": share,
+            "work": work,
+        })
+        .to_string()
+    }
+}
+
+/// A checkpoint that failed is told and survived: the one before it remains. A task that was
+/// placed elsewhere must not go on.
+fn tolerate<T>(host: &BlockingHost, step: u64, result: Result<T, TrainError>) -> Result<(), TrainError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error @ TrainError::Host(HostError::Superseded)) => Err(error),
+        Err(error) => {
+            host.log(format!("the checkpoint of step {step} failed, the one before remains: {error}"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What tests need: a tokens artefact, and links between ranks that are threads.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sixfold_artifact::tokens::{
+    ShardEntry, TokenIndex, TokenWriter, encode_boundaries, index_file, shard_file,
+};
+use sixfold_artifact::{Manifest, Store};
+use sixfold_cluster::task::Gang;
+use sixfold_topology::Rank;
+use sixfold_transport::link::{LinkError, TensorLink};
+use sixfold_transport::tensor::local_pair;
+use sixfold_wire::id::ArtifactId;
+
+use crate::links::{LinkFactory, LinkPurpose, Links};
+
+pub(crate) const VOCABULARY: u32 = 50;
+pub(crate) const END_OF_TEXT: u32 = 0;
+const DOCUMENT: usize = 37;
+const SPLIT: &str = "train";
+/// Far more than any message of these tests.
+const WINDOW_BYTES: usize = 64 << 20;
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A corpus of `tokens` tokens in documents of equal length, in `store`.
+pub(crate) fn tokens_artifact(store: &Store, tokens: usize) -> ArtifactId {
+    let id = |at: usize| match (at + 1) % DOCUMENT {
+        0 => END_OF_TEXT,
+        _ => 1 + (at * at / 3 + at * 7) as u32 % (VOCABULARY - 1),
+    };
+    let ids: Vec<u32> = (0..tokens).map(id).collect();
+    let mut writer = TokenWriter::new(Vec::new(), VOCABULARY);
+    ids.chunks(DOCUMENT).for_each(|document| writer.push(document).unwrap());
+    let (bytes, count) = writer.finish().unwrap();
+    let mut boundaries: Vec<u64> = (0..tokens as u64).step_by(DOCUMENT).collect();
+    boundaries.push(count);
+    let shard = ShardEntry { file: shard_file(SPLIT, 0), tokens: count };
+    let index = TokenIndex::new(SPLIT, VOCABULARY, boundaries.len() as u64 - 1, vec![shard.clone()]);
+    let mut manifest = Manifest::new("tokens", "tokenize");
+    for (name, content) in [
+        ("tokenizer.json", b"{}".to_vec()),
+        (shard.file.as_str(), bytes),
+        (index.boundaries.as_str(), encode_boundaries(&boundaries)),
+        (index_file(SPLIT).as_str(), index.encode().unwrap()),
+    ] {
+        manifest.files.push(store.put(name, &content).unwrap());
+    }
+    store.publish(&manifest).unwrap()
+}
+
+type Ends = HashMap<(LinkPurpose, Rank, Rank), Box<dyn TensorLink>>;
+
+/// Links between the threads of a process. Whoever comes first makes both ends.
+#[derive(Clone, Default)]
+pub(crate) struct LocalLinks {
+    ends: Arc<Mutex<Ends>>,
+    /// Two ranks that take each other's place in the trees of sums.
+    pub(crate) swapped: Option<(Rank, Rank)>,
+}
+
+impl LocalLinks {
+    /// The links of `rank` to `peers`.
+    pub(crate) fn take(&self, rank: Rank, peers: &[Rank], purpose: LinkPurpose) -> Links {
+        let mut ends = self.ends.lock().unwrap();
+        let mut take = |peer: Rank| {
+            let peer = if purpose == LinkPurpose::Tensors { self.in_place_of(rank, peer) } else { peer };
+            if let Some(end) = ends.remove(&(purpose, rank, peer)) {
+                return end;
+            }
+            let (near, far) = local_pair(WINDOW_BYTES, SILENCE);
+            ends.insert((purpose, peer, rank), Box::new(far));
+            Box::new(near)
+        };
+        peers.iter().map(|&peer| (peer, take(peer))).collect()
+    }
+
+    /// Whom `rank` meets where it expects `peer`, whose number differs from its own in one bit: the
+    /// rank whose leaf is that far from the leaf that `rank` has taken.
+    fn in_place_of(&self, rank: Rank, peer: Rank) -> Rank {
+        let leaf = |rank: Rank| match self.swapped {
+            Some((a, b)) if rank == a => b,
+            Some((a, b)) if rank == b => a,
+            _ => rank,
+        };
+        match self.swapped {
+            Some(_) => leaf(Rank(leaf(rank).0 ^ rank.0 ^ peer.0)),
+            None => peer,
+        }
+    }
+}
+
+#[async_trait]
+impl LinkFactory for LocalLinks {
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    async fn connect(
+        &self,
+        _gang: &Gang,
+        rank: Rank,
+        peers: &[Rank],
+        purpose: LinkPurpose,
+    ) -> Result<Links, LinkError> {
+        Ok(self.take(rank, peers, purpose))
+    }
+}

@@ -1,0 +1,160 @@
+//! Whole gangs through the actor, each rank a thread over local links.
+
+mod gang;
+
+use gang::{Gang, Outcome};
+use sixfold_cluster::task::{ErrorClass, Metric, TaskError};
+use sixfold_topology::Rank;
+
+use crate::options::TrainOptions;
+
+const STEPS: u64 = 6;
+
+fn options(plan: &str) -> TrainOptions {
+    let plan: sixfold_topology::ParallelPlan = plan.parse().unwrap();
+    TrainOptions {
+        layers: 2,
+        hidden_size: 16,
+        heads: 4,
+        kv_heads: 4,
+        context_length: 12,
+        steps: STEPS,
+        batch_sequences: 4,
+        warmup_steps: 2,
+        learning_rate: 0.01,
+        min_learning_rate: 0.001,
+        dropout: 0.1,
+        checkpoint_every_steps: 2,
+        data_parallel: plan.data_parallel,
+        tensor_parallel: plan.tensor_parallel,
+        pipeline_parallel: plan.pipeline_parallel,
+        ..TrainOptions::default()
+    }
+}
+
+fn undisturbed() -> Outcome {
+    Gang::new(options("tp1")).run().unwrap()
+}
+
+#[test]
+fn every_plan_gives_the_bits_of_the_serial_run() {
+    let serial = undisturbed();
+    assert!(serial.number("loss_last") < serial.number("loss_first"));
+    for plan in ["tp2", "pp2", "dp2", "tp2.pp2", "dp2.tp2"] {
+        let outcome = Gang::new(options(plan)).run().unwrap();
+        assert_eq!(outcome.hashes(), serial.hashes(), "{plan}");
+        assert_eq!(outcome.ranks.len(), options(plan).plan().world_size());
+    }
+}
+
+#[test]
+fn ranks_hold_and_compute_a_share() {
+    let serial = undisturbed().ranks.remove(0);
+    let whole = |key: &str| serial[key].as_u64().unwrap();
+    for rank in Gang::new(options("tp2.pp2")).run().unwrap().ranks {
+        for key in ["parameter_bytes", "flops"] {
+            let part = rank[key].as_u64().unwrap();
+            assert!(part > 0 && part * 10 < whole(key) * 6, "{key}: {part} of {}", whole(key));
+        }
+        assert!(rank["bytes_sent"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(whole("bytes_sent"), 0);
+}
+
+#[test]
+fn swapping_two_leaves_of_the_tree_changes_the_hashes() {
+    let mut swapped = Gang::new(options("tp4"));
+    let straight = swapped.run().unwrap();
+    swapped.swapped = Some((Rank(1), Rank(2)));
+    assert_ne!(swapped.run().unwrap().hashes(), straight.hashes());
+}
+
+#[test]
+fn any_plan_goes_on_from_any_checkpoint() {
+    let expected = undisturbed();
+    for (before, after) in [("tp2.pp2", "dp2"), ("dp2.tp2", "pp2"), ("tp1", "tp2.pp2")] {
+        let gang = Gang::new(options(before));
+        gang.run().unwrap();
+        let resumed = gang.again(options(after)).resumed_at(4);
+        let outcome = resumed.run().unwrap();
+        assert_eq!(outcome.hashes(), expected.hashes(), "{before} to {after}");
+        assert!(outcome.log.iter().any(|line| line.contains("going on from step 4")), "{:?}", outcome.log);
+    }
+}
+
+#[test]
+fn a_finished_run_only_writes_its_model_again() {
+    let gang = Gang::new(options("tp2"));
+    let first = gang.run().unwrap();
+    let again = gang.again(options("pp2")).resumed_at(STEPS).run().unwrap();
+    assert_eq!(again.hashes(), first.hashes());
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_an_older_one_used() {
+    let gang = Gang::new(options("tp2.pp2"));
+    let expected = gang.run().unwrap();
+    for damage in [gang::Damage::Bit, gang::Damage::Cut, gang::Damage::Gone] {
+        let resumed = gang.again(options("tp2")).resumed_at(4);
+        let restore = resumed.damage_one_file(4, damage);
+        let outcome = resumed.run().unwrap();
+        assert_eq!(outcome.hashes(), expected.hashes(), "{damage:?}");
+        let logged = |text: &str| outcome.log.iter().any(|line| line.contains(text));
+        assert!(logged("checkpoint of step 4 is not used"), "{:?}", outcome.log);
+        assert!(logged("going on from step 2"), "{:?}", outcome.log);
+        restore();
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_job_is_refused() {
+    let gang = Gang::new(options("tp2"));
+    gang.run().unwrap();
+    let other = TrainOptions { seed: 2, ..options("tp2") };
+    let fresh = Gang::new(other.clone()).run().unwrap();
+    let outcome = gang.again(other).resumed_at(4).run().unwrap();
+    assert_eq!(outcome.hashes(), fresh.hashes());
+    assert!(outcome.log.iter().any(|line| line.contains("other options")), "{:?}", outcome.log);
+}
+
+#[test]
+fn the_model_can_be_read_back() {
+    let gang = Gang::new(options("tp2.pp2"));
+    let outcome = gang.run().unwrap();
+    let file = |name| gang.store.read(outcome.model, name).unwrap();
+    let (config, shards) = sixfold_model::ModelConfig::from_hugging_face(&file("config.json")).unwrap();
+    assert_eq!((shards, config.eos_token_id), (Some(4), Some(crate::testing::END_OF_TEXT)));
+    let geometry = sixfold_model::Geometry::new(config, 4).unwrap();
+    let whole = sixfold_model::ModelSlice::whole(&geometry);
+    let parameters = sixfold_model::read_parameters(&geometry, &whole, &file("model.safetensors")).unwrap();
+    let hash = sixfold_model::weights_blake3(&geometry, &parameters).to_hex().to_string();
+    assert_eq!(outcome.metrics["weights_blake3"], Metric::Text(hash));
+    assert_eq!(file("tokenizer.json"), b"{}");
+    let training: serde_json::Value = serde_json::from_slice(&file("training.json")).unwrap();
+    assert_eq!(training["loss_bits"].as_array().unwrap().len(), STEPS as usize);
+    assert_eq!(training["plan"]["tensor_parallel"], 2);
+}
+
+#[test]
+fn a_lost_member_restarts_its_peers() {
+    let mut gang = Gang::new(options("tp2"));
+    gang.stopped = Some(Rank(1));
+    let errors = gang.run().unwrap_err();
+    assert_eq!(errors[&Rank(1)], TaskError::restart("stopped before step 0"));
+    assert_eq!(errors[&Rank(0)].class, ErrorClass::Restart);
+    assert!(errors[&Rank(0)].message.starts_with("rank 0, step 0"), "{:?}", errors[&Rank(0)]);
+}
+
+#[test]
+fn wrong_options_are_fatal_and_named() {
+    let refused = |edit: fn(&mut TrainOptions)| {
+        let mut options = options("tp1");
+        edit(&mut options);
+        let error = Gang::new(options).run().unwrap_err().remove(&Rank(0)).unwrap();
+        assert_eq!(error.class, ErrorClass::Fatal, "{error}");
+        error.message
+    };
+    assert!(refused(|o| o.heads = 5).contains("`heads` is 5"));
+    assert!(refused(|o| o.context_length = 100_000).contains("lower sequence_length"));
+    assert!(refused(|o| o.learning_rate = 1e30).contains("training cannot go on"));
+}

@@ -1,0 +1,212 @@
+//! A gang in one process: [`Gang`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ractor::Actor;
+use serde_json::Value;
+use sixfold_artifact::Store;
+use sixfold_cluster::task::{
+    LocalHost, Metric, Metrics, Record, SavedState, TaskContext, TaskError, TaskOutput, TaskSpec,
+};
+use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_wire::id::{ArtifactId, ContentHash, Epoch, JobId, TaskId};
+use tempfile::TempDir;
+
+use crate::actor::TrainerShard;
+use crate::links::LinkFactory;
+use crate::options::TrainOptions;
+use crate::testing::{LocalLinks, tokens_artifact};
+
+const TOKENS: usize = 2000;
+
+/// What the ranks saved, by step and rank.
+type States = BTreeMap<u64, BTreeMap<Rank, ArtifactId>>;
+
+/// A training job whose ranks are actors of this process and share a store.
+pub(crate) struct Gang {
+    options: TrainOptions,
+    folder: Arc<TempDir>,
+    pub(crate) store: Store,
+    tokens: ArtifactId,
+    resume: Vec<SavedState>,
+    states: Arc<std::sync::Mutex<States>>,
+    /// Two ranks that take each other's place in the trees of sums.
+    pub(crate) swapped: Option<(Rank, Rank)>,
+    /// A rank that is told to stop at once.
+    pub(crate) stopped: Option<Rank>,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) model: ArtifactId,
+    /// Of the first rank.
+    pub(crate) metrics: Metrics,
+    /// The accounts of all ranks.
+    pub(crate) ranks: Vec<Value>,
+    pub(crate) log: Vec<String>,
+}
+
+impl Outcome {
+    pub(crate) fn hashes(&self) -> [&Metric; 2] {
+        [&self.metrics["weights_blake3"], &self.metrics["loss_bits_blake3"]]
+    }
+
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        match &self.metrics[name] {
+            Metric::Number(number) => *number,
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+}
+
+/// What may happen to a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Damage {
+    Bit,
+    Cut,
+    Gone,
+}
+
+impl Gang {
+    pub(crate) fn new(options: TrainOptions) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
+        let tokens = tokens_artifact(&store, TOKENS);
+        Self {
+            options,
+            folder: Arc::new(folder),
+            store,
+            tokens,
+            resume: Vec::new(),
+            states: Arc::default(),
+            swapped: None,
+            stopped: None,
+        }
+    }
+
+    /// The same job with other options, on the same store.
+    pub(crate) fn again(&self, options: TrainOptions) -> Self {
+        Self {
+            options,
+            folder: self.folder.clone(),
+            store: self.store.clone(),
+            tokens: self.tokens,
+            resume: Vec::new(),
+            states: self.states.clone(),
+            swapped: None,
+            stopped: None,
+        }
+    }
+
+    /// Goes on from what the last run saved after `step`.
+    pub(crate) fn resumed_at(mut self, step: u64) -> Self {
+        let states = self.states.lock().unwrap();
+        self.resume = states[&step].values().map(|&artifact| SavedState { artifact, step }).collect();
+        drop(states);
+        self
+    }
+
+    /// Damages the units of one of a step's states; the function returned mends them.
+    pub(crate) fn damage_one_file(&self, step: u64, damage: Damage) -> impl FnOnce() + use<> {
+        let artifact = *self.states.lock().unwrap()[&step].values().next_back().unwrap();
+        let path: PathBuf = self.store.file_path(artifact, "units.safetensors").unwrap();
+        let whole = fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        match damage {
+            Damage::Bit => *damaged.last_mut().unwrap() ^= 1,
+            Damage::Cut => damaged.truncate(whole.len() / 2),
+            Damage::Gone => {}
+        }
+        match damage {
+            Damage::Gone => fs::remove_file(&path).unwrap(),
+            _ => fs::write(&path, damaged).unwrap(),
+        }
+        move || fs::write(path, whole).unwrap()
+    }
+
+    /// Runs all ranks to their ends.
+    pub(crate) fn run(&self) -> Result<Outcome, BTreeMap<Rank, TaskError>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        runtime.block_on(self.run_ranks())
+    }
+
+    async fn run_ranks(&self) -> Result<Outcome, BTreeMap<Rank, TaskError>> {
+        let plan = self.options.plan();
+        let mut board = LocalLinks::default();
+        board.swapped = self.swapped;
+        let mut running = Vec::new();
+        for rank in plan.ranks() {
+            let host = Arc::new(LocalHost::new(self.store.clone()));
+            let (context, result) = self.context(rank, plan, host.clone());
+            if self.stopped == Some(rank) {
+                context.cancel.cancel();
+            }
+            let links: Arc<dyn LinkFactory> = Arc::new(board.clone());
+            let (_, actor) = Actor::spawn(None, TrainerShard::with_links(links), context).await.unwrap();
+            running.push((rank, host, result, actor));
+        }
+        let (mut outputs, mut errors) = (HashMap::new(), BTreeMap::new());
+        let mut log = Vec::new();
+        let mut states = States::new();
+        for (rank, host, result, actor) in running {
+            match result.await.unwrap() {
+                Ok(output) => drop(outputs.insert(rank, output)),
+                Err(error) => drop(errors.insert(rank, error)),
+            }
+            actor.await.unwrap();
+            for record in host.records() {
+                match record {
+                    Record::Log(line) => log.push(line),
+                    Record::State(SavedState { artifact, step }) => {
+                        states.entry(step).or_default().insert(rank, artifact);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        self.states.lock().unwrap().append(&mut states);
+        Ok(outcome(outputs, log))
+    }
+
+    fn context(
+        &self,
+        rank: Rank,
+        plan: ParallelPlan,
+        host: Arc<LocalHost>,
+    ) -> (TaskContext, tokio::sync::oneshot::Receiver<sixfold_cluster::task::TaskResult>) {
+        let spec = TaskSpec {
+            id: TaskId { job: JobId(1), phase: 0, index: rank.0 },
+            role: "train".into(),
+            stage: "train".into(),
+            count: plan.world_size() as u32,
+            options_json: serde_json::to_string(&self.options).unwrap(),
+            inputs: vec![self.tokens],
+            resume: self.resume.clone(),
+        };
+        let scratch = self.folder.path().to_owned();
+        TaskContext::new(spec, Epoch(1), "here".into(), self.store.clone(), scratch, host)
+    }
+}
+
+fn outcome(mut outputs: HashMap<Rank, TaskOutput>, log: Vec<String>) -> Outcome {
+    let mut ranks: Vec<(Rank, Value)> = outputs
+        .iter()
+        .map(|(rank, output)| match &output.metrics["rank"] {
+            Metric::Text(text) => (*rank, serde_json::from_str(text).unwrap()),
+            other => panic!("rank is {other:?}"),
+        })
+        .collect();
+    ranks.sort_by_key(|(rank, _)| *rank);
+    let first = outputs.remove(&Rank(0)).unwrap();
+    assert!(outputs.values().all(|output| output.artifacts.is_empty()), "only the first rank publishes");
+    let model = *first.artifacts.first().unwrap();
+    assert_ne!(model, ArtifactId(ContentHash::of(b"")));
+    Outcome { model, metrics: first.metrics, ranks: ranks.into_iter().map(|(_, rank)| rank).collect(), log }
+}
