@@ -50,6 +50,11 @@ pub fn decode(bytes: &[u8], content_type: Option<&str>) -> Decoded {
     let meta = meta_charset(bytes).map(|encoding| (encoding, Evidence::Meta));
     for (encoding, evidence) in [header, meta].into_iter().flatten() {
         let decoded = decode_as(bytes, encoding, evidence);
+        // Bytes that are UTF-8 throughout and not quite what is stated were converted by somebody
+        // who left the statement as it was.
+        if decoded.replaced > 0.0 && std::str::from_utf8(bytes).is_ok() {
+            return decode_as(bytes, UTF_8, Evidence::Detector);
+        }
         if decoded.replaced <= REPLACED_SHARE_MAX {
             return decoded;
         }

@@ -69,15 +69,23 @@ pub fn extract(page: &str, url: &str, extractor: Extractor) -> Extracted {
 fn main_text(page: &str, url: &str, page_type: Option<PageType>) -> Option<String> {
     let options = rs_trafilatura::Options {
         url: Some(url.to_owned()),
-        include_tables: true,
         include_title_in_content: false,
         page_type,
         ..rs_trafilatura::Options::default()
     };
+    let mut found = attempt(page, &options)?;
+    // For what it takes for a page of several sections the extractor joins overlapping parts, which
+    // repeats text. As a manual's page it is read in one piece.
+    if found.warnings.iter().any(|warning| warning.starts_with("Used multi-candidate merge")) {
+        let options = rs_trafilatura::Options { page_type: Some(PageType::Documentation), ..options };
+        found = attempt(page, &options)?;
+    }
+    (!found.content_text.trim().is_empty()).then_some(found.content_text)
+}
+
+fn attempt(page: &str, options: &rs_trafilatura::Options) -> Option<rs_trafilatura::ExtractResult> {
     // The extractor keeps nothing between calls that a panic could leave half done.
-    let result = catch_unwind(AssertUnwindSafe(|| rs_trafilatura::extract_with_options(page, &options)));
-    let text = result.ok()?.ok()?.content_text;
-    (!text.trim().is_empty()).then_some(text)
+    catch_unwind(AssertUnwindSafe(|| rs_trafilatura::extract_with_options(page, options))).ok()?.ok()
 }
 
 fn visible(text: &str) -> usize {

@@ -1,4 +1,4 @@
-//! Bounds nesting and tag size before a tree is built.
+//! Bounds nesting and tag size, and drops scripts, before a tree is built.
 
 use std::borrow::Cow;
 
@@ -26,8 +26,9 @@ const SELF_ENDING: [&str; 17] = [
     "rt", "rp", "html", "body",
 ];
 
-/// `html` with tags beyond `depth_max` levels dropped, their text kept, and oversized tags reduced
-/// to their names. Borrowed where nothing had to be changed.
+/// `html` with tags beyond `depth_max` levels dropped, their text kept, oversized tags reduced to
+/// their names, and the content of scripts and styles left out (it is no text, and the copies of
+/// articles in it differ from what the page shows). Borrowed where nothing had to be changed.
 pub fn bounded(html: &str, depth_max: usize) -> Cow<'_, str> {
     let mut open: Vec<&str> = Vec::new();
     let mut out = String::new();
@@ -47,6 +48,7 @@ pub fn bounded(html: &str, depth_max: usize) -> Cow<'_, str> {
                 }
             }
             Kind::End { name } => close(&mut open, name),
+            Kind::Raw { element } => !is_one_of(element, &["script", "style"]),
             _ => true,
         };
         let oversized = matches!(piece.kind, Kind::Start { .. }) && piece.source.len() > TAG_BYTES_MAX;
