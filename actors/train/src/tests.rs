@@ -1,9 +1,10 @@
-//! Whole gangs through the actor, each rank a thread over local links.
+//! Whole gangs through the actor, each rank a thread with links within the process or over the network.
 
 mod gang;
+mod meeting;
 
 use gang::{Gang, Outcome};
-use sixfold_cluster::task::{ErrorClass, Metric, TaskError};
+use sixfold_cluster::task::{ErrorClass, LinkChoice, Metric, TaskError};
 use sixfold_topology::Rank;
 
 use crate::options::TrainOptions;
@@ -44,6 +45,28 @@ fn every_plan_gives_the_bits_of_the_serial_run() {
         let outcome = Gang::new(options(plan)).run().unwrap();
         assert_eq!(outcome.hashes(), serial.hashes(), "{plan}");
         assert_eq!(outcome.ranks.len(), options(plan).plan().world_size());
+    }
+}
+
+#[test]
+fn links_over_the_network_give_the_same_bits() {
+    let serial = undisturbed();
+    for choice in [LinkChoice::Quic, LinkChoice::SharedMemory] {
+        let mut gang = Gang::new(options("dp2.tp2.pp2"));
+        gang.network = Some(choice);
+        assert_eq!(gang.run().unwrap().hashes(), serial.hashes(), "{choice:?}");
+    }
+}
+
+#[test]
+fn a_peer_lost_over_the_network_is_named() {
+    for choice in [LinkChoice::Quic, LinkChoice::SharedMemory] {
+        let mut gang = Gang::new(options("pp2"));
+        (gang.network, gang.stopped) = (Some(choice), Some(Rank(1)));
+        let errors = gang.run().unwrap_err();
+        assert_eq!(errors[&Rank(0)].class, ErrorClass::Restart);
+        let message = &errors[&Rank(0)].message;
+        assert!(message.contains("rank 1 on here"), "{choice:?}: {message}");
     }
 }
 

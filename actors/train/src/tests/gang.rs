@@ -2,25 +2,32 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use ractor::Actor;
 use serde_json::Value;
 use sixfold_artifact::Store;
 use sixfold_cluster::task::{
-    LocalHost, Metric, Metrics, Record, SavedState, TaskContext, TaskError, TaskOutput, TaskSpec,
+    LinkChoice, LocalHost, Metric, Metrics, Network, Record, SavedState, TaskContext, TaskError, TaskOutput,
+    TaskSpec,
 };
 use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_transport::identity::{Authority, Peer};
+use sixfold_transport::{Endpoint, EndpointOptions};
 use sixfold_wire::id::{ArtifactId, ContentHash, Epoch, JobId, TaskId};
 use tempfile::TempDir;
 
+use super::meeting::{Board, MeetingHost};
 use crate::actor::TrainerShard;
-use crate::links::LinkFactory;
 use crate::options::TrainOptions;
 use crate::testing::{LocalLinks, tokens_artifact};
 
 const TOKENS: usize = 2000;
+/// The node that all ranks say they are on.
+pub(crate) const NODE: &str = "here";
 
 /// What the ranks saved, by step and rank.
 type States = BTreeMap<u64, BTreeMap<Rank, ArtifactId>>;
@@ -37,6 +44,8 @@ pub(crate) struct Gang {
     pub(crate) swapped: Option<(Rank, Rank)>,
     /// A rank that is told to stop at once.
     pub(crate) stopped: Option<Rank>,
+    /// Links over the network instead of within the process.
+    pub(crate) network: Option<LinkChoice>,
 }
 
 /// What a run came to.
@@ -85,6 +94,7 @@ impl Gang {
             states: Arc::default(),
             swapped: None,
             stopped: None,
+            network: None,
         }
     }
 
@@ -99,6 +109,7 @@ impl Gang {
             states: self.states.clone(),
             swapped: None,
             stopped: None,
+            network: None,
         }
     }
 
@@ -130,23 +141,32 @@ impl Gang {
 
     /// Runs all ranks to their ends.
     pub(crate) fn run(&self) -> Result<Outcome, BTreeMap<Rank, TaskError>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(self.run_ranks())
     }
 
     async fn run_ranks(&self) -> Result<Outcome, BTreeMap<Rank, TaskError>> {
         let plan = self.options.plan();
-        let mut board = LocalLinks::default();
-        board.swapped = self.swapped;
+        let mut links = LocalLinks::default();
+        links.swapped = self.swapped;
+        let board = Board::new(plan.world_size());
+        let authority = Authority::create(SystemTime::now()).unwrap();
         let mut running = Vec::new();
         for rank in plan.ranks() {
             let host = Arc::new(LocalHost::new(self.store.clone()));
-            let (context, result) = self.context(rank, plan, host.clone());
+            let (context, result) = self.context(rank, plan, host.clone(), &board);
             if self.stopped == Some(rank) {
                 context.cancel.cancel();
             }
-            let links: Arc<dyn LinkFactory> = Arc::new(board.clone());
-            let (_, actor) = Actor::spawn(None, TrainerShard::with_links(links), context).await.unwrap();
+            let (shard, context) = match self.network {
+                Some(links) => {
+                    let network = Network { endpoint: endpoint(&authority), links };
+                    (TrainerShard::default(), context.with_network(network))
+                }
+                None => (TrainerShard::with_links(Arc::new(links.clone())), context),
+            };
+            let (_, actor) = Actor::spawn(None, shard, context).await.unwrap();
             running.push((rank, host, result, actor));
         }
         let (mut outputs, mut errors) = (HashMap::new(), BTreeMap::new());
@@ -179,7 +199,8 @@ impl Gang {
         &self,
         rank: Rank,
         plan: ParallelPlan,
-        host: Arc<LocalHost>,
+        local: Arc<LocalHost>,
+        board: &Board,
     ) -> (TaskContext, tokio::sync::oneshot::Receiver<sixfold_cluster::task::TaskResult>) {
         let spec = TaskSpec {
             id: TaskId { job: JobId(1), phase: 0, index: rank.0 },
@@ -191,8 +212,15 @@ impl Gang {
             resume: self.resume.clone(),
         };
         let scratch = self.folder.path().to_owned();
-        TaskContext::new(spec, Epoch(1), "here".into(), self.store.clone(), scratch, host)
+        let host = Arc::new(MeetingHost { local, board: board.clone(), task: spec.id });
+        TaskContext::new(spec, Epoch(1), NODE.into(), self.store.clone(), scratch, host)
     }
+}
+
+fn endpoint(authority: &Authority) -> Endpoint {
+    let peer = Peer::node(NODE).unwrap();
+    let identity = authority.issue_identity(&peer, SystemTime::now(), Duration::from_hours(1)).unwrap();
+    Endpoint::bind(identity, &EndpointOptions::new((Ipv4Addr::LOCALHOST, 0).into())).unwrap()
 }
 
 fn outcome(mut outputs: HashMap<Rank, TaskOutput>, log: Vec<String>) -> Outcome {
