@@ -67,9 +67,18 @@ impl Fetcher {
                 .connect_timeout(Duration::from_millis(options.timeout_ms.min(CONNECT_TIMEOUT_MS)))
                 .pool_max_idle_per_host(1)
         };
+        // Without trusted authorities on the machine the platform's verifier cannot be built; then
+        // plain http still works, and no certificate is accepted.
+        let build = |make: &dyn Fn() -> reqwest::ClientBuilder| match make().build() {
+            Err(error) if error.is_builder() => {
+                tracing::warn!(error = &error as &dyn Error, "https sites cannot be crawled");
+                make().tls_certs_only([]).build()
+            }
+            built => built,
+        };
         Ok(Self {
-            public: builder().dns_resolver(Arc::new(PublicResolver)).build()?,
-            private: builder().build()?,
+            public: build(&|| builder().dns_resolver(Arc::new(PublicResolver)))?,
+            private: build(&builder)?,
             exceptions: PrivateHosts::new(&options.allow_private_hosts),
             user_agent: options.user_agent_field(),
         })
@@ -176,17 +185,39 @@ impl Answer {
     /// # Errors
     /// The class of the failure.
     pub(crate) async fn body(&mut self, limits: DecodeLimits) -> Result<Vec<u8>, FailureClass> {
-        let name = self.first(CONTENT_ENCODING).unwrap_or_default();
-        let coding = ContentCoding::named(&name).ok_or(FailureClass::Coding)?;
-        let announced = self.response.content_length().unwrap_or(0);
-        if announced > limits.bytes_max as u64 {
+        if self.response.content_length().is_some_and(|bytes| bytes > limits.bytes_max as u64) {
             return Err(FailureClass::TooLarge);
         }
-        let mut decoder = ContentDecoder::new(coding, limits);
-        while let Some(piece) = self.response.chunk().await.map_err(|error| classify(&error))? {
+        let mut decoder = self.decoder(limits)?;
+        while let Some(piece) = self.piece().await? {
             decoder.push(&piece).map_err(class_of_decoding)?;
         }
         decoder.finish().map_err(class_of_decoding)
+    }
+
+    /// Reads the body up to about `limits.bytes_max` and leaves the rest.
+    ///
+    /// # Errors
+    /// The class of the failure.
+    pub(crate) async fn beginning(mut self, limits: DecodeLimits) -> Result<Vec<u8>, FailureClass> {
+        let mut decoder = self.decoder(limits)?;
+        while let Some(piece) = self.piece().await? {
+            match decoder.push(&piece) {
+                Err(DecodeError::TooLarge { .. }) => return Ok(decoder.into_beginning()),
+                pushed => pushed.map_err(class_of_decoding)?,
+            }
+        }
+        decoder.finish().map_err(class_of_decoding)
+    }
+
+    fn decoder(&self, limits: DecodeLimits) -> Result<ContentDecoder, FailureClass> {
+        let name = self.first(CONTENT_ENCODING).unwrap_or_default();
+        let coding = ContentCoding::named(&name).ok_or(FailureClass::Coding)?;
+        Ok(ContentDecoder::new(coding, limits))
+    }
+
+    async fn piece(&mut self) -> Result<Option<bytes::Bytes>, FailureClass> {
+        self.response.chunk().await.map_err(|error| classify(&error))
     }
 
     /// Ends the exchange without keeping the body.

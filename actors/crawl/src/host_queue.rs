@@ -106,12 +106,11 @@ impl<J: Copy> HostQueue<J> {
 
     /// Reports how the request ended that [`Step::Request`] asked for.
     pub(crate) fn answered(&mut self, now_ms: u64, answer: Answer) -> Verdict {
-        self.ready_ms = now_ms.saturating_add(self.manners.delay_ms);
+        self.ready_ms = after_pause(now_ms, self.manners.delay_ms);
         if let Answer::Transient { retry_after_ms } = answer {
             let backoff = self.manners.retry_wait_ms.saturating_mul(1 << self.tries.min(16));
             let wait = backoff.max(retry_after_ms.unwrap_or(0));
-            self.ready_ms =
-                self.ready_ms.max(now_ms.saturating_add(wait.min(self.manners.retry_after_ms_max)));
+            self.ready_ms = self.ready_ms.max(after_pause(now_ms, wait.min(self.manners.retry_after_ms_max)));
             // Coming back before the server wants us would only add to its trouble.
             let patient = retry_after_ms.is_none_or(|asked| asked <= self.manners.retry_after_ms_max);
             if self.tries < self.manners.retries && patient {
@@ -141,6 +140,15 @@ impl<J: Copy> HostQueue<J> {
     }
 }
 
+/// The end of a pause that begins at `now_ms`. Times are whole milliseconds, rounded down, so a pause
+/// gets one more: it is never a moment too short.
+pub(crate) fn after_pause(now_ms: u64, pause_ms: u64) -> u64 {
+    match pause_ms {
+        0 => now_ms,
+        pause_ms => now_ms.saturating_add(pause_ms).saturating_add(1),
+    }
+}
+
 /// Whether an answer with this status may be another one a little later.
 pub(crate) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 522 | 524)
@@ -167,10 +175,10 @@ mod tests {
         let mut queue = HostQueue::new(['a', 'b'], MANNERS, 0, 0);
         assert_eq!(queue.step(0), Step::Request('a'));
         assert_eq!(queue.answered(250, Answer::Final), Verdict::Settled);
-        assert_eq!(queue.step(251), Step::Wait(1250));
-        assert_eq!(queue.step(1250), Step::Request('b'));
+        assert_eq!(queue.step(251), Step::Wait(1251));
+        assert_eq!(queue.step(1251), Step::Request('b'));
         queue.answered(1300, Answer::Final);
-        assert_eq!((queue.step(1300), queue.ready_ms()), (Step::Done, 2300));
+        assert_eq!((queue.step(1300), queue.ready_ms()), (Step::Done, 2301));
     }
 
     #[test]
@@ -178,11 +186,11 @@ mod tests {
         let manners = HostManners { delay_ms: 0, ..MANNERS };
         let mut queue = HostQueue::new(['a', 'b'], manners, 0, 0);
         assert_eq!(queue.answered(0, TRANSIENT), Verdict::Again);
-        assert_eq!(queue.step(1), Step::Wait(400));
-        assert_eq!(queue.step(400), Step::Request('a'));
-        assert_eq!(queue.answered(400, TRANSIENT), Verdict::Again);
-        assert_eq!(queue.step(401), Step::Wait(1200));
-        assert_eq!(queue.answered(1200, TRANSIENT), Verdict::Settled);
+        assert_eq!(queue.step(1), Step::Wait(401));
+        assert_eq!(queue.step(401), Step::Request('a'));
+        assert_eq!(queue.answered(401, TRANSIENT), Verdict::Again);
+        assert_eq!(queue.step(402), Step::Wait(1202));
+        assert_eq!(queue.answered(1202, TRANSIENT), Verdict::Settled);
         assert_eq!(queue.front(), Some('b'));
         // The next request has tries of its own.
         assert_eq!(queue.answered(9000, TRANSIENT), Verdict::Again);
@@ -193,9 +201,9 @@ mod tests {
         let mut queue = HostQueue::new(['a'], MANNERS, 0, 0);
         let asked = |ms| Answer::Transient { retry_after_ms: Some(ms) };
         assert_eq!(queue.answered(0, asked(7000)), Verdict::Again);
-        assert_eq!(queue.step(6999), Step::Wait(7000));
-        assert_eq!(queue.answered(7000, asked(60_001)), Verdict::Settled);
-        assert_eq!(queue.ready_ms(), 67_000);
+        assert_eq!(queue.step(7000), Step::Wait(7001));
+        assert_eq!(queue.answered(7001, asked(60_001)), Verdict::Settled);
+        assert_eq!(queue.ready_ms(), 67_002);
     }
 
     #[test]
@@ -217,9 +225,9 @@ mod tests {
         queue.answered(0, Answer::Final);
         queue.slow_down(3000);
         queue.slow_down(2000);
-        assert_eq!(queue.step(2999), Step::Wait(3000));
-        queue.answered(3000, Answer::Final);
-        assert_eq!(queue.ready_ms(), 6000);
+        assert_eq!(queue.step(3000), Step::Wait(3001));
+        queue.answered(3001, Answer::Final);
+        assert_eq!(queue.ready_ms(), 6002);
     }
 
     proptest! {

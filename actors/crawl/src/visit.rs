@@ -59,16 +59,26 @@ impl Visited {
     }
 
     fn failed(class: FailureClass) -> Self {
-        let passing = matches!(
-            class,
-            FailureClass::Dns | FailureClass::Connect | FailureClass::Timeout | FailureClass::Protocol
-        );
-        let outcome = Outcome::Failed(class);
-        match passing {
-            true => Self { outcome, answer: host_queue::Answer::Transient { retry_after_ms: None } },
-            false => Self::settled(outcome),
-        }
+        let answer = if may_pass(class) { TRANSIENT } else { host_queue::Answer::Final };
+        Self { outcome: Outcome::Failed(class), answer }
     }
+}
+
+/// How the request for a robots.txt ended.
+enum RobotsFetch {
+    Answered(u16, Vec<u8>),
+    RedirectedAway,
+    Failed(FailureClass),
+}
+
+const TRANSIENT: host_queue::Answer = host_queue::Answer::Transient { retry_after_ms: None };
+
+/// Whether a request that failed so may succeed a little later.
+fn may_pass(class: FailureClass) -> bool {
+    matches!(
+        class,
+        FailureClass::Dns | FailureClass::Connect | FailureClass::Timeout | FailureClass::Protocol
+    )
 }
 
 impl Visitor {
@@ -121,10 +131,11 @@ impl Visitor {
         let jobs = (0..unknown.len()).map(Job::Robots).chain(pages.into_iter().map(Job::Page));
         let mut queue = HostQueue::new(jobs, self.manners(), self.ready(&host), failures);
         queue.slow_down(crawl_delay_ms);
+        let mut unreachable = HashMap::new();
         let mut outcomes = Vec::new();
         loop {
-            while let Some((page, reason)) = self.next_forbidden(&queue, round) {
-                outcomes.push((page, Outcome::Skipped(reason)));
+            while let Some((page, outcome)) = self.next_forbidden(&queue, round, &unreachable) {
+                outcomes.push((page, outcome));
                 queue.pass();
             }
             match queue.step(self.now_ms()) {
@@ -139,7 +150,11 @@ impl Visitor {
                     });
                     outcomes.extend(left);
                 }
-                Step::Request(Job::Robots(origin)) => self.ask_robots(&unknown[origin], &mut queue).await,
+                Step::Request(Job::Robots(index)) => {
+                    if let Some(class) = self.ask_robots(&unknown[index], &mut queue).await {
+                        unreachable.insert(robots::origin(&unknown[index]), class);
+                    }
+                }
                 Step::Request(Job::Page(page)) => {
                     let visited = self.visit_page(&round[page].url).await;
                     if queue.answered(self.now_ms(), visited.answer) == Verdict::Settled {
@@ -167,34 +182,47 @@ impl Visitor {
         (unknown.into_values().collect(), delay_ms)
     }
 
-    /// The next page in the queue, where robots.txt forbids it: it needs no turn.
-    fn next_forbidden(&self, queue: &HostQueue<Job>, round: &[Pending]) -> Option<(usize, SkipReason)> {
+    /// The next page in the queue, where it needs no turn: robots.txt forbids it, or could not be
+    /// asked for, for a reason that holds for the page as well (`unreachable`, by origin).
+    fn next_forbidden(
+        &self,
+        queue: &HostQueue<Job>,
+        round: &[Pending],
+        unreachable: &HashMap<String, FailureClass>,
+    ) -> Option<(usize, Outcome)> {
         let Some(Job::Page(page)) = queue.front() else { return None };
         if !self.options.obey_robots {
             return None;
         }
         let url = round[page].url.url().ok()?;
-        let robots = self.known_robots(&url);
-        match robots {
-            Some(robots) if robots.is_url_allowed(&url) => None,
-            Some(_) => Some((page, SkipReason::Robots)),
-            None => Some((page, SkipReason::RobotsUnreachable)),
-        }
+        let outcome = match self.known_robots(&url) {
+            Some(robots) if robots.is_url_allowed(&url) => return None,
+            Some(_) => Outcome::Skipped(SkipReason::Robots),
+            None => match unreachable.get(&robots::origin(&url)) {
+                Some(&class) => Outcome::Failed(class),
+                None => Outcome::Skipped(SkipReason::RobotsUnreachable),
+            },
+        };
+        Some((page, outcome))
     }
 
-    async fn ask_robots(&self, page: &Url, queue: &mut HostQueue<Job>) {
+    /// Asks for the robots.txt that speaks for a page, and remembers it. Returns how the request
+    /// failed, where the host is to blame.
+    async fn ask_robots(&self, page: &Url, queue: &mut HostQueue<Job>) -> Option<FailureClass> {
         let fetched = self.fetch_robots(page).await;
-        let answer = match &fetched {
-            Ok((status, _)) if !host_queue::is_transient(*status) => host_queue::Answer::Final,
-            Err(RobotsAnswer::RedirectedAway) => host_queue::Answer::Final,
-            _ => host_queue::Answer::Transient { retry_after_ms: None },
+        let passing = match &fetched {
+            RobotsFetch::Answered(status, _) => host_queue::is_transient(*status),
+            RobotsFetch::RedirectedAway => false,
+            RobotsFetch::Failed(class) => may_pass(*class),
         };
+        let answer = if passing { TRANSIENT } else { host_queue::Answer::Final };
         if queue.answered(self.now_ms(), answer) == Verdict::Again {
-            return;
+            return None;
         }
         let answer = match &fetched {
-            Ok((status, body)) => RobotsAnswer::Answered(*status, body),
-            Err(answer) => *answer,
+            RobotsFetch::Answered(status, body) => RobotsAnswer::Answered(*status, body),
+            RobotsFetch::RedirectedAway => RobotsAnswer::RedirectedAway,
+            RobotsFetch::Failed(_) => RobotsAnswer::Unreachable,
         };
         queue.judge(answer.is_unreachable());
         if !answer.is_unreachable() {
@@ -202,32 +230,34 @@ impl Visitor {
             let robots = lock(&self.robots).learn(robots::origin(page), rules, self.now_ms());
             queue.slow_down(self.crawl_delay_ms(&robots));
         }
+        match fetched {
+            RobotsFetch::Failed(class) if class.is_of_host() => Some(class),
+            _ => None,
+        }
     }
 
-    /// Asks for the robots.txt that speaks for a page, redirects followed.
-    async fn fetch_robots(&self, page: &Url) -> Result<(u16, Vec<u8>), RobotsAnswer<'static>> {
-        let unreachable = |_| RobotsAnswer::Unreachable;
+    async fn fetch_robots(&self, page: &Url) -> RobotsFetch {
+        self.follow_robots(page).await.unwrap_or_else(RobotsFetch::Failed)
+    }
+
+    async fn follow_robots(&self, page: &Url) -> Result<RobotsFetch, FailureClass> {
         let limits =
             DecodeLimits { bytes_max: 4 * robots::BYTES_MAX, ratio_max: self.options.unpack_ratio_max };
-        let mut url = robotxt::robots_url(page).map_err(|_| RobotsAnswer::Unreachable)?;
+        let mut url = robotxt::robots_url(page).map_err(|_| FailureClass::OtherStatus)?;
         for _ in 0..=robots::REDIRECTS_MAX {
-            let mut answer = self.fetcher.get(&url).await.map_err(unreachable)?;
-            match answer.location() {
-                Some(location) => {
-                    url = url.join(&location).map_err(|_| RobotsAnswer::Unreachable)?;
-                    answer.discard().await;
-                }
-                None if answer.status() == 200 => {
-                    return Ok((200, answer.body(limits).await.map_err(unreachable)?));
-                }
-                None => {
-                    let status = answer.status();
-                    answer.discard().await;
-                    return Ok((status, Vec::new()));
-                }
+            let answer = self.fetcher.get(&url).await?;
+            let status = answer.status();
+            if let Some(location) = answer.location() {
+                url = url.join(&location).map_err(|_| FailureClass::OtherStatus)?;
+                answer.discard().await;
+            } else if status == 200 {
+                return Ok(RobotsFetch::Answered(status, answer.beginning(limits).await?));
+            } else {
+                answer.discard().await;
+                return Ok(RobotsFetch::Answered(status, Vec::new()));
             }
         }
-        Err(RobotsAnswer::RedirectedAway)
+        Ok(RobotsFetch::RedirectedAway)
     }
 
     async fn visit_page(&self, page: &PageUrl) -> Visited {

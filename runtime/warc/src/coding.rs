@@ -93,7 +93,7 @@ impl ContentDecoder {
     /// Takes the next piece.
     ///
     /// # Errors
-    /// [`DecodeError`]; the decoder is of no use afterwards.
+    /// [`DecodeError`]; afterwards only [`ContentDecoder::into_beginning`] is of use.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), DecodeError> {
         self.sink().received += piece.len();
         let result = match &mut self.stage {
@@ -124,6 +124,12 @@ impl ContentDecoder {
         };
         ended.map_err(|error| self.explain(error))?;
         Ok(std::mem::take(&mut self.sink().decoded))
+    }
+
+    /// What has been decoded so far, for a body of which the beginning is enough. Of use after an
+    /// error too.
+    pub fn into_beginning(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.sink().decoded)
     }
 
     fn decide(&mut self) -> Result<(), DecodeError> {
@@ -276,6 +282,15 @@ mod tests {
         let cut = decode(ContentCoding::Gzip, &packed[..packed.len() - 9], 5, WIDE);
         assert!(matches!(cut, Err(DecodeError::Broken(_))), "{cut:?}");
         assert_eq!(decode(ContentCoding::Gzip, b"", 1, WIDE).unwrap(), b"");
+    }
+
+    #[test]
+    fn hands_out_the_beginning_of_a_body_that_is_too_large() {
+        let body: Vec<u8> = (0..2_000_000_u32).map(|index| (index % 251) as u8).collect();
+        let mut decoder = ContentDecoder::new(ContentCoding::Gzip, WIDE);
+        assert!(decoder.push(&gzip(&body)).is_err());
+        let beginning = decoder.into_beginning();
+        assert!(beginning.len() > WIDE.bytes_max / 2 && body.starts_with(&beginning));
     }
 
     #[test]

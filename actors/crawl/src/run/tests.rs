@@ -84,6 +84,36 @@ async fn a_server_in_trouble_allows_nothing() {
 }
 
 #[tokio::test]
+async fn a_host_out_of_reach_is_named_as_such() {
+    let closed = Site::start(1, |_| status(404)).await;
+    let open = options(&[&closed], "/");
+    let private = CrawlOptions { allow_private_hosts: Vec::new(), ..open.clone() };
+    let error = Node::new().crawl(&private).await.unwrap_err();
+    assert!(
+        matches!(&error, CrawlError::NoPages { why, .. } if why == "1 errors_private_address"),
+        "{error}"
+    );
+    assert!(closed.hits().is_empty());
+    drop(closed);
+    tokio::task::yield_now().await;
+    let error = Node::new().crawl(&open).await.unwrap_err();
+    assert!(matches!(&error, CrawlError::NoPages { why, .. } if why == "1 errors_connect"), "{error}");
+}
+
+#[tokio::test]
+async fn a_robots_txt_without_end_counts_by_its_beginning() {
+    let site = Site::start(1, |target| match target {
+        "/robots.txt" => html(format!("User-agent: *\nDisallow: /private\n{}", "# x\n".repeat(1 << 20))),
+        "/" => links(["/private", "/public"]),
+        _ => html("x"),
+    })
+    .await;
+    let node = Node::new();
+    let output = node.crawl(&options(&[&site], "/")).await.unwrap();
+    assert_eq!(node.archived(&output).into_keys().collect::<Vec<_>>(), [site.url("/"), site.url("/public")]);
+}
+
+#[tokio::test]
 async fn never_connects_to_private_addresses() {
     let inner = Site::start(2, |_| html("secret")).await;
     let port = inner.address.port();
@@ -192,7 +222,7 @@ async fn comes_back_when_a_server_says_so() {
     let began: Vec<Instant> =
         site.hits().iter().filter(|hit| hit.target == "/").map(|hit| hit.began).collect();
     assert_eq!((began.len(), site.count("/late")), (2, 1));
-    assert!(began[1] - began[0] >= Duration::from_millis(999), "{:?}", began[1] - began[0]);
+    assert!(began[1] - began[0] >= Duration::from_secs(1), "{:?}", began[1] - began[0]);
     assert_eq!((count(&output, "pages_fetched"), count(&output, "errors_status_4xx")), (1, 1));
 }
 
@@ -206,18 +236,16 @@ async fn pauses_between_requests_to_a_host_and_asks_hosts_side_by_side() {
     let (first, second) = (Site::start(1, answer).await, Site::start(2, answer).await);
     let mut options = CrawlOptions { delay_ms: 20, ..options(&[&first, &second], "/") };
     options.seeds.push(second.url("/"));
-    let began = Instant::now();
     Node::new().crawl(&options).await.unwrap();
-    let together = began.elapsed();
     for site in [&first, &second] {
         let hits = site.hits();
         assert_eq!(hits.len(), 6);
         for pair in hits.windows(2) {
-            assert!(pair[1].began - pair[0].began >= Duration::from_millis(50), "{hits:?}");
+            assert!(pair[1].began - pair[0].began >= Duration::from_millis(60), "{hits:?}");
         }
     }
-    // One after the other, the two hosts would take ten pauses.
-    assert!(together < Duration::from_millis(600), "{together:?}");
+    let (first, second) = (first.hits(), second.hits());
+    assert!(second[0].began < first[5].began && first[0].began < second[5].began);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use sixfold_warc::DecodeLimits;
 use url::Url;
 
 use super::{Job, Visitor};
-use crate::host_queue::{HostQueue, Step};
+use crate::host_queue::{HostQueue, Step, after_pause};
 use crate::page_url::PageUrl;
 use crate::robots;
 use crate::sitemap::{self, Sitemap};
@@ -63,7 +63,7 @@ impl Visitor {
             let mut queue = HostQueue::new([Job::Robots(0)], self.manners(), self.ready(&host(seed)), 0);
             loop {
                 match queue.step(self.now_ms()) {
-                    Step::Request(_) => self.ask_robots(seed, &mut queue).await,
+                    Step::Request(_) => drop(self.ask_robots(seed, &mut queue).await),
                     Step::Wait(until_ms) => {
                         tokio::time::sleep_until(self.started + Duration::from_millis(until_ms)).await;
                     }
@@ -109,12 +109,9 @@ impl Visitor {
 
     fn note_request(&self, seed: &Url) {
         let asked_ms = self.known_robots(seed).map_or(0, |robots| self.crawl_delay_ms(&robots));
-        let delay_ms = if self.options.obey_robots {
-            asked_ms.max(self.options.delay_ms)
-        } else {
-            self.options.delay_ms
-        };
-        self.remember_ready(host(seed), self.now_ms().saturating_add(delay_ms));
+        let asked_ms = if self.options.obey_robots { asked_ms } else { 0 };
+        let delay_ms = asked_ms.max(self.options.delay_ms);
+        self.remember_ready(host(seed), after_pause(self.now_ms(), delay_ms));
     }
 }
 
