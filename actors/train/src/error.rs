@@ -114,6 +114,9 @@ pub enum TrainError {
         /// The step that would have been next, counted from 0.
         step: u64,
     },
+    /// The task was told to stop before its gang had gathered.
+    #[error("stopped while waiting for other ranks")]
+    StoppedWaiting,
 }
 
 impl TrainError {

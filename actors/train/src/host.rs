@@ -30,6 +30,14 @@ impl BlockingHost {
         self.runtime.block_on(future)
     }
 
+    /// Waits for other ranks, but not once the task is told to stop.
+    pub(crate) fn wait_unless_stopped<F: Future>(&self, future: F) -> Option<F::Output> {
+        let stopped = self.context.cancel.cancelled();
+        self.block_on(async {
+            tokio::select! { done = future => Some(done), () = stopped => None }
+        })
+    }
+
     pub(crate) fn fetch(&self, id: ArtifactId) -> Result<Manifest, HostError> {
         self.block_on(self.context.host.fetch(id))
     }

@@ -48,7 +48,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         dropout: options.dropout,
     };
     let rank = Rank(spec.id.index);
-    let gang = host.block_on(host.context().host.rendezvous(links.address()))?;
+    let gathering = host.context().host.rendezvous(links.address());
+    let gang = host.wait_unless_stopped(gathering).ok_or(TrainError::StoppedWaiting)??;
     let member = Member { host, links, gang, plan, rank };
     let slice = slice_of(&job.geometry, &plan, rank);
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
@@ -117,7 +118,8 @@ impl Member<'_> {
     fn connect(&self, purpose: LinkPurpose) -> Result<Links, TrainError> {
         let peers = RankLinks::peers(&self.plan, self.rank);
         let connecting = self.links.connect(&self.gang, self.rank, &peers, purpose);
-        self.host.block_on(connecting).map_err(TrainError::of_link(self.rank))
+        let links = self.host.wait_unless_stopped(connecting).ok_or(TrainError::StoppedWaiting)?;
+        links.map_err(TrainError::of_link(self.rank))
     }
 
     /// Links the rank, and brings it to the newest step that every rank can begin with.

@@ -163,9 +163,18 @@ fn a_lost_member_restarts_its_peers() {
     let mut gang = Gang::new(options("tp2"));
     gang.stopped = Some(Rank(1));
     let errors = gang.run().unwrap_err();
-    assert_eq!(errors[&Rank(1)], TaskError::restart("stopped before step 0"));
-    assert_eq!(errors[&Rank(0)].class, ErrorClass::Restart);
-    assert!(errors[&Rank(0)].message.starts_with("rank 0, step 0"), "{:?}", errors[&Rank(0)]);
+    assert!(errors.values().all(|error| error.class == ErrorClass::Restart), "{errors:?}");
+    let says = |rank, text: &str| errors[&rank].message.starts_with(text);
+    assert!(says(Rank(1), "stopped before step"), "{errors:?}");
+    assert!(says(Rank(0), "rank 0, step"), "{errors:?}");
+}
+
+#[test]
+fn a_gang_that_does_not_gather_can_be_stopped() {
+    let mut gang = Gang::new(options("tp2"));
+    gang.absent = Some(Rank(1));
+    let errors = gang.run().unwrap_err();
+    assert_eq!(errors[&Rank(0)], TaskError::restart("stopped while waiting for other ranks"));
 }
 
 #[test]

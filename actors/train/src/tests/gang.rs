@@ -42,8 +42,10 @@ pub(crate) struct Gang {
     states: Arc<std::sync::Mutex<States>>,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
-    /// A rank that is told to stop at once.
+    /// A rank that is told to stop once the first step is done.
     pub(crate) stopped: Option<Rank>,
+    /// A rank that never starts, so that the others are told to stop.
+    pub(crate) absent: Option<Rank>,
     /// Links over the network instead of within the process.
     pub(crate) network: Option<LinkChoice>,
 }
@@ -94,6 +96,7 @@ impl Gang {
             states: Arc::default(),
             swapped: None,
             stopped: None,
+            absent: None,
             network: None,
         }
     }
@@ -109,6 +112,7 @@ impl Gang {
             states: self.states.clone(),
             swapped: None,
             stopped: None,
+            absent: None,
             network: None,
         }
     }
@@ -156,8 +160,13 @@ impl Gang {
         for rank in plan.ranks() {
             let host = Arc::new(LocalHost::new(self.store.clone()));
             let (context, result) = self.context(rank, plan, host.clone(), &board);
+            match self.absent {
+                Some(absent) if absent == rank => continue,
+                Some(_) => context.cancel.cancel(),
+                None => {}
+            }
             if self.stopped == Some(rank) {
-                context.cancel.cancel();
+                board.stop_after_first_step(context.cancel.clone());
             }
             let (shard, context) = match self.network {
                 Some(links) => {

@@ -1,13 +1,14 @@
 //! A host whose gang really meets, for ranks with a network: [`MeetingHost`].
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sixfold_artifact::Manifest;
 use sixfold_cluster::task::{Gang, HostError, LocalHost, Metrics, TaskAddress, TaskHost};
 use sixfold_wire::id::{ArtifactId, Epoch, TaskId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::gang::NODE;
 
@@ -15,11 +16,17 @@ use super::gang::NODE;
 #[derive(Clone)]
 pub(crate) struct Board {
     addresses: Arc<watch::Sender<Vec<Option<SocketAddr>>>>,
+    /// Told to stop by the first progress.
+    to_stop: Arc<Mutex<Option<CancellationToken>>>,
 }
 
 impl Board {
     pub(crate) fn new(members: usize) -> Self {
-        Self { addresses: Arc::new(watch::channel(vec![None; members]).0) }
+        Self { addresses: Arc::new(watch::channel(vec![None; members]).0), to_stop: Arc::default() }
+    }
+
+    pub(crate) fn stop_after_first_step(&self, member: CancellationToken) {
+        *self.to_stop.lock().unwrap() = Some(member);
     }
 }
 
@@ -63,6 +70,9 @@ impl TaskHost for MeetingHost {
 
     fn progress(&self, figures: Metrics) {
         self.local.progress(figures);
+        if let Some(member) = self.board.to_stop.lock().unwrap().take() {
+            member.cancel();
+        }
     }
 
     fn log(&self, line: String) {
