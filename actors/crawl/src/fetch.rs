@@ -190,7 +190,7 @@ impl Answer {
         }
         let mut decoder = self.decoder(limits)?;
         while let Some(piece) = self.piece().await? {
-            decoder.push(&piece).map_err(class_of_decoding)?;
+            decoder.push(piece.as_ref()).map_err(class_of_decoding)?;
         }
         decoder.finish().map_err(class_of_decoding)
     }
@@ -202,7 +202,7 @@ impl Answer {
     pub(crate) async fn beginning(mut self, limits: DecodeLimits) -> Result<Vec<u8>, FailureClass> {
         let mut decoder = self.decoder(limits)?;
         while let Some(piece) = self.piece().await? {
-            match decoder.push(&piece) {
+            match decoder.push(piece.as_ref()) {
                 Err(DecodeError::TooLarge { .. }) => return Ok(decoder.into_beginning()),
                 pushed => pushed.map_err(class_of_decoding)?,
             }
@@ -216,7 +216,7 @@ impl Answer {
         Ok(ContentDecoder::new(coding, limits))
     }
 
-    async fn piece(&mut self) -> Result<Option<bytes::Bytes>, FailureClass> {
+    async fn piece(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, FailureClass> {
         self.response.chunk().await.map_err(|error| classify(&error))
     }
 
