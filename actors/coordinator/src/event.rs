@@ -142,7 +142,10 @@ pub enum UnitEvent {
     /// The newest attempt, thought lost, still runs.
     Adopted,
     /// The newest attempt works: a gang is complete, a task was taken up.
-    Resumed,
+    Resumed {
+        /// Where a gang's members listen, by rank; empty for a single task.
+        addresses: Vec<SocketAddr>,
+    },
     /// A member takes requests.
     Serving {
         /// The member.

@@ -112,8 +112,9 @@ impl Coordinator {
     }
 
     /// A member's node drains.
-    pub(super) fn move_away(&mut self, id: UnitId, member: u32, node: &NodeName, message: String) {
+    pub(super) fn move_away(&mut self, id: UnitId, member: u32, node: &NodeName) {
         if self.state.unit(id).is_some_and(|unit| unit.current().is_some()) {
+            let message = format!("node {node} is leaving");
             let (blame, retry_at_ms) = (Blame::Nobody, self.now_ms);
             self.end_attempt(
                 id,
@@ -185,7 +186,7 @@ impl Coordinator {
         let Some(unit) = self.state.unit(id) else { return };
         let resumed = unit.attempt.as_ref().is_none_or(|attempt| attempt.resumed);
         if !resumed && unit.failures.last.is_some() {
-            self.record_unit(id, UnitEvent::Resumed);
+            self.record_unit(id, UnitEvent::Resumed { addresses: Vec::new() });
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Gangs on their way: who listens where, and which ranks saved which step. Neither is in the log.
-//! A member's address comes back with its node's Hello. A step that not all ranks have saved is of
-//! no use to a later attempt, so that losing it costs at most one step.
+//! Gangs on their way: which ranks listen already, and which saved which step. Neither is in the
+//! log before all ranks do. A member's address comes back with its node's Hello; a step that not all
+//! ranks have saved is of no use to a later attempt, so that losing it costs at most one step.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,15 +25,12 @@ pub(super) struct GangProgress {
 struct GangAttempt {
     epoch: Epoch,
     addresses: Vec<Option<SocketAddr>>,
-    /// All members were told about each other by this coordinator.
-    told: bool,
     steps: BTreeMap<u64, Vec<Option<ArtifactId>>>,
 }
 
 impl GangProgress {
     fn attempt(&mut self, id: UnitId, epoch: Epoch, members: usize) -> &mut GangAttempt {
-        let new =
-            || GangAttempt { epoch, addresses: vec![None; members], told: false, steps: BTreeMap::new() };
+        let new = || GangAttempt { epoch, addresses: vec![None; members], steps: BTreeMap::new() };
         let attempt = self.attempts.entry(id).or_insert_with(new);
         if attempt.epoch != epoch {
             *attempt = new();
@@ -62,8 +59,7 @@ impl GangProgress {
         complete
     }
 
-    /// Takes a member's address; once every member listens, returns all addresses, and whether
-    /// that is news.
+    /// Takes a member's address; returns all addresses once every member listens.
     fn listen(
         &mut self,
         id: UnitId,
@@ -71,11 +67,10 @@ impl GangProgress {
         members: usize,
         member: u32,
         address: SocketAddr,
-    ) -> Option<(Vec<SocketAddr>, bool)> {
+    ) -> Option<Vec<SocketAddr>> {
         let attempt = self.attempt(id, epoch, members);
         *attempt.addresses.get_mut(member as usize)? = Some(address);
-        let all: Option<Vec<SocketAddr>> = attempt.addresses.iter().copied().collect();
-        Some((all?, !std::mem::replace(&mut attempt.told, true)))
+        attempt.addresses.iter().copied().collect()
     }
 
     pub(super) fn forget(&mut self, id: UnitId) {
@@ -98,40 +93,34 @@ impl Coordinator {
     ) -> NodeReply {
         let Some((id, member)) = self.current(node, task, epoch) else { return NodeReply::Superseded };
         let Some(phase) = self.state.phase(id.job, id.phase) else { return NodeReply::Superseded };
-        if phase.is_service() {
+        let Some(unit) = phase.units.get(id.unit as usize) else { return NodeReply::Superseded };
+        if !phase.is_gang() {
             return NodeReply::Accepted;
         }
-        let members = phase.units.get(id.unit as usize).map_or(0, |unit| unit.members.len());
-        if let Some((addresses, is_news)) = self.gangs.listen(id, epoch, members, member, address) {
-            self.form(id, &addresses, |rank| is_news || rank == member);
-        } else if self.state.unit(id).is_some_and(|unit| unit.members.iter().any(|one| one.result.is_some()))
-        {
-            // A rank that has ended does not say its address again to a restarted coordinator.
-            let message = "a rank waits for a gang whose other ranks have ended".to_owned();
-            self.move_away(id, member, node, message);
-            return NodeReply::Superseded;
+        let members = unit.members.len();
+        if unit.attempt.as_ref().is_some_and(|attempt| attempt.resumed) {
+            self.tell_gang(id, |rank| rank == member);
+        } else if let Some(addresses) = self.gangs.listen(id, epoch, members, member, address) {
+            self.record_unit(id, UnitEvent::Resumed { addresses });
+            self.tell_gang(id, |_| true);
         }
         NodeReply::Accepted
     }
 
-    fn form(&mut self, id: UnitId, addresses: &[SocketAddr], is_told: impl Fn(u32) -> bool) {
+    /// Tells members of a complete gang about each other.
+    fn tell_gang(&mut self, id: UnitId, is_told: impl Fn(u32) -> bool) {
         let Some(attempt) = self.state.unit(id).and_then(|unit| unit.current()) else { return };
-        let Some(phase) = self.state.phase(id.job, id.phase) else { return };
-        let (epoch, formed, nodes) = (attempt.epoch, attempt.resumed, attempt.nodes.clone());
-        let tasks = (0..).map(|member| phase.task_index(id.unit, member));
-        let tasks = tasks.map(|index| TaskId { job: id.job, phase: id.phase, index });
-        let members: Vec<TaskAddress> = tasks
-            .zip(nodes.iter().zip(addresses))
-            .map(|(task, (node, address))| TaskAddress { task, node: node.clone(), address: *address })
-            .collect();
-        if !formed {
-            self.record_unit(id, UnitEvent::Resumed);
-        }
-        let gang = Gang { epoch, members };
-        for (member, at) in (0..).zip(gang.members.clone()) {
-            if is_told(member) {
-                let formed = NodeCommand::GangFormed { task: at.task, gang: gang.clone() };
-                self.send(&at.node, Key::Formed(at.task), formed);
+        let at = |(rank, (node, address)): (u32, (&NodeName, &SocketAddr))| TaskAddress {
+            task: self.task_of(id, rank),
+            node: node.clone(),
+            address: *address,
+        };
+        let members = (0..).zip(attempt.nodes.iter().zip(&attempt.addresses)).map(at);
+        let gang = Gang { epoch: attempt.epoch, members: members.collect() };
+        for (rank, member) in (0..).zip(gang.members.clone()) {
+            if is_told(rank) {
+                let formed = NodeCommand::GangFormed { task: member.task, gang: gang.clone() };
+                self.send(&member.node, Key::Formed(member.task), formed);
             }
         }
     }

@@ -160,12 +160,12 @@ fn describe(event: &UnitEvent, is_gang: bool) -> Option<String> {
             let from = step.map_or_else(|| "the beginning".to_owned(), |step| format!("step {step}"));
             Some(format!("attempt {epoch} on {} from {from}", names.join(", ")))
         }
-        UnitEvent::Resumed if is_gang => Some("all ranks work".to_owned()),
+        UnitEvent::Resumed { .. } if is_gang => Some("all ranks work".to_owned()),
         UnitEvent::Failed { node, message, .. } => Some(format!("failed on {node}: {message}")),
         UnitEvent::Adopted => Some("still runs, taken back".to_owned()),
         UnitEvent::Serving { address, .. } => Some(format!("serves on {address}")),
         UnitEvent::Placed { .. }
-        | UnitEvent::Resumed
+        | UnitEvent::Resumed { .. }
         | UnitEvent::Saved { .. }
         | UnitEvent::Succeeded { .. } => None,
     }

@@ -225,7 +225,7 @@ impl Coordinator {
         if self.state.nodes.get(node).is_some_and(|record| record.status == NodeStatus::Member) {
             self.record_node(node, NodeEvent::Draining);
             for (id, member) in self.members_on(node) {
-                self.move_away(id, member, node, format!("node {node} is leaving"));
+                self.move_away(id, member, node);
             }
             self.copying.doubt_all(&self.state.catalogue);
         }

@@ -206,7 +206,7 @@ impl Job {
                     recovery.step = *step;
                 }
             }
-            UnitEvent::Resumed | UnitEvent::Adopted => {
+            UnitEvent::Resumed { .. } | UnitEvent::Adopted => {
                 self.open_recoveries(task).for_each(|recovery| recovery.resumed_ms = Some(at_ms));
             }
             UnitEvent::Serving { .. } | UnitEvent::Saved { .. } | UnitEvent::Succeeded { .. } => {}

@@ -42,6 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) nodes: Vec<NodeName>,
     pub(crate) placed_ms: u64,
     pub(crate) resumed: bool,
+    /// Where a gang's members listen, once all do.
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Whether it was lost with its node, so that it may be adopted if the node comes back.
     pub(crate) lost: bool,
     pub(crate) why: String,
@@ -116,9 +118,15 @@ impl Unit {
     pub(super) fn apply(&mut self, at_ms: u64, event: &UnitEvent) {
         match event {
             UnitEvent::Placed { epoch, nodes, why, .. } => {
-                let (epoch, nodes, why) = (*epoch, nodes.clone(), why.clone());
-                self.attempt =
-                    Some(Attempt { epoch, nodes, placed_ms: at_ms, resumed: false, lost: false, why });
+                self.attempt = Some(Attempt {
+                    epoch: *epoch,
+                    nodes: nodes.clone(),
+                    placed_ms: at_ms,
+                    resumed: false,
+                    addresses: Vec::new(),
+                    lost: false,
+                    why: why.clone(),
+                });
                 self.standing = Standing::Active;
                 self.members.fill(Member::default());
             }
@@ -126,7 +134,10 @@ impl Unit {
                 self.standing = Standing::Active;
                 self.mark(|attempt| attempt.lost = false);
             }
-            UnitEvent::Resumed => self.mark(|attempt| attempt.resumed = true),
+            UnitEvent::Resumed { addresses } => self.mark(|attempt| {
+                attempt.resumed = true;
+                attempt.addresses = addresses.clone();
+            }),
             UnitEvent::Serving { member, address, about } => {
                 if let Some(member) = self.members.get_mut(*member as usize) {
                     member.service = Some(MemberService { address: *address, about: about.clone() });

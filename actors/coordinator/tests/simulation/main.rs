@@ -30,7 +30,11 @@ fn outputs(world: &World) -> Outputs {
 }
 
 fn finished(faults: Faults, seed: u64) -> World {
-    let mut world = World::new(seed, faults);
+    finished_on(world::NODES, faults, seed)
+}
+
+fn finished_on(nodes: u64, faults: Faults, seed: u64) -> World {
+    let mut world = World::new(seed, faults, nodes);
     world.run();
     ledger::check(&world.log);
     world
@@ -84,4 +88,17 @@ fn a_short_freeze_evicts_nobody_and_a_long_one_does() {
             .filter(|entry| matches!(&entry.event, Event::Node(_, NodeEvent::Evicted { .. })));
         assert_eq!(evictions.count(), evicted, "{frozen_ms} ms");
     }
+}
+
+/// The only node is evicted, so its task cannot be placed elsewhere, and still runs when it thaws.
+#[test]
+fn a_task_that_outlives_its_nodes_eviction_is_taken_back() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    let mut adopted = 0;
+    for seed in 0..20 {
+        let world = finished_on(1, Faults::freeze_once(5000), seed);
+        assert_eq!(outputs(&world), expected, "seed {seed}");
+        adopted += world.seen.adopted;
+    }
+    assert!(adopted > 0);
 }

@@ -13,7 +13,7 @@ use super::jobs;
 use super::node::Node;
 use super::random::Random;
 
-const NODES: u64 = 5;
+pub const NODES: u64 = 5;
 const STEP_MS: u64 = 25;
 /// No fault begins later; then everything must come to its end.
 const FAULTS_END_MS: u64 = 15_000;
@@ -133,8 +133,8 @@ enum Asker {
 }
 
 impl World {
-    pub fn new(seed: u64, faults: Faults) -> Self {
-        let names = (1..=NODES).map(|number| format!("n{number}"));
+    pub fn new(seed: u64, faults: Faults, nodes: u64) -> Self {
+        let names = (1..=nodes).map(|number| format!("n{number}"));
         let mut world = Self {
             log: Vec::new(),
             seen: Seen::default(),
@@ -457,7 +457,8 @@ impl World {
         if let Some(frozen_ms) = self.faults.freeze_once_ms
             && self.passed_ms() == 3000
         {
-            self.freeze(&NodeName::from("n2"), frozen_ms);
+            let last = self.nodes.keys().next_back().cloned();
+            last.iter().for_each(|name| self.freeze(name, frozen_ms));
         }
         let every_ms = self.faults.node_fault_every_ms;
         if every_ms > 0 && self.faulty() && self.now_ms >= self.next_node_fault_ms {
