@@ -19,6 +19,7 @@ const LINE_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawDocument {
     /// Its place in its source, from 0.
+    #[serde(default)]
     pub position: u64,
     /// Where it comes from.
     pub url: String,
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn says_which_line_is_broken() {
-        let file = b"{\"position\":0,\"url\":\"u\",\"text\":\"t\"}\n{\"position\":1}\n";
+        let file = b"{\"position\":0,\"url\":\"u\",\"text\":\"t\"}\n{\"url\":1}\n";
         let lines: Vec<io::Result<RawDocument>> = read_lines(&file[..]).collect();
         assert_eq!(lines[0].as_ref().unwrap().text, "t");
         assert!(lines[1].as_ref().unwrap_err().to_string().contains("line 2"));

@@ -35,23 +35,23 @@ pub enum Verdict {
     },
 }
 
-/// The verdict on each document. `distance` is how many of 64 SimHash bits may differ, up to
-/// [`DISTANCE_MAX`]; `None` looks for equal content only.
-pub fn find(signatures: &[Signature], distance: Option<u32>) -> Vec<Verdict> {
+/// The verdict on each document. Equal content counts where `exact` is set; `distance` is how many of
+/// 64 SimHash bits may differ, up to [`DISTANCE_MAX`], and `None` leaves SimHash out.
+pub fn find(signatures: &[Signature], exact: bool, distance: Option<u32>) -> Vec<Verdict> {
     let mut first_of_content: HashMap<u128, usize> = HashMap::new();
-    let mut exact = vec![None; signatures.len()];
+    let mut first_of = vec![None; signatures.len()];
     let mut clusters = Clusters::new(signatures.len());
-    for (number, signature) in signatures.iter().enumerate() {
+    for (number, signature) in signatures.iter().enumerate().filter(|_| exact) {
         let first = *first_of_content.entry(signature.content).or_insert(number);
         if first != number {
-            exact[number] = Some(first);
+            first_of[number] = Some(first);
             clusters.join(first, number);
         }
     }
     if let Some(distance) = distance {
         join_near(signatures, distance.min(DISTANCE_MAX), &mut clusters);
     }
-    (0..signatures.len()).map(|number| verdict(number, exact[number], clusters.smallest(number))).collect()
+    (0..signatures.len()).map(|number| verdict(number, first_of[number], clusters.smallest(number))).collect()
 }
 
 fn verdict(number: usize, exact: Option<usize>, smallest: usize) -> Verdict {
@@ -131,7 +131,7 @@ mod tests {
             signature(3, 0b111),
             signature(4, 0b1111_0000),
         ];
-        let found = find(&signatures, Some(3));
+        let found = find(&signatures, true, Some(3));
         assert_eq!(
             found,
             [
@@ -142,14 +142,14 @@ mod tests {
                 Verdict::Unique
             ]
         );
-        assert_eq!(find(&signatures, None)[3], Verdict::Unique);
+        assert_eq!(find(&signatures, true, None)[3], Verdict::Unique);
     }
 
     #[test]
     fn follows_chains_to_the_smallest() {
         let signatures =
             [signature(1, 0), signature(2, 0b11_1111), signature(3, 0b111), signature(2, 0b11_1111)];
-        let found = find(&signatures, Some(3));
+        let found = find(&signatures, true, Some(3));
         assert_eq!(found[1..], [Verdict::Near { of: 0 }; 3]);
     }
 
@@ -178,7 +178,7 @@ mod tests {
                     signature(content, base.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 1 << a ^ 1 << b ^ 1 << c)
                 })
                 .collect();
-            let found = find(&signatures, Some(distance));
+            let found = find(&signatures, true, Some(distance));
             let expected = plain(&signatures, distance);
             for (number, verdict) in found.iter().enumerate() {
                 let of = match *verdict {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sixfold_artifact::StoreError;
 use sixfold_artifact::tokens::TokensError;
-use sixfold_cluster::task::TaskError;
+use sixfold_cluster::task::{HostError, TaskError};
 
 /// Why an import, a cleaning or a tokenisation failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum CleanError {
     /// The node's store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The cluster could not fetch or publish an artefact.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The working thread could not start, or panicked.
+    #[error("the working thread failed: {0}")]
+    Thread(String),
     /// The task was told to stop.
     #[error("the task was told to stop")]
     Cancelled,
@@ -64,7 +70,11 @@ impl CleanError {
 impl From<CleanError> for TaskError {
     fn from(error: CleanError) -> Self {
         match error {
-            CleanError::Store(_) | CleanError::Output { .. } | CleanError::Cancelled => Self::restart(error),
+            CleanError::Store(_)
+            | CleanError::Output { .. }
+            | CleanError::Host(_)
+            | CleanError::Thread(_)
+            | CleanError::Cancelled => Self::restart(error),
             CleanError::Tokens(TokensError::Io { .. } | TokensError::Store(_)) => Self::restart(error),
             _ => Self::fatal(error),
         }

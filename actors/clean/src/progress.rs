@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sixfold_cluster::task::Metrics;
+use sixfold_cluster::task::{Metrics, TaskContext, TaskHost};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::CleanError;
 
-/// Counters that work increments and an actor reads.
+/// Counters that work increments, reported as they grow.
 #[derive(Clone, Default)]
 pub struct Progress {
     counts: Arc<Counts>,
     cancel: CancellationToken,
+    host: Option<Arc<dyn TaskHost>>,
 }
 
 #[derive(Default)]
@@ -22,19 +23,18 @@ struct Counts {
 }
 
 impl Progress {
-    /// Counters for a task that stops when `cancel` is set.
-    pub fn new(cancel: CancellationToken) -> Self {
-        Self { counts: Arc::default(), cancel }
+    /// Counters that are reported to the task's host, for work that stops with the task.
+    pub fn of(context: &TaskContext) -> Self {
+        Self { counts: Arc::default(), cancel: context.cancel.clone(), host: Some(context.host.clone()) }
     }
 
-    /// Counts documents.
-    pub fn documents(&self, count: u64) {
-        self.counts.documents.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Counts tokens.
-    pub fn tokens(&self, count: u64) {
-        self.counts.tokens.fetch_add(count, Ordering::Relaxed);
+    /// Counts documents and tokens.
+    pub fn add(&self, documents: u64, tokens: u64) {
+        self.counts.documents.fetch_add(documents, Ordering::Relaxed);
+        self.counts.tokens.fetch_add(tokens, Ordering::Relaxed);
+        if let Some(host) = &self.host {
+            host.progress(self.figures());
+        }
     }
 
     /// Whether to go on.
@@ -45,14 +45,8 @@ impl Progress {
         if self.cancel.is_cancelled() { Err(CleanError::Cancelled) } else { Ok(()) }
     }
 
-    /// The counts so far.
-    pub fn figures(&self) -> Metrics {
+    fn figures(&self) -> Metrics {
         let counts = [("documents", &self.counts.documents), ("tokens", &self.counts.tokens)];
-        let counted = counts.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)));
-        counted
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(name, count)| (name, count.into()))
-            .collect()
+        counts.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed).into())).into()
     }
 }

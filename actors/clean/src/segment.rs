@@ -58,7 +58,7 @@ pub fn clean_all(
             write_line(sink, candidate).map_err(CleanError::output("documents"))?;
         }
         count += candidates.len() as u64;
-        progress.documents(candidates.len() as u64);
+        progress.add(candidates.len() as u64, 0);
     }
     Ok(count)
 }
@@ -80,23 +80,20 @@ fn next_batch(
 }
 
 /// The pages of a WARC file: successful responses and resources. Requests, redirects, errors and
-/// `robots.txt` are the crawl's business and are passed over.
+/// `robots.txt` are the crawl's business and are passed over. Their places are left at 0.
 pub fn pages<R: BufRead>(
     reader: R,
     page_bytes_max: usize,
     damaged: impl Fn(String) -> CleanError,
 ) -> Result<impl Iterator<Item = Result<Input, CleanError>>, CleanError> {
     let mut reader = Reader::new(reader).map_err(|error| damaged(error.to_string()))?;
-    let mut position = 0;
     Ok(std::iter::from_fn(move || {
         loop {
             match reader.next_record() {
                 Ok(None) => return None,
                 Err(error) => return Some(Err(damaged(error.to_string()))),
                 Ok(Some(record)) => {
-                    if let Some(mut page) = page_of(&record, page_bytes_max) {
-                        page.position = position;
-                        position += 1;
+                    if let Some(page) = page_of(&record, page_bytes_max) {
                         return Some(Ok(Input::Page(page)));
                     }
                 }

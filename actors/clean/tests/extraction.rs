@@ -1,6 +1,8 @@
 //! The extractor's score on pages with known article bodies: the public part of Scrapinghub's
 //! article extraction benchmark, by its own metric (mean precision and recall of 4-word shingles).
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
