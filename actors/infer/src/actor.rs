@@ -79,7 +79,28 @@ pub struct ReplicaState {
 
 struct Serving {
     replica: Replica,
+    open: OpenRequests,
     _streams: Registration,
+}
+
+/// Bounds the requests whose streams are open, and tells when none is.
+#[derive(Clone)]
+struct OpenRequests {
+    places: Arc<Semaphore>,
+    most: u32,
+}
+
+impl OpenRequests {
+    fn new(most: u32) -> Self {
+        let places = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(places)), most }
+    }
+
+    /// Waits until every open stream has been written to its end.
+    async fn ended(&self) {
+        // The semaphore is never closed.
+        let _all = self.places.acquire_many(self.most).await;
+    }
 }
 
 impl InferenceReplica {
@@ -167,8 +188,10 @@ impl InferenceReplica {
         state: &mut ReplicaState,
     ) -> Result<(), ActorProcessingErr> {
         let Loaded { replica, end, options, artifact } = loaded;
-        let streams = register(&self.endpoint, &replica, &options);
-        state.serving = Some(Serving { replica, _streams: streams });
+        let open =
+            OpenRequests::new((options.batch_max.saturating_add(options.waiting_max)).saturating_mul(2));
+        let streams = register(&self.endpoint, &replica, open.clone());
+        state.serving = Some(Serving { replica, open, _streams: streams });
         tell(myself, async move {
             let crashed = |_| Err(ModelError("the engine's thread panicked".to_owned()));
             ReplicaEvent::EngineEnded(end.await.unwrap_or_else(crashed))
@@ -207,14 +230,13 @@ impl ReplicaState {
     }
 
     fn drain(&self, myself: &ActorRef<ReplicaEvent>) {
-        let replica = self.serving.as_ref().map(|serving| serving.replica.clone());
+        let serving = self.serving.as_ref().map(|serving| (serving.replica.clone(), serving.open.clone()));
         tell(myself, async move {
-            if let Some(replica) = replica {
+            if let Some((replica, open)) = serving {
                 replica.drain();
-                let mut load = replica.engine().watch();
-                let idle = load.wait_for(|load| load.running + load.waiting == 0);
-                // An engine that has ended, or a grace period that has, is as good as idle.
-                let _ = timeout(DRAIN_GRACE, idle).await;
+                // The engine is done before the last tokens have reached their clients: wait for those.
+                // A grace period that has ended is as good as that.
+                let _ = timeout(DRAIN_GRACE, open.ended()).await;
             }
             ReplicaEvent::Drained
         });
@@ -222,13 +244,10 @@ impl ReplicaState {
 }
 
 /// Lets gateways ask; more requests than batch and queue hold are turned away at once.
-fn register(endpoint: &Endpoint, replica: &Replica, options: &Options) -> Registration {
-    let places = (options.batch_max.saturating_add(options.waiting_max)).saturating_mul(2);
-    let places =
-        Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
+fn register(endpoint: &Endpoint, replica: &Replica, open: OpenRequests) -> Registration {
     let (replica, runtime) = (replica.clone(), tokio::runtime::Handle::current());
     endpoint.register_streams(remote::STREAM_KIND, Role::Node, move |incoming| {
-        let (replica, place) = (replica.clone(), Arc::clone(&places).try_acquire_owned());
+        let (replica, place) = (replica.clone(), Arc::clone(&open.places).try_acquire_owned());
         runtime.spawn(async move {
             let from = incoming.from.clone();
             let answered = match place {
