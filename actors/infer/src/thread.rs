@@ -1,7 +1,7 @@
 //! A thread of its own for the engine, and the channels to and from it.
 //!
 //! Jobs come over a bounded channel, events leave over a bounded channel a request. The thread
-//! sleeps when there is nothing to compute; a [`Bell`] wakes it for a new job, for room in a
+//! sleeps when there is nothing to compute; a `Bell` wakes it for a new job, for room in a
 //! channel that was full, and for a client that has gone.
 
 use std::pin::Pin;

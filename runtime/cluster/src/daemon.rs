@@ -2,7 +2,7 @@
 //! ones, and reports how each task ended.
 //!
 //! Commands are idempotent and checked against the newest epoch that was seen; the rules are in
-//! [`TaskTable`]. Nothing here decides where or whether a task runs again.
+//! `task_table.rs`. Nothing here decides where or whether a task runs again.
 
 mod hosting;
 

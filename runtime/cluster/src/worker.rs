@@ -1,6 +1,6 @@
 //! Worker processes: the same binary, one heavy task each.
 //!
-//! A daemon starts a worker with its [`Assignment`] on standard input and keeps that pipe open. The
+//! A daemon starts a worker with its `Assignment` on standard input and keeps that pipe open. The
 //! worker takes `stop` on it as the order to stop, and ends at once when it closes, so that it never
 //! outlives its daemon. Everything else goes over QUIC, with a certificate that the daemon signed.
 

@@ -13,7 +13,7 @@ const AHEAD: usize = 3;
 /// Bytes that this crate may have under way on a link in one direction. A link that takes fewer
 /// before its peer receives may block both ends for ever.
 ///
-/// Both ends run at most [`AHEAD`] pieces ahead of what they have received, so one end is at most
+/// Both ends run at most `AHEAD` pieces ahead of what they have received, so one end is at most
 /// twice that ahead of the other's receiving.
 pub const IN_FLIGHT_BYTES_MAX: usize = 1 << 20;
 

@@ -2,7 +2,7 @@
 //!
 //! Read [`Endpoint`] first: it owns a socket, dials and accepts [`Connection`]s to peers with
 //! certificates of the cluster, and holds the table of actors and stream kinds that peers may use.
-//! [`RemoteRef`] is an actor of another process. [`identity`] is who a process is, [`join`](mod@join)
+//! [`RemoteRef`] is an actor of another process. [`identity`] is who a process is, `join.rs`
 //! how it becomes a member. [`tensor`] moves tensors between ranks over [`link::TensorLink`]s.
 //!
 //! ```no_run

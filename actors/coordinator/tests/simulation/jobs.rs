@@ -4,7 +4,7 @@ use sixfold_coordinator::job::{Fan, JobSpec, PhaseSpec, Resources, StageSpec};
 use sixfold_topology::ParallelPlan;
 
 /// Phases of both jobs that end.
-pub const BATCH_PHASES: usize = 9;
+pub(crate) const BATCH_PHASES: usize = 9;
 
 fn stage(name: &str, inputs: &[usize], phases: &[(&str, Fan)]) -> StageSpec {
     let phase = |(role, fan): &(&str, Fan)| PhaseSpec {
@@ -22,7 +22,7 @@ fn stage(name: &str, inputs: &[usize], phases: &[(&str, Fan)]) -> StageSpec {
 }
 
 /// Crawl, clean, train, evaluate, serve, drift.
-pub fn whole_way() -> JobSpec {
+pub(crate) fn whole_way() -> JobSpec {
     let plan = ParallelPlan { data_parallel: 1, tensor_parallel: 2, pipeline_parallel: 2 };
     let stages = vec![
         stage("crawl", &[], &[("crawl", Fan::Single)]),
@@ -36,7 +36,7 @@ pub fn whole_way() -> JobSpec {
 }
 
 /// A second job beside it.
-pub fn map_reduce() -> JobSpec {
+pub(crate) fn map_reduce() -> JobSpec {
     let stages = vec![
         stage("crawl", &[], &[("crawl", Fan::Single)]),
         stage("clean", &[0], &[("clean-map", Fan::PerInput)]),

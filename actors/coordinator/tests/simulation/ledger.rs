@@ -13,12 +13,12 @@ struct Account {
     results: BTreeSet<u32>,
 }
 
-pub fn is_failure(event: &Event) -> bool {
+pub(crate) fn is_failure(event: &Event) -> bool {
     matches!(event, Event::Unit(_, UnitEvent::Failed { .. }))
 }
 
 /// Panics where the log breaks a rule.
-pub fn check(log: &[Entry]) {
+pub(crate) fn check(log: &[Entry]) {
     let mut units: BTreeMap<UnitId, Account> = BTreeMap::new();
     let mut jobs: BTreeMap<JobId, JobState> = BTreeMap::new();
     let mut coordinator = Epoch(0);

@@ -37,12 +37,12 @@ struct Work {
     formed: bool,
 }
 
-pub struct Node {
-    pub name: NodeName,
-    pub up: bool,
-    pub frozen: bool,
-    pub incarnation: u64,
-    pub store: BTreeSet<ArtifactId>,
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) up: bool,
+    pub(crate) frozen: bool,
+    pub(crate) incarnation: u64,
+    pub(crate) store: BTreeSet<ArtifactId>,
     lease: Option<(Epoch, LeaseId)>,
     /// Newest coordinator that it has seen.
     epoch: Epoch,
@@ -70,7 +70,7 @@ fn summary(spec: &TaskSpec, id: ArtifactId) -> ArtifactSummary {
 }
 
 impl Node {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: NodeName::from(name),
             up: true,
@@ -88,21 +88,21 @@ impl Node {
     }
 
     /// The process dies; its folder may go with it.
-    pub fn die(&mut self, with_folder: bool) {
+    pub(crate) fn die(&mut self, with_folder: bool) {
         let store = if with_folder { BTreeSet::new() } else { std::mem::take(&mut self.store) };
         let (name, incarnation) = (self.name.clone(), self.incarnation + 1);
         *self = Self { name, incarnation, store, up: false, ..Self::new("n0") };
     }
 
     /// What it is at, for people.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let at = |(task, work): (&TaskId, &Work)| format!("{task} {} {:?}", work.epoch, work.deeds.front());
         let work: Vec<String> = self.work.iter().map(at).collect();
         format!("{} up {} frozen {} lease {:?}: {work:?}", self.name, self.up, self.frozen, self.lease)
     }
 
     /// Whether it computes and answers.
-    pub fn runs(&self) -> bool {
+    pub(crate) fn runs(&self) -> bool {
         self.up && !self.frozen
     }
 
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// What it says now; `keeper` also stores what it publishes.
-    pub fn step(
+    pub(crate) fn step(
         &mut self,
         now_ms: u64,
         cluster: &ClusterId,
@@ -203,7 +203,7 @@ impl Node {
     }
 
     /// Takes the reply to something it said.
-    pub fn hear(&mut self, said: &NodeReport, reply: &NodeReply) {
+    pub(crate) fn hear(&mut self, said: &NodeReport, reply: &NodeReply) {
         match (said, reply) {
             (NodeReport::Hello(_), NodeReply::Welcome { epoch, lease, .. }) if *epoch >= self.epoch => {
                 self.lease = Some((*epoch, *lease));
@@ -258,7 +258,12 @@ impl Node {
     }
 
     /// Obeys. `fails` makes a task that is started now fail; `reachable` is what a probe finds.
-    pub fn obey(&mut self, command: &Fenced<NodeCommand>, fails: bool, reachable: bool) -> CommandReply {
+    pub(crate) fn obey(
+        &mut self,
+        command: &Fenced<NodeCommand>,
+        fails: bool,
+        reachable: bool,
+    ) -> CommandReply {
         if command.fence.epoch < self.epoch {
             return CommandReply::Stale;
         }

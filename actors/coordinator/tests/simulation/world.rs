@@ -13,7 +13,7 @@ use super::jobs;
 use super::node::Node;
 use super::random::Random;
 
-pub const NODES: u64 = 5;
+pub(crate) const NODES: u64 = 5;
 const STEP_MS: u64 = 25;
 /// No fault begins later; then everything must come to its end.
 const FAULTS_END_MS: u64 = 15_000;
@@ -21,7 +21,7 @@ const GIVE_UP_MS: u64 = 240_000;
 
 /// What goes wrong, and how often.
 #[derive(Clone, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     lost_per_mille: u64,
     doubled_per_mille: u64,
     replayed_per_mille: u64,
@@ -38,11 +38,11 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self { delay_max_ms: 5, ..Self::default() }
     }
 
-    pub fn random() -> Self {
+    pub(crate) fn random() -> Self {
         Self {
             lost_per_mille: 30,
             doubled_per_mille: 30,
@@ -55,31 +55,31 @@ impl Faults {
         }
     }
 
-    pub fn kill_coordinator_at(decision: u64, appended: bool) -> Self {
+    pub(crate) fn kill_coordinator_at(decision: u64, appended: bool) -> Self {
         Self { coordinator_kill_at: Some((decision, appended)), ..Self::none() }
     }
 
-    pub fn freeze_once(frozen_ms: u64) -> Self {
+    pub(crate) fn freeze_once(frozen_ms: u64) -> Self {
         Self { freeze_once_ms: Some(frozen_ms), ..Self::none() }
     }
 }
 
 /// How often what happened, so that a test can say that it happened at all.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub decisions: u64,
-    pub stale_refused: u64,
-    pub replayed: u64,
-    pub coordinator_kills: u64,
-    pub node_kills: u64,
-    pub freezes: u64,
-    pub task_failures: u64,
-    pub adopted: u64,
-    pub resumed_from_a_step: u64,
+pub(crate) struct Seen {
+    pub(crate) decisions: u64,
+    pub(crate) stale_refused: u64,
+    pub(crate) replayed: u64,
+    pub(crate) coordinator_kills: u64,
+    pub(crate) node_kills: u64,
+    pub(crate) freezes: u64,
+    pub(crate) task_failures: u64,
+    pub(crate) adopted: u64,
+    pub(crate) resumed_from_a_step: u64,
 }
 
 impl Seen {
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.decisions += other.decisions;
         self.stale_refused += other.stale_refused;
         self.replayed += other.replayed;
@@ -104,9 +104,9 @@ enum Happening {
     StartCoordinator,
 }
 
-pub struct World {
-    pub log: Vec<Entry>,
-    pub seen: Seen,
+pub(crate) struct World {
+    pub(crate) log: Vec<Entry>,
+    pub(crate) seen: Seen,
     seed: u64,
     faults: Faults,
     random: Random,
@@ -133,7 +133,7 @@ enum Asker {
 }
 
 impl World {
-    pub fn new(seed: u64, faults: Faults, nodes: u64) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults, nodes: u64) -> Self {
         let names = (1..=nodes).map(|number| format!("n{number}"));
         let mut world = Self {
             log: Vec::new(),
@@ -167,7 +167,7 @@ impl World {
         self.passed_ms() < FAULTS_END_MS
     }
 
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         while !self.is_over() {
             assert!(self.passed_ms() < GIVE_UP_MS, "jobs did not end: {}", self.report());
             self.now_ms += STEP_MS;
@@ -242,10 +242,10 @@ impl World {
                 self.deliver(node, incarnation, report);
             }
             Happening::Reply { node, incarnation, said, reply } => {
-                self.to_node(&node.clone(), Happening::Reply { node, incarnation, said, reply });
+                self.reach_node(&node.clone(), Happening::Reply { node, incarnation, said, reply });
             }
             Happening::Order { node, coordinator, id, command } => {
-                self.to_node(&node.clone(), Happening::Order { node, coordinator, id, command });
+                self.reach_node(&node.clone(), Happening::Order { node, coordinator, id, command });
             }
             Happening::Answer { coordinator, id, reply } => {
                 if coordinator == self.coordinator_incarnation {
@@ -263,7 +263,7 @@ impl World {
     }
 
     /// A frozen node reads it later, a dead one never.
-    fn to_node(&mut self, name: &NodeName, happening: Happening) {
+    fn reach_node(&mut self, name: &NodeName, happening: Happening) {
         if self.node(name).frozen {
             return self.at(self.now_ms + STEP_MS, happening);
         }
