@@ -1,30 +1,25 @@
-//! How long answers take: HDR histograms of the time to the first token, between tokens, and of
+//! How long answers take: histograms of the time to the first token, between tokens, and of
 //! whole answers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
 use sixfold_cluster::task::{Metric, Metrics};
+use sixfold_telemetry::LatencyHistogram;
 
 use crate::message::TokenEvent;
 
-/// Largest time that is told apart, an hour in microseconds.
-const LONGEST_US: u64 = 3_600_000_000;
-/// Digits that are kept of a time.
-const DIGITS: u8 = 2;
-
-/// Histograms of times in microseconds.
-#[derive(Debug)]
+/// The times of a replica's answers.
+#[derive(Debug, Default)]
 pub struct Latencies {
     histograms: Mutex<Histograms>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Histograms {
-    first_token: Histogram<u64>,
-    per_token: Histogram<u64>,
-    answer: Histogram<u64>,
+    first_token: LatencyHistogram,
+    per_token: LatencyHistogram,
+    answer: LatencyHistogram,
 }
 
 /// The times of one answer.
@@ -32,19 +27,6 @@ struct Histograms {
 pub struct AnswerTimes {
     started: Instant,
     last_token: Option<Instant>,
-}
-
-fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_US, DIGITS)
-        .expect("the bounds are constants that the library takes")
-}
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self {
-            histograms: Mutex::new(Histograms { first_token: empty(), per_token: empty(), answer: empty() }),
-        }
-    }
 }
 
 impl Latencies {
@@ -58,10 +40,12 @@ impl Latencies {
         let mut histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             TokenEvent::Token(_) => match answer.last_token.replace(now) {
-                Some(last) => record(&mut histograms.per_token, last, now),
-                None => record(&mut histograms.first_token, answer.started, now),
+                Some(last) => histograms.per_token.record(now.saturating_duration_since(last)),
+                None => histograms.first_token.record(now.saturating_duration_since(answer.started)),
             },
-            TokenEvent::Finished { .. } => record(&mut histograms.answer, answer.started, now),
+            TokenEvent::Finished { .. } => {
+                histograms.answer.record(now.saturating_duration_since(answer.started));
+            }
             TokenEvent::Started { .. } | TokenEvent::Echo(_) | TokenEvent::Failed(_) => {}
         }
     }
@@ -70,27 +54,25 @@ impl Latencies {
     pub fn figures(&self) -> Metrics {
         let histograms = self.histograms.lock().unwrap_or_else(PoisonError::into_inner);
         let mut figures = Metrics::from([
-            ("answers".to_owned(), Metric::Count(histograms.answer.len())),
-            ("tokens".to_owned(), Metric::Count(histograms.first_token.len() + histograms.per_token.len())),
+            ("answers".to_owned(), Metric::Count(histograms.answer.count())),
+            (
+                "tokens".to_owned(),
+                Metric::Count(histograms.first_token.count() + histograms.per_token.count()),
+            ),
         ]);
         let named = [
             ("first_token", &histograms.first_token),
             ("per_token", &histograms.per_token),
             ("answer", &histograms.answer),
         ];
-        for (name, histogram) in named.into_iter().filter(|(_, histogram)| !histogram.is_empty()) {
+        for (name, histogram) in named {
             for (suffix, quantile) in [("p50_ms", 0.5), ("p99_ms", 0.99)] {
-                let time_ms = histogram.value_at_quantile(quantile) as f64 / 1000.0;
-                figures.insert(format!("{name}_{suffix}"), Metric::Number(time_ms));
+                let Some(time) = histogram.quantile(quantile) else { continue };
+                figures.insert(format!("{name}_{suffix}"), Metric::Number(time.as_secs_f64() * 1000.0));
             }
         }
         figures
     }
-}
-
-fn record(histogram: &mut Histogram<u64>, from: Instant, to: Instant) {
-    let time_us = u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(LONGEST_US);
-    histogram.saturating_record(time_us.max(1));
 }
 
 #[cfg(test)]
