@@ -11,6 +11,7 @@
 mod accept;
 mod asked;
 mod body;
+mod dial;
 mod failover;
 mod keys;
 mod limits;
@@ -20,11 +21,10 @@ mod options;
 mod pool;
 mod routes;
 mod session;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,8 +34,10 @@ use sixfold_cluster::protocol::ClusterView;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use asked::AskedTokens;
+pub(crate) use dial::QuicDial;
 pub(crate) use options::{GatewayOptions, TlsFiles};
 pub(crate) use pool::Dial;
 
@@ -86,11 +88,11 @@ struct Shared {
     metrics_text: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// A running gateway.
+/// A running gateway. Dropping it takes no more connections; [`Gateway::drain`] also waits.
 pub(crate) struct Gateway {
     address: SocketAddr,
     shared: Arc<Shared>,
-    accepting: CancellationToken,
+    accepting: DropGuard,
     acceptor: JoinHandle<()>,
 }
 
@@ -109,9 +111,11 @@ impl Gateway {
         let listener = TcpListener::bind(listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let shared = Arc::new(Shared::new(options, parts));
-        let accepting = CancellationToken::new();
-        let acceptor = accept::Acceptor::new(listener, tls, &shared.options, routes::router(Arc::clone(&shared)));
-        let acceptor = tokio::spawn(acceptor.run(accepting.clone()));
+        let stop = CancellationToken::new();
+        let acceptor =
+            accept::Acceptor::new(listener, tls, &shared.options, routes::router(Arc::clone(&shared)));
+        let (accepting, acceptor) = (stop.clone().drop_guard(), tokio::spawn(acceptor.run(stop)));
+        measure::describe();
         tracing::info!(%address, "the HTTP gateway listens");
         Ok(Self { address, shared, accepting, acceptor })
     }
@@ -121,16 +125,16 @@ impl Gateway {
         self.address
     }
 
-    /// How often each token has been asked of a model, for the drift monitor.
-    pub(crate) fn asked_counts(&self, model: &str) -> BTreeMap<u32, u64> {
-        self.shared.asked.counts(model)
+    /// How often each token has been asked of each model since the last call, for the drift monitor.
+    pub(crate) fn take_asked(&self) -> AskedTokens {
+        self.shared.asked.take()
     }
 
     /// Turns not ready, takes no more connections, and waits for the answers in the making, at
     /// most as long as `grace`.
     pub(crate) async fn drain(self, grace: Duration) {
         self.shared.draining.store(true, std::sync::atomic::Ordering::Release);
-        self.accepting.cancel();
+        drop(self.accepting);
         // What has not ended by then is cut off with the process.
         let _ = tokio::time::timeout(grace, self.acceptor).await;
     }

@@ -54,7 +54,10 @@ impl Acceptor {
             router,
             header_deadline: options.header_deadline(),
             write_deadline: options.write_deadline(),
-            connections: Arc::new(Connections { max: options.connections_max.max(1), table: Mutex::default() }),
+            connections: Arc::new(Connections {
+                max: options.connections_max.max(1),
+                table: Mutex::default(),
+            }),
             tracker: TaskTracker::new(),
         }
     }

@@ -40,7 +40,10 @@ fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
 
 fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
     if depth_exceeds(bytes, DEPTH_MAX) {
-        return Err(ApiError::invalid(None, format_args!("the body is nested deeper than {DEPTH_MAX} levels")));
+        return Err(ApiError::invalid(
+            None,
+            format_args!("the body is nested deeper than {DEPTH_MAX} levels"),
+        ));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -87,9 +90,13 @@ mod tests {
     #[tokio::test]
     async fn bombs_are_refused_before_they_are_read() {
         let read = |headers: HeaderMap, body: Body| async move {
-            read_json::<Value>(&headers, body, 1000, Duration::from_secs(5)).await.map_err(|error| error.status().as_u16())
+            read_json::<Value>(&headers, body, 1000, Duration::from_secs(5))
+                .await
+                .map_err(|error| error.status().as_u16())
         };
-        let endless = Body::from_stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b"[1,"))));
+        let endless = Body::from_stream(futures::stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(Bytes::from_static(b"[1,"))
+        }));
         assert_eq!(read(HeaderMap::new(), endless).await, Err(413));
         let mut gigabyte = HeaderMap::new();
         gigabyte.insert(header::CONTENT_LENGTH, (1_u64 << 30).into());

@@ -64,7 +64,12 @@ struct Failed {
 
 impl Failed {
     fn none() -> Self {
-        Self { replicas: BTreeSet::new(), all_busy: true, last: "no replica is ready".to_owned(), since: Instant::now() }
+        Self {
+            replicas: BTreeSet::new(),
+            all_busy: true,
+            last: "no replica is ready".to_owned(),
+            since: Instant::now(),
+        }
     }
 }
 
@@ -87,37 +92,33 @@ impl Answer {
     /// The next event; `None` after the last. Never [`TokenEvent::Failed`].
     pub(super) async fn next(&mut self) -> Option<Result<TokenEvent, AnswerError>> {
         while !self.ended {
-            let said = match &mut self.source {
-                None => match self.connect().await {
-                    Ok(source) => {
-                        self.source = Some(source);
-                        self.repeats = self.echoed;
-                        continue;
-                    }
-                    Err(error) => return Some(self.end(error)),
-                },
-                Some((events, _)) => timeout(self.patience.event, events.next()).await,
-            };
-            let event = match said {
-                Ok(Some(TokenEvent::Failed(error))) => Err(error),
-                Ok(Some(event)) => Ok(event),
-                Ok(None) => Err(ReplicaError::Lost("its answer was cut off".to_owned())),
-                Err(_) => Err(ReplicaError::Lost(format!("it said nothing for {} ms", self.patience.event.as_millis()))),
-            };
-            match event {
-                Ok(event) => {
-                    if let Some(event) = self.fresh(event) {
-                        return Some(Ok(event));
-                    }
-                }
+            match self.step().await {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(Ok(event)),
                 Err(error) => {
-                    if let Err(error) = self.replace(error) {
-                        return Some(self.end(error));
-                    }
+                    self.end();
+                    return Some(Err(error));
                 }
             }
         }
         None
+    }
+
+    /// Hears one event, or finds another replica.
+    async fn step(&mut self) -> Result<Option<TokenEvent>, AnswerError> {
+        let Some((events, _)) = &mut self.source else {
+            self.source = Some(self.connect().await?);
+            self.repeats = self.echoed;
+            return Ok(None);
+        };
+        let patience = self.patience.event;
+        let lost = match timeout(patience, events.next()).await {
+            Ok(Some(TokenEvent::Failed(error))) => error,
+            Ok(Some(event)) => return Ok(self.fresh(event)),
+            Ok(None) => ReplicaError::Lost("its answer was cut off".to_owned()),
+            Err(_) => ReplicaError::Lost(format!("it said nothing for {} ms", patience.as_millis())),
+        };
+        self.replace(lost).map(|()| None)
     }
 
     /// How often another replica had to go on.
@@ -125,10 +126,9 @@ impl Answer {
         self.resumed
     }
 
-    fn end(&mut self, error: AnswerError) -> Result<TokenEvent, AnswerError> {
+    fn end(&mut self) {
         self.ended = true;
         self.source = None;
-        Err(error)
     }
 
     /// What of an event the client has not seen.
@@ -153,8 +153,7 @@ impl Answer {
                 Some(TokenEvent::Token(piece))
             }
             TokenEvent::Finished { .. } | TokenEvent::Failed(_) => {
-                self.ended = true;
-                self.source = None;
+                self.end();
                 Some(event)
             }
         }
@@ -190,23 +189,15 @@ impl Answer {
         loop {
             changes.mark_unchanged();
             while let Some(given) = self.pool.pick(&self.request.model, &self.failed.replicas) {
-                let asked = timeout(self.patience.event, given.client().generate(self.request.clone())).await;
-                let error = match asked {
-                    Ok(Ok(events)) => return Ok((events, given)),
-                    Ok(Err(ReplicaError::Invalid { field, message })) => {
+                match self.ask(&given).await {
+                    Ok(events) => return Ok((events, given)),
+                    Err(ReplicaError::Invalid { field, message }) => {
                         return Err(AnswerError::Invalid { field, message });
                     }
-                    Ok(Err(error)) => error,
-                    Err(_) => ReplicaError::Lost("it does not take requests".to_owned()),
-                };
-                self.failed(&given, &error);
+                    Err(error) => self.failed(&given, &error),
+                }
             }
-            if self.failed.all_busy && !self.failed.replicas.is_empty() && self.request.emitted.is_empty() {
-                return Err(AnswerError::Busy);
-            }
-            if self.failed.since.elapsed() >= self.patience.replica {
-                return Err(AnswerError::Unavailable(self.failed.last.clone()));
-            }
+            self.give_up()?;
             // Either way the replicas that failed get another chance: a process may have come back.
             if let Ok(Err(_)) = timeout(RETRY_PAUSE, changes.changed()).await {
                 // The daemon that knew the cluster is gone: there are no more changes to wait for.
@@ -215,5 +206,22 @@ impl Answer {
             self.failed.replicas.clear();
             self.failed.all_busy = true;
         }
+    }
+
+    // The exclusive borrow is for the future to be sendable: an event stream is not `Sync`.
+    async fn ask(&mut self, given: &Given) -> Result<EventStream, ReplicaError> {
+        let asked = timeout(self.patience.event, given.client().generate(self.request.clone())).await;
+        asked.unwrap_or_else(|_| Err(ReplicaError::Lost("it does not take requests".to_owned())))
+    }
+
+    /// Ends the search where it has lasted too long, or where all that replicas want is time.
+    fn give_up(&self) -> Result<(), AnswerError> {
+        if self.failed.all_busy && !self.failed.replicas.is_empty() && self.request.emitted.is_empty() {
+            return Err(AnswerError::Busy);
+        }
+        if self.failed.since.elapsed() >= self.patience.replica {
+            return Err(AnswerError::Unavailable(self.failed.last.clone()));
+        }
+        Ok(())
     }
 }

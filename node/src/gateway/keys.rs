@@ -41,7 +41,10 @@ mod tests {
     use super::*;
 
     fn asked(authorization: &str) -> Option<KeyName> {
-        let record = |name: &str, key: &str| KeyRecord { name: name.into(), hash: *blake3::hash(key.as_bytes()).as_bytes() };
+        let record = |name: &str, key: &str| KeyRecord {
+            name: name.into(),
+            hash: *blake3::hash(key.as_bytes()).as_bytes(),
+        };
         let records = [record("one", "sk-1"), record("two", "sk-2")];
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, authorization.parse().unwrap());

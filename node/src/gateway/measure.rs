@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Label, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use sixfold_infer::message::TokenEvent;
 
 /// Requests by route and status.
@@ -22,6 +25,18 @@ const GENERATION_TOKENS: &str = "sixfold_generation_tokens_total";
 /// Answers that another replica had to continue.
 const RESUMED: &str = "sixfold_answers_resumed_total";
 
+/// Says what each metric is.
+pub(super) fn describe() {
+    describe_counter!(REQUESTS, "Responses to HTTP requests, by route and status.");
+    describe_gauge!(RUNNING, "Prompts that are being answered.");
+    describe_histogram!(FIRST_TOKEN, "Time from a request to its first token, in seconds.");
+    describe_histogram!(PER_TOKEN, "Time from a token to the next, in seconds.");
+    describe_histogram!(ANSWER, "Time from a request to the end of its answer, in seconds.");
+    describe_counter!(PROMPT_TOKENS, "Tokens of prompts.");
+    describe_counter!(GENERATION_TOKENS, "Tokens of answers.");
+    describe_counter!(RESUMED, "Times that another replica went on with an answer.");
+}
+
 /// Counts a response.
 pub(super) fn responded(route: &str, status: u16) {
     counter!(REQUESTS, "route" => route.to_owned(), "status" => status.to_string()).increment(1);
@@ -32,40 +47,63 @@ pub(super) fn running(requests: usize) {
     gauge!(RUNNING).set(requests as f64);
 }
 
-/// The times of one answer.
+/// The times and tokens of one answer.
 pub(super) struct AnswerTimes {
-    model: String,
     started: Instant,
     last_token: Option<Instant>,
+    series: Series,
+}
+
+/// What is recorded of a model's answers; looked up once an answer, not once a token.
+struct Series {
+    first_token: Histogram,
+    per_token: Histogram,
+    answer: Histogram,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    resumed: Counter,
+}
+
+impl Series {
+    fn of(model: &str) -> Self {
+        let label = [Label::new("model", model.to_owned())];
+        Self {
+            first_token: histogram!(FIRST_TOKEN, label.iter()),
+            per_token: histogram!(PER_TOKEN, label.iter()),
+            answer: histogram!(ANSWER, label.iter()),
+            prompt_tokens: counter!(PROMPT_TOKENS, label.iter()),
+            generation_tokens: counter!(GENERATION_TOKENS, label.iter()),
+            resumed: counter!(RESUMED, label.iter()),
+        }
+    }
 }
 
 impl AnswerTimes {
     pub(super) fn new(model: &str) -> Self {
-        Self { model: model.to_owned(), started: Instant::now(), last_token: None }
+        Self { started: Instant::now(), last_token: None, series: Series::of(model) }
     }
 
     /// Records an event.
     pub(super) fn record(&mut self, event: &TokenEvent) {
         let now = Instant::now();
-        let model = self.model.clone();
         match event {
             TokenEvent::Started { prompt_tokens } => {
-                counter!(PROMPT_TOKENS, "model" => model).increment(prompt_tokens.len() as u64);
+                self.series.prompt_tokens.increment(prompt_tokens.len() as u64);
             }
             TokenEvent::Token(_) => {
-                counter!(GENERATION_TOKENS, "model" => model.clone()).increment(1);
+                self.series.generation_tokens.increment(1);
                 match self.last_token.replace(now) {
-                    Some(last) => histogram!(PER_TOKEN, "model" => model).record(now - last),
-                    None => histogram!(FIRST_TOKEN, "model" => model).record(now - self.started),
+                    Some(last) => self.series.per_token.record(now - last),
+                    None => self.series.first_token.record(now - self.started),
                 }
             }
-            TokenEvent::Finished { .. } => histogram!(ANSWER, "model" => model).record(now - self.started),
+            TokenEvent::Finished { .. } => self.series.answer.record(now - self.started),
             TokenEvent::Echo(_) | TokenEvent::Failed(_) => {}
         }
     }
 
     /// Records that other replicas went on with the answer.
     pub(super) fn resumed(&self, times: u64) {
-        counter!(RESUMED, "model" => self.model.clone()).increment(times);
+        self.series.resumed.increment(times);
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::body::read_json;
 use super::keys::{self, KeyName};
+use super::limits::Place;
 use super::openai::{ApiError, Asked, ChatRequest, Chunks, CompletionRequest, Form, Shape};
 use super::session::Session;
 use super::{Shared, measure};
@@ -28,7 +29,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(ready));
     Router::new()
         .route("/v1/models", get(models))
-        .route("/v1/models/{model}", get(model))
+        .route("/v1/models/{*model}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/metrics", get(metrics))
@@ -78,7 +79,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) 
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let text = (shared.metrics_text)();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -86,9 +87,16 @@ async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({"object": "list", "data": data}))
 }
 
-async fn model(State(shared): State<Arc<Shared>>, Path(model): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn model(
+    State(shared): State<Arc<Shared>>,
+    Path(model): Path<String>,
+) -> Result<Json<Value>, ApiError> {
     let served = shared.pool.models();
-    if served.contains(&model) { Ok(Json(about(&model))) } else { Err(ApiError::unknown_model(&model, &served)) }
+    if served.contains(&model) {
+        Ok(Json(about(&model)))
+    } else {
+        Err(ApiError::unknown_model(&model, &served))
+    }
 }
 
 fn about(model: &str) -> Value {
@@ -104,8 +112,9 @@ async fn completions(
     Extension(key): Extension<KeyName>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let place = shared.limits.enter(&key).map_err(ApiError::overload)?;
     let asked = read::<CompletionRequest>(&shared, request).await?.understand(rand::random())?;
-    answer(shared, &key, asked, Form::Completion).await
+    answer(shared, place, asked, Form::Completion).await
 }
 
 async fn chat_completions(
@@ -113,8 +122,9 @@ async fn chat_completions(
     Extension(key): Extension<KeyName>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let place = shared.limits.enter(&key).map_err(ApiError::overload)?;
     let asked = read::<ChatRequest>(&shared, request).await?.understand(rand::random())?;
-    answer(shared, &key, asked, Form::Chat).await
+    answer(shared, place, asked, Form::Chat).await
 }
 
 async fn read<T: serde::de::DeserializeOwned>(shared: &Shared, request: Request) -> Result<T, ApiError> {
@@ -122,12 +132,17 @@ async fn read<T: serde::de::DeserializeOwned>(shared: &Shared, request: Request)
     read_json(&parts.headers, body, shared.options.body_bytes_max, shared.options.body_deadline()).await
 }
 
-async fn answer(shared: Arc<Shared>, key: &KeyName, asked: Asked, form: Form) -> Result<Response, ApiError> {
+async fn answer(
+    shared: Arc<Shared>,
+    mut place: Place,
+    asked: Asked,
+    form: Form,
+) -> Result<Response, ApiError> {
     if !shared.pool.knows(&asked.model) {
         let served: BTreeSet<String> = shared.pool.models();
         return Err(ApiError::unknown_model(&asked.model, &served));
     }
-    let place = shared.limits.enter(key, asked.requests.len()).map_err(ApiError::overload)?;
+    place.widen(asked.requests.len()).map_err(ApiError::overload)?;
     let scored = asked.requests.iter().any(|request| request.logprobs.is_some());
     let shape = Shape::new(form, &asked.model, scored, rand::random());
     let sessions = asked.requests.into_iter().map(|request| Session::new(&shared, request));

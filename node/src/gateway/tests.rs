@@ -2,5 +2,8 @@
 
 mod api;
 mod connections;
-mod fake;
 mod failover;
+mod fake;
+mod socket;
+mod transport;
+mod wire;

@@ -54,7 +54,11 @@ impl ApiError {
     pub(in crate::gateway) fn unknown_model(model: &str, served: &BTreeSet<String>) -> Self {
         let shown: String = model.chars().take(80).collect();
         let served: Vec<String> = served.iter().map(|model| format!("`{model}`")).collect();
-        let served = if served.is_empty() { "no model is served now".to_owned() } else { format!("served: {}", served.join(", ")) };
+        let served = if served.is_empty() {
+            "no model is served now".to_owned()
+        } else {
+            format!("served: {}", served.join(", "))
+        };
         let message = format!("the model `{shown}` does not exist; {served}");
         let error = Self::new(StatusCode::NOT_FOUND, INVALID, message).with_code("model_not_found");
         Self { param: Some("model".to_owned()), ..error }
@@ -63,12 +67,17 @@ impl ApiError {
     /// No such route.
     pub(in crate::gateway) fn unknown_route(method: &str, path: &str) -> Self {
         let path: String = path.chars().take(80).collect();
-        Self::new(StatusCode::NOT_FOUND, INVALID, format_args!("there is no `{method} {path}`")).with_code("unknown_url")
+        Self::new(StatusCode::NOT_FOUND, INVALID, format_args!("there is no `{method} {path}`"))
+            .with_code("unknown_url")
     }
 
     /// The body is too long.
     pub(in crate::gateway) fn too_large(bytes_max: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, format_args!("the body has more than {bytes_max} bytes"))
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            INVALID,
+            format_args!("the body has more than {bytes_max} bytes"),
+        )
     }
 
     /// The body does not come.
@@ -91,7 +100,8 @@ impl ApiError {
 
     /// Nobody has room.
     pub(in crate::gateway) fn busy() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "all replicas are busy; try again").with_code("overloaded")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "all replicas are busy; try again")
+            .with_code("overloaded")
     }
 
     /// What the client sees as a status.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use sixfold_infer::message::{ChatMessage, GenerateRequest, Prompt, Sampling};
+use sixfold_infer::message::{ChatMessage, GenerateRequest, Prompt, ReplicaError, Sampling};
 
 use super::ApiError;
 
@@ -142,7 +142,10 @@ impl CompletionRequest {
             Prompts::TokenLists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
         };
         if prompts.is_empty() || prompts.len() > PROMPTS_MAX {
-            return Err(ApiError::invalid(Some("prompt"), format_args!("from 1 to {PROMPTS_MAX} prompts are allowed")));
+            return Err(ApiError::invalid(
+                Some("prompt"),
+                format_args!("from 1 to {PROMPTS_MAX} prompts are allowed"),
+            ));
         }
         let tokens_max = Some(self.common.max_tokens.unwrap_or(COMPLETION_TOKENS));
         let echo = self.echo.unwrap_or(false);
@@ -164,11 +167,14 @@ impl ChatRequest {
         if self.response_format.is_some_and(|format| format.kind != "text") {
             return Err(unsupported("response_format"));
         }
-        let messages: Result<Vec<ChatMessage>, ApiError> = self.messages.into_iter().map(RawMessage::understand).collect();
+        let messages: Result<Vec<ChatMessage>, ApiError> =
+            self.messages.into_iter().map(RawMessage::understand).collect();
         let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
             (true, top) => Some(top.unwrap_or(0)),
             (false, None | Some(0)) => None,
-            (false, Some(_)) => return Err(ApiError::invalid(Some("top_logprobs"), "it needs `logprobs` to be true")),
+            (false, Some(_)) => {
+                return Err(ApiError::invalid(Some("top_logprobs"), "it needs `logprobs` to be true"));
+            }
         };
         let tokens_max = self.max_completion_tokens.or(self.common.max_tokens);
         self.common.understand(vec![Prompt::Chat(messages?)], tokens_max, logprobs, false, seed)
@@ -188,7 +194,10 @@ impl RawMessage {
             Some(Content::Parts(parts)) => {
                 if let Some(part) = parts.iter().find(|part| part.kind != "text") {
                     let kind: String = part.kind.chars().take(40).collect();
-                    return Err(ApiError::invalid(Some("messages"), format_args!("parts of type `{kind}` are not supported")));
+                    return Err(ApiError::invalid(
+                        Some("messages"),
+                        format_args!("parts of type `{kind}` are not supported"),
+                    ));
                 }
                 parts.into_iter().filter_map(|part| part.text).collect()
             }
@@ -206,28 +215,13 @@ impl Common {
         echo: bool,
         seed: u64,
     ) -> Result<Asked, ApiError> {
+        let sampling = self.sampling(seed);
         let model = self.model.ok_or_else(|| ApiError::invalid(Some("model"), "it is missing"))?;
         only_one("n", self.n)?;
         if self.logit_bias.as_ref().and_then(Value::as_object).is_some_and(|bias| !bias.is_empty()) {
             return Err(unsupported("logit_bias"));
         }
-        let defaults = Sampling::default();
-        let sampling = Sampling {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            // -1 means all to vLLM, 0 to us.
-            top_k: u32::try_from(self.top_k.unwrap_or(0)).unwrap_or(0),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            seed: self.seed.map_or(seed, i64::cast_unsigned),
-        };
-        let stop = match self.stop {
-            None => Vec::new(),
-            Some(OneOrMany::One(stop)) => vec![stop],
-            Some(OneOrMany::Many(stops)) => stops,
-        };
+        let stop = self.stop.map(OneOrMany::into_vec).unwrap_or_default();
         let ignore_eos = self.ignore_eos.unwrap_or(false);
         let request = |prompt| GenerateRequest {
             model: model.clone(),
@@ -241,16 +235,40 @@ impl Common {
             echo,
         };
         let requests: Vec<GenerateRequest> = prompts.into_iter().map(request).collect();
-        for request in &requests {
-            request.validate().map_err(|error| match error {
-                sixfold_infer::message::ReplicaError::Invalid { field, message } => {
-                    ApiError::invalid(Some(&field), message)
-                }
-                other => ApiError::invalid(None, other),
-            })?;
-        }
+        requests.iter().try_for_each(GenerateRequest::validate).map_err(wrong)?;
         let include_usage = self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Asked { model, requests, stream: self.stream.unwrap_or(false), include_usage })
+    }
+
+    fn sampling(&self, seed: u64) -> Sampling {
+        let defaults = Sampling::default();
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            // -1 means all to vLLM, 0 to us.
+            top_k: u32::try_from(self.top_k.unwrap_or(0)).unwrap_or(0),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            seed: self.seed.map_or(seed, i64::cast_unsigned),
+        }
+    }
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+fn wrong(error: ReplicaError) -> ApiError {
+    match error {
+        ReplicaError::Invalid { field, message } => ApiError::invalid(Some(&field), message),
+        other => ApiError::invalid(None, other),
     }
 }
 

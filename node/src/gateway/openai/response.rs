@@ -123,7 +123,8 @@ impl Shape {
             prompt_tokens: sum.prompt_tokens + choice.prompt_tokens,
             output_tokens: sum.output_tokens + choice.output_tokens,
         });
-        let choices: Vec<Value> = choices.iter().enumerate().map(|(index, choice)| self.choice(index, choice)).collect();
+        let choices: Vec<Value> =
+            choices.iter().enumerate().map(|(index, choice)| self.choice(index, choice)).collect();
         let mut body = self.head(match self.form {
             Form::Completion => "text_completion",
             Form::Chat => "chat.completion",
@@ -151,7 +152,8 @@ impl Shape {
 
     /// A chunk of a streamed answer. With `usage_follows`, it says that it has none yet.
     pub(super) fn chunk(&self, delta: &Delta, usage_follows: bool) -> Value {
-        let logprobs = if delta.pieces.is_empty() { Value::Null } else { self.logprobs(&delta.pieces, delta.offset) };
+        let logprobs =
+            if delta.pieces.is_empty() { Value::Null } else { self.logprobs(&delta.pieces, delta.offset) };
         let (index, reason) = (delta.index, finish_reason(delta.reason));
         let choice = match self.form {
             Form::Completion => {
@@ -204,7 +206,9 @@ impl Shape {
         match (self.scored, self.form) {
             (false, _) => Value::Null,
             (true, Form::Completion) => completion_logprobs(pieces, offset),
-            (true, Form::Chat) => json!({"content": pieces.iter().filter_map(chat_logprob).collect::<Vec<_>>()}),
+            (true, Form::Chat) => {
+                json!({"content": pieces.iter().filter_map(chat_logprob).collect::<Vec<_>>()})
+            }
         }
     }
 }
@@ -217,7 +221,8 @@ fn completion_logprobs(pieces: &[TokenPiece], mut offset: usize) -> Value {
         offset += piece.text.chars().count();
     }
     let tokens: Vec<&str> = pieces.iter().map(|piece| piece.surface.as_str()).collect();
-    let logprobs: Vec<Option<f32>> = pieces.iter().map(|piece| piece.score.as_ref().map(|s| finite(s.logprob))).collect();
+    let logprobs: Vec<Option<f32>> =
+        pieces.iter().map(|piece| piece.score.as_ref().map(|s| finite(s.logprob))).collect();
     let top: Vec<Option<BTreeMap<&str, f32>>> =
         pieces.iter().map(|piece| piece.score.as_ref().map(|score| top_of(piece, score))).collect();
     json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})
@@ -234,9 +239,7 @@ fn top_of<'a>(piece: &'a TokenPiece, score: &'a Score) -> BTreeMap<&'a str, f32>
 
 fn chat_logprob(piece: &TokenPiece) -> Option<Value> {
     let score = piece.score.as_ref()?;
-    let entry = |surface: &str, logprob: f32| {
-        json!({"token": surface, "logprob": finite(logprob), "bytes": surface.as_bytes()})
-    };
+    let entry = |surface: &str, logprob: f32| json!({"token": surface, "logprob": finite(logprob), "bytes": surface.as_bytes()});
     let mut value = entry(&piece.surface, score.logprob);
     value["top_logprobs"] = score.top.iter().map(|other| entry(&other.surface, other.logprob)).collect();
     Some(value)

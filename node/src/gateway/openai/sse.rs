@@ -37,7 +37,10 @@ struct ChoiceState {
 impl Chunks {
     pub(in crate::gateway) fn new(shape: Shape, include_usage: bool, choices: Vec<ChoiceEvents>) -> Self {
         let states = choices.iter().map(|_| ChoiceState::default()).collect();
-        let numbered = choices.into_iter().enumerate().map(|(index, events)| events.map(move |event| (index, event)).boxed());
+        let numbered = choices
+            .into_iter()
+            .enumerate()
+            .map(|(index, events)| events.map(move |event| (index, event)).boxed());
         Self {
             shape,
             include_usage,

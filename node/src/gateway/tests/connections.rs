@@ -1,26 +1,16 @@
 //! The gateway on a real socket: deadlines, caps, refusal to speak in the open.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use sixfold_cluster::protocol::ClusterView;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
-use super::fake::FakeDial;
-use crate::gateway::{Gateway, GatewayError, GatewayOptions, GatewayParts, TlsFiles};
+use super::fake::Replicas;
+use crate::gateway::{Gateway, GatewayError, GatewayOptions, TlsFiles};
 
 async fn start(options: GatewayOptions) -> Result<Gateway, GatewayError> {
-    let (view, receiver) = watch::channel(ClusterView::default());
     // The gateway keeps the last view when its daemon is gone.
-    drop(view);
-    let parts = GatewayParts {
-        view: receiver,
-        dial: Arc::new(FakeDial::default()),
-        metrics_text: Arc::new(String::new),
-    };
-    Gateway::start(options, parts).await
+    Gateway::start(options, Replicas::new(&[]).parts()).await
 }
 
 async fn ask(stream: &mut TcpStream) -> String {
@@ -53,7 +43,8 @@ async fn idle_connections_keep_nobody_out() {
 
 #[tokio::test]
 async fn slow_heads_are_cut_off() {
-    let gateway = start(GatewayOptions { header_deadline_ms: 50, ..GatewayOptions::default() }).await.unwrap();
+    let gateway =
+        start(GatewayOptions { header_deadline_ms: 50, ..GatewayOptions::default() }).await.unwrap();
     let mut slow = TcpStream::connect(gateway.address()).await.unwrap();
     slow.write_all(b"GET /livez HTT").await.unwrap();
     let mut rest = Vec::new();
@@ -67,7 +58,7 @@ async fn draining_closes_the_door() {
     let address = gateway.address();
     let mut stream = TcpStream::connect(address).await.unwrap();
     assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200"));
-    assert!(gateway.asked_counts("toy").is_empty());
+    assert!(gateway.take_asked().is_empty());
     gateway.drain(Duration::from_secs(5)).await;
     assert!(TcpStream::connect(address).await.is_err());
 }

@@ -36,9 +36,10 @@ async fn replicas_that_die_one_after_the_other_still_make_one_answer() {
 
 #[tokio::test]
 async fn a_silent_replica_is_replaced() {
-    let fakes = [Fake::new(Fate::Hangs), Fake::new(Fate::Lives)];
+    let fakes = [Fake::new(Fate::HangsAfter(0)), Fake::new(Fate::Lives)];
     let cluster = Cluster::new(&fakes);
-    let (status, answer) = cluster.post_json("/v1/completions", &json!({"model": "toy", "prompt": "a", "max_tokens": 1})).await;
+    let (status, answer) =
+        cluster.post_json("/v1/completions", &json!({"model": "toy", "prompt": "a", "max_tokens": 1})).await;
     assert_eq!((status, answer["choices"][0]["text"].as_str()), (StatusCode::OK, Some(" w1!")));
     assert_eq!(fakes[0].alive.load(Ordering::SeqCst), 0);
 }
@@ -76,7 +77,7 @@ async fn an_error_in_the_middle_of_a_stream_is_an_event() {
 
 #[tokio::test]
 async fn requests_are_spread_over_the_replicas() {
-    let fakes: Vec<_> = (0..4).map(|_| Fake::new(Fate::Hangs)).collect();
+    let fakes: Vec<_> = (0..4).map(|_| Fake::new(Fate::HangsAfter(0))).collect();
     let options = GatewayOptions { event_deadline_ms: 60_000, ..GatewayOptions::default() };
     let cluster = Cluster::with_options(&fakes, options);
     let asked = json!({"model": "toy", "prompt": "a", "stream": true});

@@ -14,11 +14,12 @@ use serde_json::Value;
 use sixfold_cluster::protocol::{ClusterView, KeyRecord, Service};
 use sixfold_cluster::task::{Metric, TaskAddress};
 use sixfold_infer::message::{
-    ABOUT_MODEL, Alternative, FinishReason, GenerateRequest, Prompt, ROLE, ReplicaError, Score, TokenEvent, TokenPiece,
+    ABOUT_MODEL, Alternative, FinishReason, GenerateRequest, Prompt, ROLE, ReplicaError, Score, TokenEvent,
+    TokenPiece,
 };
 use sixfold_infer::replica::{EventStream, ReplicaClient};
 use sixfold_wire::id::{Epoch, JobId, TaskId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tower::ServiceExt;
 
 use super::super::{Dial, GatewayOptions, GatewayParts, Shared, routes};
@@ -32,8 +33,8 @@ pub(super) enum Fate {
     DiesAfter(usize),
     /// Has no room.
     Busy,
-    /// Says that it started, and nothing more.
-    Hangs,
+    /// Says nothing more after so many tokens of each answer, until it is killed.
+    HangsAfter(usize),
 }
 
 /// A replica whose answer is a function of the request: token `n` is the word ` wn`, the twelfth the last.
@@ -42,11 +43,18 @@ pub(super) struct Fake {
     pub(super) asked: AtomicUsize,
     /// Answers whose stream is alive.
     pub(super) alive: Arc<AtomicUsize>,
+    /// Ends one answer of a replica that hangs.
+    pub(super) kill: Arc<Notify>,
 }
 
 impl Fake {
     pub(super) fn new(fate: Fate) -> Arc<Self> {
-        Arc::new(Self { fate: Mutex::new(fate), asked: AtomicUsize::new(0), alive: Arc::default() })
+        Arc::new(Self {
+            fate: Mutex::new(fate),
+            asked: AtomicUsize::new(0),
+            alive: Arc::default(),
+            kill: Arc::default(),
+        })
     }
 }
 
@@ -71,10 +79,17 @@ impl ReplicaClient for Fake {
         let events = events(&request, &fate);
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Alive(Arc::clone(&self.alive));
-        let events = stream::iter(events).inspect(move |_| {
-            let _ = &alive;
+        let (kill, hangs) = (Arc::clone(&self.kill), matches!(fate, Fate::HangsAfter(_)));
+        let killed = stream::once(async move {
+            kill.notified().await;
+            TokenEvent::Failed(ReplicaError::Lost("killed".into()))
         });
-        Ok(if fate == Fate::Hangs { events.chain(stream::pending()).boxed() } else { events.boxed() })
+        let events = stream::iter(events).chain(if hangs {
+            killed.left_stream()
+        } else {
+            stream::empty().right_stream()
+        });
+        Ok(events.inspect(move |_| _ = &alive).boxed())
     }
 }
 
@@ -86,9 +101,6 @@ fn events(request: &GenerateRequest, fate: &Fate) -> Vec<TokenEvent> {
     };
     let first = request.emitted.last().map_or(1, |last| last + 1);
     let mut events = vec![TokenEvent::Started { prompt_tokens: prompt.clone() }];
-    if *fate == Fate::Hangs {
-        return events;
-    }
     if request.echo && request.emitted.is_empty() {
         let scored = |index: usize| request.logprobs.filter(|_| index > 0);
         let echo = prompt.iter().enumerate().map(|(index, &token)| piece(token, scored(index)));
@@ -97,8 +109,11 @@ fn events(request: &GenerateRequest, fate: &Fate) -> Vec<TokenEvent> {
     let wanted = request.output_tokens_max.unwrap_or(u32::MAX);
     let last = wanted.min(LAST_TOKEN);
     for token in first..=last {
-        if *fate == Fate::DiesAfter((token + 1 - first) as usize - 1) {
+        let said = (token - first) as usize;
+        if *fate == Fate::DiesAfter(said) {
             events.push(TokenEvent::Failed(ReplicaError::Lost("killed".into())));
+        }
+        if [Fate::DiesAfter(said), Fate::HangsAfter(said)].contains(fate) {
             return events;
         }
         events.push(TokenEvent::Token(piece(token, request.logprobs)));
@@ -111,7 +126,9 @@ fn events(request: &GenerateRequest, fate: &Fate) -> Vec<TokenEvent> {
 fn piece(token: u32, top: Option<u8>) -> TokenPiece {
     let score = top.map(|top| Score {
         logprob: -0.5,
-        top: (0..u32::from(top)).map(|other| Alternative { token: other, surface: format!(" o{other}"), logprob: -1.5 }).collect(),
+        top: (0..u32::from(top))
+            .map(|other| Alternative { token: other, surface: format!(" o{other}"), logprob: -1.5 })
+            .collect(),
     });
     TokenPiece { token, text: format!(" w{token}"), surface: format!(" w{token}"), score }
 }
@@ -129,59 +146,90 @@ impl Dial for FakeDial {
     }
 }
 
-/// A gateway's router before fake replicas of the model `toy`.
-pub(super) struct Cluster {
-    pub(super) router: Router,
-    pub(super) shared: Arc<Shared>,
+/// The cluster that a gateway sees: fake replicas of the model `toy`, and one key.
+pub(super) struct Replicas {
     dial: Arc<FakeDial>,
     view: watch::Sender<ClusterView>,
 }
 
+/// A gateway's router before fake replicas.
+pub(super) struct Cluster {
+    pub(super) router: Router,
+    pub(super) shared: Arc<Shared>,
+    replicas: Replicas,
+}
+
+impl Replicas {
+    pub(super) fn new(fakes: &[Arc<Fake>]) -> Self {
+        let keys = vec![KeyRecord { name: "test".into(), hash: *blake3::hash(KEY.as_bytes()).as_bytes() }];
+        let (view, _) = watch::channel(ClusterView { keys, ..ClusterView::default() });
+        let replicas = Self { dial: Arc::default(), view };
+        replicas.serve(fakes);
+        replicas
+    }
+
+    /// What a gateway before them is given.
+    pub(super) fn parts(&self) -> GatewayParts {
+        GatewayParts {
+            view: self.view.subscribe(),
+            dial: Arc::clone(&self.dial) as Arc<dyn Dial>,
+            metrics_text: Arc::new(|| "sixfold_up 1\n".to_owned()),
+        }
+    }
+
+    /// Replaces them.
+    fn serve(&self, fakes: &[Arc<Fake>]) {
+        let version = self.view.borrow().version;
+        let addresses =
+            (1..).map(|index| SocketAddr::from((Ipv4Addr::LOCALHOST, (version * 100 + index) as u16)));
+        let addressed: Vec<_> = addresses.zip(fakes).collect();
+        self.dial.0.lock().unwrap().extend(addressed.iter().map(|(at, fake)| (*at, Arc::clone(fake))));
+        self.announce(addressed.into_iter().map(|(address, _)| address));
+    }
+
+    /// Says that there are replicas at these addresses, all of `node-2`, and no others.
+    pub(super) fn announce(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.view.send_modify(|view| {
+            let service = |(index, address)| Service {
+                role: ROLE.into(),
+                at: TaskAddress {
+                    task: TaskId { job: JobId(1), phase: 0, index },
+                    node: "node-2".into(),
+                    address,
+                },
+                epoch: Epoch(view.version),
+                about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from("toy"))]),
+            };
+            view.services = (0..).zip(addresses).map(service).collect();
+            view.version += 1;
+        });
+    }
+}
+
 impl Cluster {
     pub(super) fn new(fakes: &[Arc<Fake>]) -> Self {
-        Self::with_options(fakes, GatewayOptions { replica_wait_ms: 500, event_deadline_ms: 200, ..GatewayOptions::default() })
+        Self::with_options(
+            fakes,
+            GatewayOptions { replica_wait_ms: 500, event_deadline_ms: 200, ..GatewayOptions::default() },
+        )
     }
 
     pub(super) fn with_options(fakes: &[Arc<Fake>], options: GatewayOptions) -> Self {
-        let dial = Arc::<FakeDial>::default();
-        let keys = vec![KeyRecord { name: "test".into(), hash: *blake3::hash(KEY.as_bytes()).as_bytes() }];
-        let (view, receiver) = watch::channel(ClusterView { keys, ..ClusterView::default() });
-        let parts = GatewayParts {
-            view: receiver,
-            dial: Arc::clone(&dial) as Arc<dyn Dial>,
-            metrics_text: Arc::new(|| "sixfold_up 1\n".to_owned()),
-        };
-        let shared = Arc::new(Shared::new(options, parts));
-        let cluster = Self { router: routes::router(Arc::clone(&shared)), shared, dial, view };
-        cluster.serve(fakes);
-        cluster
+        let replicas = Replicas::new(fakes);
+        let shared = Arc::new(Shared::new(options, replicas.parts()));
+        Self { router: routes::router(Arc::clone(&shared)), shared, replicas }
     }
 
     /// Replaces the replicas.
     pub(super) fn serve(&self, fakes: &[Arc<Fake>]) {
-        let mut services = Vec::new();
-        self.view.send_modify(|view| {
-            for (index, fake) in (0_u32..).zip(fakes) {
-                let port = (view.version * 100) as u16 + index as u16 + 1;
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                self.dial.0.lock().unwrap().insert(address, Arc::clone(fake));
-                let task = TaskId { job: JobId(1), phase: 0, index };
-                services.push(Service {
-                    role: ROLE.into(),
-                    at: TaskAddress { task, node: "node-1".into(), address },
-                    epoch: Epoch(view.version),
-                    about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from("toy"))]),
-                });
-            }
-            view.services = services;
-            view.version += 1;
-        });
+        self.replicas.serve(fakes);
     }
 
     pub(super) async fn send(&self, request: Request<Body>) -> (StatusCode, Vec<(String, String)>, String) {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        let headers =
+            parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let headers = headers.collect();
         let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
         (parts.status, headers, String::from_utf8(bytes.to_vec()).unwrap())
@@ -199,7 +247,10 @@ impl Cluster {
 }
 
 pub(super) fn post(path: &str, body: &Value) -> Request<Body> {
-    Request::post(path).header("authorization", format!("Bearer {KEY}")).body(Body::from(body.to_string())).unwrap()
+    Request::post(path)
+        .header("authorization", format!("Bearer {KEY}"))
+        .body(Body::from(body.to_string()))
+        .unwrap()
 }
 
 pub(super) fn get(path: &str) -> Request<Body> {
@@ -208,7 +259,8 @@ pub(super) fn get(path: &str) -> Request<Body> {
 
 /// The JSON of each event of a stream; the last must be `[DONE]`.
 pub(super) fn sse(text: &str) -> Vec<Value> {
-    let mut events: Vec<&str> = text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
+    let mut events: Vec<&str> =
+        text.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
     assert_eq!(events.pop(), Some("[DONE]"));
     events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
 }
