@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, StepSeed, Surroundings,
-    UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index, initialize,
+    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, SquareSums, StepSeed, Surroundings,
+    Tensor, UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index, initialize,
 };
 
 fn config() -> ModelConfig {
@@ -81,7 +81,11 @@ fn check(config: ModelConfig, logical: usize) {
         let region = geometry.region(unit);
         let places: Vec<usize> = region.row_ranges().flatten().collect();
         let largest = gradient.iter().fold(0.0_f32, |most, g| most.max(g.abs()));
-        for pick in [0, places.len() / 3, places.len() / 2, places.len() - 1] {
+        let picks: &[usize] = match unit.tensor {
+            Tensor::Key | Tensor::Value => &(0..places.len()).collect::<Vec<_>>(),
+            _ => &[0, places.len() / 3, places.len() / 2, places.len() - 1],
+        };
+        for &pick in picks {
             let expected = reference.derivative(unit, places[pick], &batch());
             let error = (f64::from(gradient[pick]) - expected).abs();
             assert!(
@@ -119,15 +123,17 @@ fn a_tied_head_agrees_with_the_plain_model() {
 }
 
 /// With dropout the loss still changes along the gradient as the gradient says.
-#[test]
-fn gradients_with_dropout_agree_with_the_loss() {
-    // Without copies of key-value heads, every parameter is one number here.
-    let geometry = geometry(config(), 2);
+///
+/// Copies of a key-value head are one parameter: they move together, and the length of the
+/// gradient counts them once.
+fn check_dropout(config: ModelConfig, logical: usize) {
+    let geometry = geometry(config, logical);
     let parameters = parameters(&geometry);
     let (without, _) = network(&geometry, &parameters, 0.0);
     let (loss, gradients) = network(&geometry, &parameters, 0.5);
     assert!((loss - without).abs() > 1e-3, "dropout changes nothing: {loss} {without}");
-    let length = gradients.values().iter().map(|g| g * g).sum::<f32>().sqrt();
+    let length =
+        SquareSums::of_slice(&geometry, &ModelSlice::whole(&geometry), &gradients, true).norm(&geometry);
     let loss_at = |distance: f32| {
         let mut moved = parameters.clone();
         let steps = moved.values_mut().iter_mut().zip(gradients.values());
@@ -136,4 +142,15 @@ fn gradients_with_dropout_agree_with_the_loss() {
     };
     let slope = (loss_at(0.005) - loss_at(-0.005)) / 0.01;
     assert!((slope / length - 1.0).abs() < 0.01, "{slope} {length}");
+}
+
+#[test]
+fn gradients_with_dropout_agree_with_the_loss() {
+    check_dropout(config(), 2);
+}
+
+#[test]
+fn gradients_with_dropout_and_copies_agree_with_the_loss() {
+    check_dropout(config(), 4);
+    check_dropout(ModelConfig { num_key_value_heads: 1, ..config() }, 8);
 }

@@ -6,7 +6,7 @@
 mod gang;
 
 use gang::{Account, Outcome, Run, batch, connect};
-use sixfold_model::{Geometry, ModelConfig, OptimizerOptions};
+use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, UnitId};
 use sixfold_parallel::{PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
 use sixfold_topology::{ParallelPlan, Rank};
 
@@ -67,6 +67,21 @@ fn every_plan_has_the_bits_of_the_serial_run() {
 fn copies_of_key_value_heads_keep_the_bits() {
     assert_all_equal(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4), &PLANS);
     assert_all_equal(&job(ModelConfig { num_key_value_heads: 1, ..config() }, 8), &["tp8", "tp4.pp2"]);
+}
+
+#[test]
+fn copies_of_a_key_value_head_stay_one_parameter() {
+    for (kv_heads, logical) in [(2, 4), (1, 8), (1, 4)] {
+        let job = job(ModelConfig { num_key_value_heads: kv_heads, ..config() }, logical);
+        let (outcome, _) = run(&job, "tp2");
+        let mut copies = 0;
+        for (unit, state) in outcome.units.iter().filter(|(unit, _)| unit.tensor.is_key_value()) {
+            let original = job.geometry.sharding.kv_original(unit.shard as usize) as u32;
+            copies += usize::from(original != unit.shard);
+            assert!(*state == outcome.units[&UnitId { shard: original, ..*unit }], "{unit}");
+        }
+        assert_eq!(copies, 2 * job.geometry.config.num_hidden_layers * (logical - kv_heads));
+    }
 }
 
 #[test]
