@@ -131,7 +131,14 @@ impl TrainError {
             | Self::NotFinite { .. }
             | Self::Weights(_)
             | Self::Place(PlaceError::TiedHead)
-            | Self::Step { source: StepError::Batch(_) | StepError::Groups { .. }, .. } => ErrorClass::Fatal,
+            | Self::Step {
+                source:
+                    StepError::Batch(_)
+                    | StepError::Groups { .. }
+                    | StepError::NoTargets
+                    | StepError::Targets { .. },
+                ..
+            } => ErrorClass::Fatal,
             Self::Tokens(error) if !matches!(error, TokensError::Store(_) | TokensError::Io { .. }) => {
                 ErrorClass::Fatal
             }

@@ -7,12 +7,13 @@ use sixfold_tensor::{
     AttentionGradients, AttentionSaved, AttentionShape, Purpose, Start, attention, attention_backward, rope,
 };
 
+use crate::batch::MicroBatch;
 use crate::branch::Body;
 use crate::linear::{Linear, weight_gradient};
 use crate::pass::Pass;
 use crate::unit::{Tensor, UnitBuffer, UnitId};
 
-/// Keys that attention takes together, counted from the start of the sequence. A part of the
+/// Keys that attention takes together, counted from the start of the document. A part of the
 /// fixed order of additions: it travels with the model.
 pub const KEYS_PER_BLOCK: usize = sixfold_tensor::KEY_BLOCK;
 
@@ -31,8 +32,6 @@ struct Widths {
     shape: AttentionShape,
     /// `query heads * head`
     query: usize,
-    /// Row at which each sequence begins.
-    starts: Vec<usize>,
 }
 
 impl Widths {
@@ -42,19 +41,14 @@ impl Widths {
         let (q_heads, kv_heads) = (shard.query_heads.len(), shard.kv_heads.len());
         let (tokens, head_dim) = (pass.rows(), pass.geometry.config.head_dim);
         let shape = AttentionShape { tokens, q_heads, kv_heads, head_dim, keys: tokens, query_offset: 0 };
-        let starts = (0..tokens).step_by(pass.batch.length).collect();
-        (q_heads > 0).then(|| Self { shape, query: q_heads * head_dim, starts })
+        (q_heads > 0).then(|| Self { shape, query: q_heads * head_dim })
     }
 
     /// Operations of `products` matrix products between queries and the keys that they may see.
-    fn flops(&self, products: u64, length: usize) -> u64 {
-        let seen = (self.starts.len() * length * (length + 1) / 2) as u64;
-        products * 2 * seen * self.query as u64
+    fn flops(&self, products: u64, batch: &MicroBatch) -> u64 {
+        let seen: usize = batch.documents().map(|rows| rows.len() * (rows.len() + 1) / 2).sum();
+        products * 2 * seen as u64 * self.query as u64
     }
-}
-
-fn positions(pass: &Pass<'_>) -> Vec<u32> {
-    (0..pass.rows()).map(|row| (row % pass.batch.length) as u32).collect()
 }
 
 impl Body for Attention {
@@ -70,7 +64,6 @@ impl Body for Attention {
     ) -> Option<(Vec<f32>, AttentionTape)> {
         let widths = Widths::of(pass, shard)?;
         let d = pass.width();
-        let positions = positions(pass);
         let unit = |tensor| pass.parameters.unit(UnitId::of_layer(layer, tensor, shard));
         let copied = pass.geometry.sharding.is_kv_copied(shard);
         let work = &mut *pass.work;
@@ -79,13 +72,13 @@ impl Body for Attention {
         let mut q = project(Tensor::Query);
         let mut k = project(Tensor::Key);
         let v = project(Tensor::Value);
-        rope(&mut q, &positions, pass.rope, false);
-        rope(&mut k, &positions, pass.rope, false);
+        rope(&mut q, &pass.positions, pass.rope, false);
+        rope(&mut k, &pass.positions, pass.rope, false);
 
         let mut o = vec![0.0; q.len()];
-        let mut lse = vec![0.0; positions.len() * widths.shape.q_heads];
-        attention(&q, &k, &v, &widths.shape, &widths.starts, &mut o, &mut lse);
-        pass.work.attention += widths.flops(2, pass.batch.length);
+        let mut lse = vec![0.0; pass.rows() * widths.shape.q_heads];
+        attention(&q, &k, &v, &widths.shape, &pass.batch.document_starts, &mut o, &mut lse);
+        pass.work.attention += widths.flops(2, pass.batch);
         let output = Linear::new(unit(Tensor::AttentionOutput), widths.query);
         let partial = output.forward(&o, &mut pass.work.projections);
         Some((partial, AttentionTape { q, k, v, o, lse }))
@@ -146,10 +139,9 @@ fn attention_inputs_gradient(
         lse_th: &tape.lse,
     };
     let gradients = AttentionGradients { d_q_thd: &mut dq, d_k_thd: &mut dk, d_v_thd: &mut dv };
-    attention_backward(d_o, &saved, &widths.shape, &widths.starts, gradients);
-    pass.work.attention += widths.flops(5, pass.batch.length);
-    let positions = positions(pass);
-    rope(&mut dq, &positions, pass.rope, true);
-    rope(&mut dk, &positions, pass.rope, true);
+    attention_backward(d_o, &saved, &widths.shape, &pass.batch.document_starts, gradients);
+    pass.work.attention += widths.flops(5, pass.batch);
+    rope(&mut dq, &pass.positions, pass.rope, true);
+    rope(&mut dk, &pass.positions, pass.rope, true);
     [dq, dk, dv]
 }

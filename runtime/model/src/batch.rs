@@ -1,15 +1,25 @@
 //! What a forward pass is told about its input: [`MicroBatch`], and the [`StepSeed`] from which
 //! every random number of the step follows.
 
+use std::ops::Range;
+
+use sixfold_tensor::IGNORED_TARGET;
+
 /// Whole sequences that go through the model together.
 ///
-/// Row `s * length + i` of an activation belongs to token `i` of sequence `s`.
+/// Row `s * length + i` of an activation belongs to token `i` of sequence `s`. A token attends to
+/// the tokens of its own document up to itself, and its position counts from the document's start:
+/// what the model says about a document does not depend on what it is packed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MicroBatch {
     /// Input tokens, sequence after sequence; used by the slice that holds the embedding.
     pub tokens: Vec<u32>,
-    /// The token after each input token; used by the slice that holds the head.
+    /// The token after each input token, or [`IGNORED_TARGET`] where the loss does not count: after
+    /// a document's last token. Used by the slice that holds the head.
     pub targets: Vec<u32>,
+    /// Rows at which documents begin, ascending. Every sequence begins with one: a document that
+    /// the sequence before began goes on as a new one.
+    pub document_starts: Vec<usize>,
     /// Tokens of one sequence; divides the length of `tokens`.
     pub length: usize,
     /// Index of the first sequence in the training step; the others follow it.
@@ -26,6 +36,14 @@ pub enum BatchError {
         tokens: usize,
         /// Target tokens.
         targets: usize,
+        /// Tokens of one sequence.
+        length: usize,
+    },
+    /// The documents' starts do not ascend, lie outside, or leave out the start of a sequence.
+    #[error("the starts of the documents do not cut {tokens} tokens in sequences of {length}")]
+    Documents {
+        /// Input tokens.
+        tokens: usize,
         /// Tokens of one sequence.
         length: usize,
     },
@@ -48,6 +66,28 @@ pub enum BatchError {
 }
 
 impl MicroBatch {
+    /// Sequences of `length` tokens that are a document each, the first of them the step's first.
+    pub fn of_documents(tokens: Vec<u32>, targets: Vec<u32>, length: usize) -> Self {
+        let document_starts = (0..tokens.len()).step_by(length.max(1)).collect();
+        Self { tokens, targets, document_starts, length, first_sample: 0 }
+    }
+
+    /// Targets that count in the loss.
+    pub fn counted_targets(&self) -> usize {
+        self.targets.iter().filter(|target| **target != IGNORED_TARGET).count()
+    }
+
+    /// The rows of each document, in order.
+    pub fn documents(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let ends = self.document_starts.iter().skip(1).copied().chain([self.tokens.len()]);
+        self.document_starts.iter().zip(ends).map(|(start, end)| *start..end)
+    }
+
+    /// The position of each row in its document.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        self.documents().flat_map(|rows| 0..rows.len() as u32).collect()
+    }
+
     /// Sequences in the micro-batch.
     pub fn sequences(&self) -> usize {
         self.tokens.len().checked_div(self.length).unwrap_or(0)
@@ -65,11 +105,23 @@ impl MicroBatch {
         if length > positions {
             return Err(BatchError::Positions { length, positions });
         }
+        if !self.documents_fit() {
+            return Err(BatchError::Documents { tokens, length });
+        }
         let outside = |token: &&u32| **token as usize >= vocabulary;
-        match self.tokens.iter().chain(&self.targets).find(outside) {
+        let targets = self.targets.iter().filter(|target| **target != IGNORED_TARGET);
+        match self.tokens.iter().chain(targets).find(outside) {
             Some(&token) => Err(BatchError::Token { token, vocabulary }),
             None => Ok(()),
         }
+    }
+
+    fn documents_fit(&self) -> bool {
+        let starts = &self.document_starts;
+        let mut sequences = (0..self.tokens.len()).step_by(self.length);
+        starts.is_sorted_by(|a, b| a < b)
+            && starts.last().is_some_and(|last| *last < self.tokens.len())
+            && sequences.all(|start| starts.binary_search(&start).is_ok())
     }
 }
 
@@ -90,17 +142,35 @@ mod tests {
 
     #[test]
     fn refuses_what_the_model_cannot_index() {
-        let batch = |tokens: &[u32], length| MicroBatch {
-            tokens: tokens.to_vec(),
-            targets: tokens.to_vec(),
-            length,
-            first_sample: 0,
-        };
+        let batch =
+            |tokens: &[u32], length| MicroBatch::of_documents(tokens.to_vec(), tokens.to_vec(), length);
         assert_eq!(batch(&[1, 2, 3, 4], 2).validate(5, 8), Ok(()));
         assert!(matches!(batch(&[1, 2, 3], 2).validate(5, 8), Err(BatchError::Shape { .. })));
         assert!(matches!(batch(&[], 2).validate(5, 8), Err(BatchError::Shape { .. })));
         assert!(matches!(batch(&[1, 2], 0).validate(5, 8), Err(BatchError::Shape { .. })));
         assert!(matches!(batch(&[1, 5], 2).validate(5, 8), Err(BatchError::Token { token: 5, .. })));
         assert!(matches!(batch(&[1, 2], 2).validate(5, 1), Err(BatchError::Positions { .. })));
+        let ignored = MicroBatch { targets: vec![IGNORED_TARGET; 2], ..batch(&[1, 2], 2) };
+        assert_eq!((ignored.validate(5, 8), ignored.counted_targets()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn refuses_documents_that_do_not_cut_the_sequences() {
+        let cut = |starts: &[usize]| {
+            let batch = MicroBatch::of_documents(vec![1; 6], vec![1; 6], 3);
+            MicroBatch { document_starts: starts.to_vec(), ..batch }.validate(5, 8)
+        };
+        assert_eq!((cut(&[0, 3]), cut(&[0, 2, 3, 4, 5])), (Ok(()), Ok(())));
+        for wrong in [&[][..], &[0], &[3], &[0, 2], &[0, 3, 3], &[3, 0], &[0, 3, 6]] {
+            assert_eq!(cut(wrong), Err(BatchError::Documents { tokens: 6, length: 3 }), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn positions_restart_with_every_document() {
+        let batch = MicroBatch::of_documents(vec![1; 6], vec![1; 6], 3);
+        let batch = MicroBatch { document_starts: vec![0, 1, 3], ..batch };
+        assert_eq!(batch.documents().collect::<Vec<_>>(), [0..1, 1..3, 3..6]);
+        assert_eq!(batch.positions(), [0, 0, 1, 0, 1, 2]);
     }
 }

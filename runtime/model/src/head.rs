@@ -4,8 +4,8 @@
 //! largest logit and the sum of exponents of a row are taken over shards in the tree.
 
 use sixfold_tensor::{
-    Start, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums, logit_maxima,
-    target_logits,
+    IGNORED_TARGET, Start, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
+    logit_maxima, target_logits,
 };
 
 use crate::branch::Normed;
@@ -28,7 +28,7 @@ pub(crate) fn table(geometry: &Geometry, shard: usize) -> UnitId {
     if geometry.config.tie_word_embeddings { UnitId::embedding(shard) } else { UnitId::head(shard) }
 }
 
-/// The loss of each row, and the tape.
+/// The loss of each row (zero where its target does not count), and the tape.
 pub(crate) fn forward(pass: &mut Pass<'_>, x: Vec<f32>) -> Result<(Vec<f32>, HeadTape), GroupError> {
     let normed = Normed::forward(pass, UnitId::FINAL_NORM, x);
     let logits = logits(pass, &normed.h);
@@ -43,8 +43,11 @@ pub(crate) fn forward(pass: &mut Pass<'_>, x: Vec<f32>) -> Result<(Vec<f32>, Hea
         })
     })?;
     let target = targets_of_all(pass, &logits)?;
-    let loss = |row: usize| cross_entropy_loss(max[row], exp_sum[row], target[row]);
-    let losses = (0..max.len()).map(loss).collect();
+    let loss = |(row, target_id): (usize, &u32)| match *target_id {
+        IGNORED_TARGET => 0.0,
+        _ => cross_entropy_loss(max[row], exp_sum[row], target[row]),
+    };
+    let losses = pass.batch.targets.iter().enumerate().map(loss).collect();
     Ok((losses, HeadTape { normed, logits, max, exp_sum }))
 }
 

@@ -56,7 +56,7 @@ impl Tape {
 pub enum Output {
     /// Activations `[rows, d]` for the next pipeline stage.
     Activations(Vec<f32>),
-    /// The loss of each row, from the slice that holds the head.
+    /// The loss of each row (zero where it does not count), from the slice that holds the head.
     Losses(Vec<f32>),
 }
 
@@ -146,6 +146,7 @@ impl Network {
             rope: &self.rope,
             parameters: around.parameters,
             batch,
+            positions: batch.positions(),
             seed: around.seed,
             group: &mut *around.group,
             work: around.work,

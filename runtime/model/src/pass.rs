@@ -43,6 +43,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) rope: &'a RopeTable,
     pub(crate) parameters: &'a UnitBuffer,
     pub(crate) batch: &'a MicroBatch,
+    /// The position of each row in its document.
+    pub(crate) positions: Vec<u32>,
     pub(crate) seed: StepSeed,
     pub(crate) group: &'a mut dyn TensorGroup,
     pub(crate) work: &'a mut Work,

@@ -9,6 +9,7 @@ use sixfold_model::{
     OutOfBlocks, Output, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted, Work, initialize,
     sample,
 };
+use sixfold_tensor::IGNORED_TARGET;
 
 const TOKENS: usize = 150;
 
@@ -50,23 +51,23 @@ fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<V
     decoder.forward(&mut [chunk]).unwrap().rows().map(<[f32]>::to_vec).collect()
 }
 
-fn assert_training_agrees(geometry: &Geometry) {
-    let tokens = tokens(3, TOKENS + 1);
+/// The loss of each row in training.
+fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
     let parameters = parameters(geometry);
     let network = Network::new(Arc::new(geometry.clone()), ModelSlice::whole(geometry));
     let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
     let mut around =
         Surroundings { parameters: &parameters, seed, group: &mut Alone, work: &mut Work::default() };
-    let batch = MicroBatch {
-        tokens: tokens[..TOKENS].to_vec(),
-        targets: tokens[1..].to_vec(),
-        length: TOKENS,
-        first_sample: 0,
-    };
     let (Output::Losses(losses), _) = network.forward(&mut around, batch, Vec::new()).unwrap() else {
         panic!("the whole model ends with losses")
     };
+    losses
+}
 
+fn assert_training_agrees(geometry: &Geometry) {
+    let tokens = tokens(3, TOKENS + 1);
+    let batch = MicroBatch::of_documents(tokens[..TOKENS].to_vec(), tokens[1..].to_vec(), TOKENS);
+    let losses = training_losses(geometry, batch);
     let decoder = decoder(geometry);
     let pool = decoder.kv_pool(8);
     let mut sequence = pool.sequence();
@@ -83,6 +84,56 @@ fn log_probabilities_have_the_bits_of_the_training_loss() {
     assert_training_agrees(&geometry(3, 4));
     assert_training_agrees(&geometry(6, 1));
     assert_training_agrees(&geometry(1, 8));
+}
+
+/// Two sequences of 120 tokens: documents of 9, 88 and 23 tokens, and of 1 and 119.
+fn packed() -> MicroBatch {
+    let all = tokens(5, 241);
+    let batch = MicroBatch::of_documents(all[..240].to_vec(), all[1..].to_vec(), 120);
+    let mut batch = MicroBatch { document_starts: vec![0, 9, 97, 120, 121], ..batch };
+    for last in [8, 96, 119, 120] {
+        batch.targets[last] = IGNORED_TARGET;
+    }
+    batch
+}
+
+#[test]
+fn a_packed_document_has_the_bits_of_its_own_prefill_and_decode() {
+    for geometry in [geometry(3, 4), geometry(1, 8)] {
+        let batch = packed();
+        let losses = training_losses(&geometry, batch.clone());
+        let decoder = decoder(&geometry);
+        let pool = decoder.kv_pool(8);
+        for rows in batch.documents() {
+            let document = &batch.tokens[rows.clone()];
+            let (mut prefilled, mut decoded) = (pool.sequence(), pool.sequence());
+            let chunk = Chunk { tokens: document, sequence: &mut prefilled, wanted: Wanted::All };
+            let prefill = decoder.forward(&mut [chunk]).unwrap();
+            for (position, row) in rows.enumerate() {
+                let tokens = &document[position..=position];
+                let chunk = Chunk { tokens, sequence: &mut decoded, wanted: Wanted::Last };
+                assert_eq!(decoder.forward(&mut [chunk]).unwrap().row(0), prefill.row(position));
+                let loss = match batch.targets[row] {
+                    IGNORED_TARGET => 0.0,
+                    target => -prefill.log_probability(position, target),
+                };
+                assert_eq!(losses[row].to_bits(), loss.to_bits(), "row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_a_document_does_not_depend_on_what_it_is_packed_with() {
+    let geometry = geometry(3, 4);
+    let batch = packed();
+    let before = training_losses(&geometry, batch.clone());
+    let mut other = batch;
+    other.tokens[..9].fill(60);
+    other.tokens[97..].fill(59);
+    let after = training_losses(&geometry, other);
+    assert_eq!(before[9..97], after[9..97]);
+    assert_ne!(before[..9], after[..9]);
 }
 
 #[test]

@@ -69,12 +69,10 @@ fn batch(step: u64) -> StepBatch {
     let token = |i: usize| ((i * 7 + step as usize * 13) % VOCABULARY) as u32;
     let group = |group: usize| {
         let first = group * tokens;
-        vec![MicroBatch {
-            tokens: (first..first + tokens).map(token).collect(),
-            targets: (first + 1..first + tokens + 1).map(token).collect(),
-            length: LENGTH,
-            first_sample: (group * SEQUENCES_PER_GROUP) as u64,
-        }]
+        let inputs = (first..first + tokens).map(token).collect();
+        let targets = (first + 1..first + tokens + 1).map(token).collect();
+        let first_sample = (group * SEQUENCES_PER_GROUP) as u64;
+        vec![MicroBatch { first_sample, ..MicroBatch::of_documents(inputs, targets, LENGTH) }]
     };
-    StepBatch { groups: (0..GROUPS).map(group).collect(), global_tokens: (GROUPS * tokens) as u64 }
+    StepBatch { groups: (0..GROUPS).map(group).collect(), global_targets: (GROUPS * tokens) as u64 }
 }

@@ -39,6 +39,17 @@ pub enum StepError {
         /// Groups given.
         groups: usize,
     },
+    /// Every document of the step has but one token, so nothing is predicted.
+    #[error("no target of the step counts in the loss")]
+    NoTargets,
+    /// The step's count of targets cannot be right.
+    #[error("{own} targets count on this rank, but {global} in the whole step")]
+    Targets {
+        /// Counted targets of the rank's micro-batches.
+        own: u64,
+        /// Counted targets of the step, as the rank was told.
+        global: u64,
+    },
     /// A neighbouring pipeline stage is gone.
     #[error("a pipeline link failed: {0}")]
     Pipeline(#[from] LinkError),

@@ -34,14 +34,15 @@ pub struct StepBatch {
     /// Micro-batches of each of the rank's data groups, in order: the same for all ranks with the
     /// same data coordinate. Every group of the step has as many.
     pub groups: Vec<Vec<MicroBatch>>,
-    /// Tokens of the whole step, over all groups and ranks.
-    pub global_tokens: u64,
+    /// Targets of the whole step that count in the loss, over all groups and ranks: what the sum
+    /// of losses is divided by.
+    pub global_targets: u64,
 }
 
 /// What a step came to. Equal on all ranks, to the bit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// Mean loss of the step's tokens, before the update.
+    /// Mean loss of the step's targets that count, before the update.
     pub loss: f32,
     /// Global norm of the gradient, before clipping.
     pub gradient_norm: f32,
@@ -143,8 +144,8 @@ impl Trainer {
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
         self.check(&batch)?;
-        let tokens = batch.global_tokens as f32;
-        let scale = 1.0 / tokens;
+        let targets = batch.global_targets as f32;
+        let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
         self.links.data.sum(sum.gradients.values_mut())?;
         let mut loss = [sum.loss];
@@ -154,7 +155,7 @@ impl Trainer {
         let index = self.parameters.index().clone();
         let gradients = finish_gradients(geometry, slice, index, &sum.gradients, &mut self.links.tensor)?;
         let mut squares = SquareSums::of_slice(geometry, slice, &gradients, self.place.tensor == 0);
-        let loss = self.share_with_replica(&mut squares, loss[0])? / tokens;
+        let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
         let gradient_norm = squares.norm(self.network.geometry());
         let learning_rate = self.optimizer.step(&mut self.parameters, &gradients, step, gradient_norm);
         Ok(StepReport { loss, gradient_norm, learning_rate })
@@ -167,10 +168,15 @@ impl Trainer {
         }
         let even = batch.groups.windows(2).all(|pair| pair[0].len() == pair[1].len());
         let groups = batch.groups.len();
-        if !even || !groups.is_power_of_two() || batch.groups[0].is_empty() || batch.global_tokens == 0 {
+        if !even || !groups.is_power_of_two() || batch.groups[0].is_empty() {
             return Err(StepError::Groups { groups });
         }
-        Ok(())
+        let own = batch.groups.iter().flatten().map(|batch| batch.counted_targets() as u64).sum();
+        match batch.global_targets {
+            0 => Err(StepError::NoTargets),
+            global if own > global => Err(StepError::Targets { own, global }),
+            _ => Ok(()),
+        }
     }
 
     /// Runs the pipeline over all micro-batches and adds up the rank's groups.

@@ -200,7 +200,11 @@ fn refuses_batches_that_do_not_fit() {
         Err(StepError::Groups { .. })
     ));
     assert!(matches!(step(|batch| drop(batch.groups[0].pop())), Err(StepError::Groups { .. })));
-    assert!(matches!(step(|batch| batch.global_tokens = 0), Err(StepError::Groups { .. })));
+    assert!(matches!(step(|batch| batch.global_targets = 0), Err(StepError::NoTargets)));
+    assert!(matches!(
+        step(|batch| batch.global_targets = 75),
+        Err(StepError::Targets { own: 76, global: 75 })
+    ));
     assert!(matches!(step(|batch| batch.groups[0][0].targets[0] = 41), Err(StepError::Batch(_))));
     assert!(step(|_| {}).is_ok());
 }

@@ -1,8 +1,10 @@
 //! A Llama-style decoder in f64, written for plainness and from the formulas, not from the crate.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use sixfold_model::{Geometry, MicroBatch, ModelConfig, Place, Tensor, UnitBuffer, UnitId};
+use sixfold_tensor::IGNORED_TARGET;
 
 type Matrix = Vec<Vec<f64>>;
 
@@ -38,12 +40,14 @@ impl Reference {
     }
 
     pub(crate) fn loss(&self, batch: &MicroBatch) -> f64 {
-        let sequences = batch.tokens.chunks(batch.length).zip(batch.targets.chunks(batch.length));
-        let total: f64 = sequences.map(|(tokens, targets)| self.sequence_loss(tokens, targets)).sum();
-        total / batch.tokens.len() as f64
+        let of_rows =
+            |rows: Range<usize>| self.document_loss(&batch.tokens[rows.clone()], &batch.targets[rows]);
+        let total: f64 = batch.documents().map(of_rows).sum();
+        total / batch.targets.iter().filter(|target| **target != IGNORED_TARGET).count() as f64
     }
 
-    fn sequence_loss(&self, tokens: &[u32], targets: &[u32]) -> f64 {
+    /// The loss of a document that is alone in the world.
+    fn document_loss(&self, tokens: &[u32], targets: &[u32]) -> f64 {
         let d = self.config.hidden_size;
         let embedding = self.tensor(Place::Input, Tensor::Embedding);
         let mut x: Matrix =
@@ -71,6 +75,7 @@ impl Reference {
         logits
             .iter()
             .zip(targets)
+            .filter(|(_, target)| **target != IGNORED_TARGET)
             .map(|(row, target)| row.iter().map(|l| l.exp()).sum::<f64>().ln() - row[*target as usize])
             .sum()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sixfold_model::{MicroBatch, UnitId, Work};
 use sixfold_parallel::{ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_tensor::IGNORED_TARGET;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -192,6 +193,7 @@ pub(crate) fn batch(
     const PER_GROUP: usize = 2;
     const SEQUENCES: usize = 2;
     const LENGTH: usize = 10;
+    const SECOND_DOCUMENT: usize = 3;
     let vocabulary = job.geometry.config.vocab_size as u64;
     // The next token follows from the last one, so that there is something to learn.
     let token = |sample: u64, i: u64| ((sample * 31 + step * 13 + i * 5) % vocabulary) as u32;
@@ -202,11 +204,15 @@ pub(crate) fn batch(
             let positions = move |sample| (shift..LENGTH as u64 + shift).map(move |i| token(sample, i));
             samples.clone().flat_map(positions).collect()
         };
-        MicroBatch { tokens: all(0), targets: all(1), length: LENGTH, first_sample }
+        let mut batch = MicroBatch::of_documents(all(0), all(1), LENGTH);
+        // The second sequence of each micro-batch begins with the last tokens of a document.
+        batch.document_starts.push(LENGTH + SECOND_DOCUMENT);
+        batch.targets[LENGTH + SECOND_DOCUMENT - 1] = IGNORED_TARGET;
+        MicroBatch { first_sample, ..batch }
     };
     let own = plan.groups(rank, groups);
     let groups_of_rank =
         own.map(|group| (0..PER_GROUP).map(|i| micro_batch(group * PER_GROUP + i)).collect()).collect();
-    let global_tokens = (groups * PER_GROUP * SEQUENCES * LENGTH) as u64;
-    StepBatch { groups: groups_of_rank, global_tokens }
+    let global_targets = (groups * PER_GROUP * (SEQUENCES * LENGTH - 1)) as u64;
+    StepBatch { groups: groups_of_rank, global_targets }
 }
