@@ -1,0 +1,160 @@
+//! Logits, loss, every gradient and ten steps of training against PyTorch.
+//!
+//! `golden/llama.safetensors` was made by `golden/make.py` from a model that this crate exported, with
+//! transformers' `LlamaForCausalLM` and `torch.optim.AdamW`. After llm.c's `test_gpt2.c`.
+
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use sixfold_model::{
+    Alone, Chunk, Decoder, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
+    OptimizerOptions, Output, SquareSums, StepSeed, Surroundings, UnitBuffer, UnitIndex, Wanted, Work,
+    finish_gradients, gradient_index, read_parameters, write_parameters,
+};
+
+/// Some with copies of key-value heads (4), some with empty shards (8).
+const LOGICAL_SHARDS: [usize; 4] = [1, 2, 4, 8];
+
+struct Golden {
+    file: Vec<u8>,
+    config: ModelConfig,
+    optimizer: OptimizerOptions,
+}
+
+impl Golden {
+    fn read() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama.safetensors");
+        let file = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&file).unwrap();
+        let metadata = header.metadata().as_ref().unwrap();
+        let (config, logical) = ModelConfig::from_hugging_face(metadata["config"].as_bytes()).unwrap();
+        assert_eq!(logical, Some(4));
+        assert!(config.num_key_value_heads < 4 && config.num_key_value_heads < config.num_attention_heads);
+        let optimizer = serde_json::from_str(&metadata["optimizer"]).unwrap();
+        Self { config, optimizer, file }
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        numbers(&self.file, name)
+    }
+
+    fn integers(&self, name: &str) -> Vec<i32> {
+        words(&self.file, name).into_iter().map(i32::from_le_bytes).collect()
+    }
+
+    fn batch(&self) -> MicroBatch {
+        // PyTorch's mark for a target that does not count, -100, becomes ours.
+        let id = |target: i32| u32::try_from(target).unwrap_or(sixfold_tensor::IGNORED_TARGET);
+        let tokens: Vec<u32> = self.integers("tokens").into_iter().map(id).collect();
+        let targets = self.integers("targets").into_iter().map(id).collect();
+        let document_starts = self.integers("document_starts").into_iter().map(|row| row as usize).collect();
+        let length = tokens.len() / 2;
+        let batch = MicroBatch { document_starts, ..MicroBatch::of_documents(tokens, targets, length) };
+        batch.validate(self.config.vocab_size, self.config.max_position_embeddings).unwrap();
+        batch
+    }
+
+    fn model(&self, logical: usize) -> Model {
+        let geometry = Geometry::new(self.config.clone(), logical).unwrap();
+        let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &self.file).unwrap();
+        Model { geometry, parameters }
+    }
+}
+
+fn words(file: &[u8], name: &str) -> Vec<[u8; 4]> {
+    SafeTensors::deserialize(file).unwrap().tensor(name).unwrap().data().as_chunks().0.to_vec()
+}
+
+fn numbers(file: &[u8], name: &str) -> Vec<f32> {
+    words(file, name).into_iter().map(f32::from_le_bytes).collect()
+}
+
+struct Model {
+    geometry: Geometry,
+    parameters: UnitBuffer,
+}
+
+impl Model {
+    /// Mean loss and gradients.
+    fn gradients(&self, batch: MicroBatch) -> (f32, UnitBuffer) {
+        let slice = ModelSlice::whole(&self.geometry);
+        let network = Network::new(Arc::new(self.geometry.clone()), slice.clone());
+        let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
+        let work = &mut Work::default();
+        let mut around = Surroundings { parameters: &self.parameters, seed, group: &mut Alone, work };
+        let scale = 1.0 / batch.counted_targets() as f32;
+        let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
+        let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
+        let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(&self.geometry, &slice)));
+        network.backward(&mut around, tape, Vec::new(), scale, &mut sums).unwrap();
+        let index = Arc::new(UnitIndex::of_parameters(&self.geometry, &slice));
+        let gradients = finish_gradients(&self.geometry, &slice, index, &sums, &mut Alone).unwrap();
+        (losses.iter().sum::<f32>() * scale, gradients)
+    }
+}
+
+/// How far apart two tensors are, relative to the length of the second.
+fn distance(actual: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let length = |squares: &mut dyn Iterator<Item = f64>| squares.map(|x| x * x).sum::<f64>().sqrt();
+    let differences = actual.iter().zip(expected).map(|(a, b)| f64::from(a - b));
+    length(&mut { differences }) / length(&mut expected.iter().map(|x| f64::from(*x)))
+}
+
+#[test]
+fn logits_of_the_exported_model_agree_with_transformers() {
+    let golden = Golden::read();
+    let (batch, expected) = (golden.batch(), golden.numbers("logits"));
+    for logical in LOGICAL_SHARDS {
+        let Model { geometry, parameters } = golden.model(logical);
+        let decoder = Decoder::new(geometry, &parameters);
+        let pool = decoder.kv_pool(2);
+        let mut logits = Vec::new();
+        for rows in batch.documents() {
+            let (tokens, mut sequence) = (&batch.tokens[rows], pool.sequence());
+            let chunk = Chunk { tokens, sequence: &mut sequence, wanted: Wanted::All };
+            decoder.forward(&mut [chunk]).unwrap().rows().for_each(|row| logits.extend_from_slice(row));
+        }
+        let distance = distance(&logits, &expected);
+        assert!(distance < 1e-5, "{logical} shards: {distance}");
+    }
+}
+
+#[test]
+fn loss_and_every_gradient_agree_with_pytorch() {
+    let golden = Golden::read();
+    for logical in LOGICAL_SHARDS {
+        let model = golden.model(logical);
+        let (loss, gradients) = model.gradients(golden.batch());
+        let expected = golden.numbers("losses")[0];
+        assert!((loss / expected - 1.0).abs() < 1e-5, "{logical} shards: {loss}, not {expected}");
+        // A file of gradients has the names of the weights, with the units put together.
+        let file = write_parameters(&model.geometry, &gradients).unwrap();
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        assert_eq!(tensors.len(), 3 + 2 * 9);
+        for name in tensors.names() {
+            let distance = distance(&numbers(&file, name), &golden.numbers(&format!("gradient.{name}")));
+            assert!(distance < 1e-4, "{logical} shards, {name}: {distance}");
+        }
+    }
+}
+
+#[test]
+fn ten_steps_of_adamw_agree_with_pytorch() {
+    let golden = Golden::read();
+    let expected = golden.numbers("losses");
+    assert!(expected.len() == 10 && expected[9] < expected[0] - 1.0, "{expected:?}");
+    for logical in LOGICAL_SHARDS {
+        let mut model = golden.model(logical);
+        let whole = ModelSlice::whole(&model.geometry);
+        let mut optimizer = Optimizer::new(golden.optimizer.clone(), &model.parameters);
+        for (step, expected) in expected.iter().enumerate() {
+            let (loss, gradients) = model.gradients(golden.batch());
+            assert!((loss - expected).abs() < 1e-3, "{logical} shards, step {step}: {loss}, not {expected}");
+            let norm = SquareSums::of_slice(&model.geometry, &whole, &gradients, true).norm(&model.geometry);
+            optimizer.step(&mut model.parameters, &gradients, step as u64, norm);
+        }
+    }
+}
