@@ -37,6 +37,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         let (ranks, members) = (plan.world_size(), spec.count as usize);
         return Err(TrainError::GangSize { plan: plan.to_string(), ranks, members });
     }
+    sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
     let corpus = Corpus::open(host)?;
     let end_of_text = corpus.end_of_text()?;

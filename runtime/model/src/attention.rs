@@ -4,12 +4,13 @@
 //! `v` are `[rows, kv heads of the shard, head]`; `lse` is `[rows, query heads of the shard]`.
 
 use sixfold_tensor::{
-    AttentionGradients, AttentionSaved, AttentionShape, Purpose, Start, attention, attention_backward, rope,
+    AttentionGradients, AttentionSaved, AttentionShape, Panels, Purpose, Start, attention,
+    attention_backward, rope,
 };
 
 use crate::batch::MicroBatch;
 use crate::branch::Body;
-use crate::linear::{Linear, weight_gradient};
+use crate::linear::{Linear, shared_weight_gradient, weight_gradient};
 use crate::pass::Pass;
 use crate::unit::{Tensor, UnitBuffer, UnitId};
 
@@ -89,7 +90,7 @@ impl Body for Attention {
         layer: usize,
         shard: usize,
         tape: &AttentionTape,
-        h: &[f32],
+        h: &Panels,
         dy: &[f32],
         gradients: &mut UnitBuffer,
     ) -> Vec<f32> {
@@ -109,12 +110,12 @@ impl Body for Attention {
 
         let inputs = attention_inputs_gradient(pass, &widths, tape, &d_o);
 
-        let mut dh = vec![0.0; h.len()];
+        let mut dh = vec![0.0; dy.len()];
         let copied = pass.geometry.sharding.is_kv_copied(shard);
         let mut start = Start::Zero;
         for (tensor, gradient) in [Tensor::Query, Tensor::Key, Tensor::Value].into_iter().zip(&inputs) {
             let flops = pass.work.of_projection(tensor, copied);
-            weight_gradient(gradient, h, gradients.unit_mut(id(tensor)), d, flops);
+            shared_weight_gradient(gradient, h, gradients.unit_mut(id(tensor)), flops);
             Linear::new(weight(tensor), d).input_gradient(gradient, &mut dh, start, flops);
             start = Start::FromC;
         }

@@ -3,8 +3,9 @@
 //! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
 //! Shapes: `x`, `h`, `y` are `[rows, d]`.
 
-use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
+use sixfold_tensor::{Panels, Purpose, add_assign, rms_norm, rms_norm_backward};
 
+use crate::linear::pack;
 use crate::pass::Pass;
 use crate::tensor_group::GroupError;
 use crate::unit::{Tensor, UnitBuffer, UnitId};
@@ -21,13 +22,13 @@ pub(crate) trait Body {
     /// One shard's partial result, or nothing where the shard is empty.
     fn forward(pass: &mut Pass<'_>, layer: usize, shard: usize, h: &[f32]) -> Option<(Vec<f32>, Self::Tape)>;
 
-    /// One shard's part of the gradient of `h`; adds to the gradients of the shard's units.
+    /// One shard's part of the gradient of `h`, which is given packed; adds to the gradients of the shard's units.
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
         shard: usize,
         tape: &Self::Tape,
-        h: &[f32],
+        h: &Panels,
         dy: &[f32],
         gradients: &mut UnitBuffer,
     ) -> Vec<f32>;
@@ -70,9 +71,10 @@ pub(crate) fn backward<B: Body>(
     let mut dy = dx.clone();
     pass.dropout(&mut dy, layer, B::DROPOUT);
     let first = pass.slice.shards.start;
+    let h = pack(&normed.h, pass.width());
     let dh = pass.sum(dy.len(), |pass, shard| {
         let tape = shards[shard - first].as_ref()?;
-        Some(B::backward(pass, layer, shard, tape, &normed.h, &dy, gradients))
+        Some(B::backward(pass, layer, shard, tape, &h, &dy, gradients))
     })?;
     let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), &dh, gradients);
     add_assign(&mut dx_branch, &dx);

@@ -2,10 +2,10 @@
 //!
 //! Shapes: `h` is `[rows, d]`; `gate`, `up` and their product are `[rows, columns of the shard]`.
 
-use sixfold_tensor::{Purpose, Start, swiglu, swiglu_backward};
+use sixfold_tensor::{Panels, Purpose, Start, swiglu, swiglu_backward};
 
 use crate::branch::Body;
-use crate::linear::{Linear, weight_gradient};
+use crate::linear::{Linear, shared_weight_gradient, weight_gradient};
 use crate::pass::Pass;
 use crate::unit::{Tensor, UnitBuffer, UnitId};
 
@@ -48,7 +48,7 @@ impl Body for FeedForward {
         layer: usize,
         shard: usize,
         tape: &FeedForwardTape,
-        h: &[f32],
+        h: &Panels,
         dy: &[f32],
         gradients: &mut UnitBuffer,
     ) -> Vec<f32> {
@@ -64,10 +64,10 @@ impl Body for FeedForward {
 
         let (mut dgate, mut dup) = (vec![0.0; dproduct.len()], vec![0.0; dproduct.len()]);
         swiglu_backward(&dproduct, &tape.gate, &tape.up, &mut dgate, &mut dup);
-        weight_gradient(&dgate, h, gradients.unit_mut(id(Tensor::Gate)), d, flops);
-        weight_gradient(&dup, h, gradients.unit_mut(id(Tensor::Up)), d, flops);
+        shared_weight_gradient(&dgate, h, gradients.unit_mut(id(Tensor::Gate)), flops);
+        shared_weight_gradient(&dup, h, gradients.unit_mut(id(Tensor::Up)), flops);
 
-        let mut dh = vec![0.0; h.len()];
+        let mut dh = vec![0.0; dy.len()];
         Linear::new(weight(Tensor::Gate), d).input_gradient(&dgate, &mut dh, Start::Zero, flops);
         Linear::new(weight(Tensor::Up), d).input_gradient(&dup, &mut dh, Start::FromC, flops);
         dh

@@ -9,7 +9,7 @@ use sixfold_tensor::{
 };
 
 use crate::branch::Normed;
-use crate::linear::{Linear, weight_gradient};
+use crate::linear::{Linear, pack, shared_weight_gradient};
 use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
 use crate::unit::{Geometry, UnitBuffer, UnitId};
@@ -105,6 +105,7 @@ pub(crate) fn backward(
     let HeadTape { normed, mut logits, max, exp_sum } = tape;
     let first = pass.slice.shards.start;
     let d = pass.width();
+    let h = pack(&normed.h, d);
     let dh = pass.sum(normed.h.len(), |pass, shard| {
         let dlogits = &mut logits[shard - first];
         if dlogits.is_empty() {
@@ -113,7 +114,7 @@ pub(crate) fn backward(
         let vocabulary = vocabulary(pass.geometry, shard);
         cross_entropy_gradient(dlogits, vocabulary, &pass.batch.targets, &max, &exp_sum, scale);
         let flops = &mut pass.work.head;
-        weight_gradient(dlogits, &normed.h, gradients.unit_mut(UnitId::head(shard)), d, flops);
+        shared_weight_gradient(dlogits, &h, gradients.unit_mut(UnitId::head(shard)), flops);
         let mut dh = vec![0.0; normed.h.len()];
         let weight = pass.parameters.unit(table(pass.geometry, shard));
         Linear::new(weight, d).input_gradient(dlogits, &mut dh, Start::Zero, flops);

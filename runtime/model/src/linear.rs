@@ -3,7 +3,7 @@
 //! Shapes: `x` is `[rows, inputs]`, `y` is `[rows, outputs]`, the weight is `[outputs, inputs]` as
 //! Hugging Face stores it.
 
-use sixfold_tensor::{Mat, MatMut, Start, matmul};
+use sixfold_tensor::{Mat, MatMut, Panels, Start, matmul, matmul_panels};
 
 /// One unit's weight, seen as a matrix.
 pub(crate) struct Linear<'a> {
@@ -59,4 +59,21 @@ pub(crate) fn weight_gradient(dy: &[f32], x: &[f32], dw: &mut [f32], inputs: usi
         Start::FromC,
     );
     *flops += 2 * rows as u64 * dw.len() as u64;
+}
+
+/// `x` as [`shared_weight_gradient`] takes it.
+pub(crate) fn pack(x: &[f32], inputs: usize) -> Panels {
+    Panels::pack(Mat::row_major(x, x.len() / inputs, inputs))
+}
+
+/// As [`weight_gradient`], the same bits, for an `x` that several weights read and that is packed once.
+pub(crate) fn shared_weight_gradient(dy: &[f32], x: &Panels, dw: &mut [f32], flops: &mut u64) {
+    let outputs = dw.len() / x.cols();
+    matmul_panels(
+        Mat::row_major(dy, x.rows(), outputs).transposed(),
+        x,
+        &mut MatMut::row_major(dw, outputs, x.cols()),
+        Start::FromC,
+    );
+    *flops += 2 * (x.rows() * outputs * x.cols()) as u64;
 }
