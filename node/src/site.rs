@@ -1,146 +1,113 @@
-//! A small local web server for a folder of documentation, so that it is crawled as any site is.
+//! Which site a quickstart crawls, and how.
 //!
-//! Folders without an index page get a generated listing, marked with a header: the crawler
-//! follows its links but counts it neither as a page nor as a level of depth.
+//! A person names a URL or a folder; else documentation that lies on this machine is taken, else the
+//! small site in this binary. Folders are served over HTTP on loopback, so that they are crawled as
+//! any other site is.
+//!
+//! Read [`choose`] first. What a served folder shows of itself is decided in `folder.rs`.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+mod folder;
+mod listing;
+mod own;
+mod places;
+mod server;
+mod web;
 
-use anyhow::{Context, Result};
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::response::{Html, IntoResponse, Response};
-use tower_http::services::ServeDir;
+#[cfg(test)]
+mod testing;
 
-/// Marks a generated listing.
-const LISTING_HEADER: (&str, &str) = ("x-sixfold-listing", "1");
-/// Entries of one listing.
-const LISTING_ENTRIES_MAX: usize = 10_000;
+use std::path::Path;
 
-/// A folder served over HTTP on loopback until dropped.
-pub(crate) struct SiteServer {
-    address: SocketAddr,
-    task: tokio::task::JoinHandle<()>,
+use anyhow::{Context, Result, bail};
+
+use self::folder::Folder;
+use self::places::{Found, Places};
+pub(crate) use self::server::SiteServer;
+use self::server::Source;
+
+/// Where a crawl begins and by which rules. The fields but the first and the last are options of the
+/// crawl stage.
+pub(crate) struct Site {
+    /// What it is, in one line for people.
+    pub about: String,
+    /// URLs to begin with.
+    pub seeds: Vec<String>,
+    /// Beginnings of the paths that are wanted; empty for all.
+    pub path_prefixes: Vec<String>,
+    /// `host:port` that may be crawled although its address is not public.
+    pub allow_private_hosts: Vec<String>,
+    /// Pause between two requests, in milliseconds.
+    pub delay_ms: u64,
+    /// What serves it; the site is gone when this is dropped.
+    pub server: Option<SiteServer>,
 }
 
-impl SiteServer {
-    /// Serves `folder` on a free port.
-    ///
-    /// # Errors
-    /// Where the folder cannot be read or no port is free.
-    pub(crate) async fn start(folder: &Path) -> Result<Self> {
-        let folder = folder.canonicalize().with_context(|| format!("cannot read the folder {}", folder.display()))?;
-        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let router = router(folder);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::warn!(%error, "the local site server stopped");
-            }
-        });
-        Ok(Self { address, task })
-    }
-
-    /// `127.0.0.1:PORT`.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for SiteServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn router(folder: PathBuf) -> Router {
-    let listing = Router::new().fallback(list).with_state(folder.clone());
-    Router::new().fallback_service(ServeDir::new(folder).append_index_html_on_directories(true).fallback(listing))
-}
-
-/// Answers what is no file: a listing for a folder, else 404.
-async fn list(State(root): State<PathBuf>, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
-    let listing = tokio::task::spawn_blocking(move || listing(&root, &path)).await;
-    match listing {
-        Ok(Some(page)) => ([LISTING_HEADER], Html(page)).into_response(),
-        _ => StatusCode::NOT_FOUND.into_response(),
+/// Chooses the site that a person names by a URL or a folder. Without a name: the Debian handbook,
+/// the toolchain's books, the largest other documentation folder, the site in this binary, whichever
+/// is there first.
+///
+/// # Errors
+/// Where the name is neither a URL that can be crawled nor a folder with HTML pages, or nothing can
+/// be served.
+pub(crate) async fn choose(site: Option<&str>) -> Result<Site> {
+    match site {
+        Some(url) if url.contains("://") => web::site(url).await,
+        Some(folder) => named_folder(folder).await,
+        None => found(Places::of_this_machine().await).await,
     }
 }
 
-fn listing(root: &Path, url_path: &str) -> Option<String> {
-    let relative: PathBuf = decode(url_path)?.split('/').filter(|part| !part.is_empty()).collect();
-    let folder = root.join(relative).canonicalize().ok()?;
-    if !folder.starts_with(root) || !url_path.ends_with('/') {
-        return None;
+async fn named_folder(name: &str) -> Result<Site> {
+    let path = Path::new(name);
+    if !path.exists() {
+        bail!("there is no folder `{name}`{}", places::suggestion(path));
     }
-    let mut names: Vec<String> = std::fs::read_dir(&folder)
-        .ok()?
-        .take(LISTING_ENTRIES_MAX)
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            // Follows links: documentation folders are full of them.
-            let slash = if entry.path().is_dir() { "/" } else { "" };
-            Some(format!("{}{slash}", entry.file_name().to_str()?))
-        })
-        .collect();
-    names.sort_unstable();
-    let links: String = names.iter().map(|name| format!("<li><a href=\"{0}\">{0}</a></li>\n", escape(name))).collect();
-    Some(format!("<!doctype html>\n<title>{0}</title>\n<ul>\n{links}</ul>\n", escape(url_path)))
+    if !path.is_dir() {
+        bail!("`{name}` is no folder; name the folder that it lies in");
+    }
+    let pages = places::count_pages(path);
+    if pages == 0 {
+        bail!("the folder `{name}` holds no HTML page (no file that ends in .html, .htm or .xhtml)");
+    }
+    let about = format!("the folder {name} ({pages} HTML files)");
+    serve_folder(Found { about, folder: path.to_owned(), sections: Vec::new() }).await
 }
 
-fn decode(path: &str) -> Option<String> {
-    let url = reqwest::Url::parse("http://localhost").ok()?.join(path).ok()?;
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = url.path().bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
+async fn found(places: Places) -> Result<Site> {
+    match tokio::task::spawn_blocking(move || places.find()).await? {
+        Some(found) => serve_folder(found).await,
+        None => {
+            let about = format!("{} pages about sixfold's subject, out of this binary", own::pages());
+            serve(about, Source::Own, &["/".to_owned()], Vec::new()).await
         }
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains("..") && !text.contains('\0'))
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+async fn serve_folder(found: Found) -> Result<Site> {
+    let folder = Folder::open(&found.folder)
+        .with_context(|| format!("cannot read the folder {}", found.folder.display()))?;
+    let beginnings = found.beginnings();
+    serve(found.about, Source::Folder(folder), &beginnings, found.sections).await
+}
+
+/// A site of our own serving: allowed by name although it is on loopback, and nobody to be polite to.
+async fn serve(
+    about: String,
+    source: Source,
+    beginnings: &[String],
+    path_prefixes: Vec<String>,
+) -> Result<Site> {
+    let server = SiteServer::start(source).await?;
+    let address = server.address();
+    Ok(Site {
+        about: format!("{about}, served on http://{address}/ and crawled without a pause"),
+        seeds: beginnings.iter().map(|path| format!("http://{address}{path}")).collect(),
+        path_prefixes,
+        allow_private_hosts: vec![address.to_string()],
+        delay_ms: 0,
+        server: Some(server),
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::body::Body;
-    use tower::ServiceExt;
-
-    async fn get(folder: &Path, path: &str) -> (StatusCode, bool) {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = router(folder.canonicalize().unwrap()).oneshot(request).await.unwrap();
-        (response.status(), response.headers().contains_key(LISTING_HEADER.0))
-    }
-
-    #[tokio::test]
-    async fn lists_folders_without_an_index_and_serves_files() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
-        std::fs::write(folder.path().join("a/index.html"), "<p>a").unwrap();
-        std::fs::write(folder.path().join("a/b/x.html"), "<p>x").unwrap();
-        assert_eq!(get(folder.path(), "/").await, (StatusCode::OK, true));
-        assert_eq!(get(folder.path(), "/a/").await, (StatusCode::OK, false));
-        assert_eq!(get(folder.path(), "/a/b/").await, (StatusCode::OK, true));
-        assert_eq!(get(folder.path(), "/a/b/x.html").await, (StatusCode::OK, false));
-        assert_eq!(get(folder.path(), "/none/").await.0, StatusCode::NOT_FOUND);
-    }
-
-    #[tokio::test]
-    async fn stays_inside_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        for path in ["/../", "/%2e%2e/", "/..%2f..%2fetc/"] {
-            let (status, listed) = get(folder.path(), path).await;
-            assert!(!status.is_success() || listed, "{path}: {status}");
-            assert!(listing(folder.path(), path).is_none_or(|page| !page.contains("passwd")));
-        }
-    }
-}
+mod tests;
