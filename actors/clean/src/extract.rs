@@ -1,8 +1,9 @@
 //! A page's main text: what its author wrote, without menus, banners and footers.
 //!
-//! `rs-trafilatura` finds it (see `tests/extraction.rs` for its score on a public benchmark). Where
-//! it finds nothing, loses most of a manual page, or panics, the body's text stands in. It runs on
-//! HTML of bounded depth only; the caller provides a deep stack.
+//! `rs-trafilatura` finds it (see `tests/extraction.rs` for the scores on public benchmarks), in HTML
+//! of bounded depth without lines that are links; the caller provides a deep stack. Manuals say
+//! themselves what is text (see [`html::manual`]). Where nothing is found, or the extractor panics, the
+//! body's text stands in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,8 +19,8 @@ pub enum Extractor {
     /// The main text of any web page; the body's text where there is none.
     #[default]
     MainText,
-    /// The main text of a manual's page: keeps lists, tables and code, and the body's text where
-    /// the main text lost most of it.
+    /// The text of a manual's page: all of its main element, lists, tables and code included, but
+    /// navigation.
     Documentation,
     /// All of the body's text but navigation.
     Body,
@@ -36,41 +37,32 @@ pub struct Extracted {
     pub is_body: bool,
 }
 
-/// A main text shorter than this share of the body's text lost too much of a manual's page.
-const DOCUMENTATION_SHARE_MIN: f64 = 0.5;
-
 /// Finds the text of an HTML page.
 pub fn extract(page: &str, url: &str, extractor: Extractor) -> Extracted {
     let page = page.replace('\0', "");
     let page = html::bounded(&page, html::DEPTH_MAX);
-    let title = html::title(&page);
-    let body = || Extracted {
-        title: title.clone().unwrap_or_default(),
-        text: html::body_text(&page),
-        is_body: true,
+    let title = html::title(&page).unwrap_or_default();
+    let main_text = match extractor {
+        Extractor::MainText => main_text(&html::flowing(&page, true), url),
+        Extractor::Documentation => manual_text(&page),
+        Extractor::Body => None,
     };
-    let page_type = match extractor {
-        Extractor::Body => return body(),
-        Extractor::MainText => None,
-        Extractor::Documentation => Some(PageType::Documentation),
-    };
-    let Some(text) = main_text(&page, url, page_type) else { return body() };
-    let found = Extracted { title: title.clone().unwrap_or_default(), text, is_body: false };
-    if extractor == Extractor::Documentation {
-        let body = body();
-        if (visible(&found.text) as f64) < DOCUMENTATION_SHARE_MIN * visible(&body.text) as f64 {
-            return body;
-        }
-    }
-    found
+    let is_body = main_text.is_none();
+    let text = main_text.unwrap_or_else(|| html::body_text(&html::flowing(&page, false)));
+    Extracted { title, text, is_body }
+}
+
+/// `None` where nothing is left.
+fn manual_text(page: &str) -> Option<String> {
+    let text = html::body_text(&html::flowing(&html::manual(page), true));
+    (!text.is_empty()).then_some(text)
 }
 
 /// `None` where nothing is found or the extractor panics.
-fn main_text(page: &str, url: &str, page_type: Option<PageType>) -> Option<String> {
+fn main_text(page: &str, url: &str) -> Option<String> {
     let options = rs_trafilatura::Options {
         url: Some(url.to_owned()),
         include_title_in_content: false,
-        page_type,
         ..rs_trafilatura::Options::default()
     };
     let mut found = attempt(page, &options)?;
@@ -86,10 +78,6 @@ fn main_text(page: &str, url: &str, page_type: Option<PageType>) -> Option<Strin
 fn attempt(page: &str, options: &rs_trafilatura::Options) -> Option<rs_trafilatura::ExtractResult> {
     // The extractor keeps nothing between calls that a panic could leave half done.
     catch_unwind(AssertUnwindSafe(|| rs_trafilatura::extract_with_options(page, options))).ok()?.ok()
-}
-
-fn visible(text: &str) -> usize {
-    text.chars().filter(|c| !c.is_whitespace()).count()
 }
 
 #[cfg(test)]
@@ -120,6 +108,15 @@ mod tests {
         let found = extract(&page(), "http://example.org/", Extractor::Body);
         assert!(found.is_body && found.text.contains("Copyright somebody"));
         assert_eq!(extract("", "http://example.org/", Extractor::MainText).text, "");
+    }
+
+    #[test]
+    fn keeps_all_of_a_manual_but_its_navigation() {
+        let page = "<title>7.2. 监控</title><body><div id=banner><a href=/get>电子书</a></div><div class=section>\
+                    <h1 class=title>7.2. 监控<a href=#m>¶</a></h1><div class=para>\n  守护进程\n  不与 <code>tty</code> 交互。\n\
+                    </div><ul><li>日志</ul><pre># ps\n  aux</pre></div><ul class=docnav><li><a href=a>上一页</a></ul>";
+        let found = extract(page, "http://example.org/", Extractor::Documentation);
+        assert_eq!(found.text, "7.2. 监控\n\n守护进程不与 tty 交互。\n\n日志\n\n# ps\naux");
     }
 
     #[test]

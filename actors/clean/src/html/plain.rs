@@ -31,18 +31,21 @@ const LINES: [&str; 12] =
 /// The text between the tags of the body: one line a block, blank lines around paragraphs.
 pub fn body_text(html: &str) -> String {
     let mut out = Lines::default();
+    let mut preformatted = false;
     let mut hidden: Vec<&str> = Vec::new();
     for piece in Scanner::new(html) {
         match piece.kind {
-            Kind::Text if hidden.is_empty() => out.text(&unescape(piece.source)),
+            Kind::Text if hidden.is_empty() => out.text(&unescape(piece.source), preformatted),
             Kind::Start { name, closed } => {
                 out.begin_block(name);
+                preformatted |= name.eq_ignore_ascii_case("pre");
                 if !closed && is_one_of(name, &HIDDEN) && hidden.len() < 64 {
                     hidden.push(name);
                 }
             }
             Kind::End { name } => {
                 out.begin_block(name);
+                preformatted &= !name.eq_ignore_ascii_case("pre");
                 if let Some(at) = hidden.iter().rposition(|open| open.eq_ignore_ascii_case(name)) {
                     hidden.truncate(at);
                 }
@@ -82,7 +85,18 @@ impl Lines {
         }
     }
 
-    fn text(&mut self, text: &str) {
+    /// Lines of preformatted text stay lines; indentation is left out, as the normal form has none.
+    fn text(&mut self, text: &str, preformatted: bool) {
+        if !preformatted {
+            return self.words(text);
+        }
+        for line in text.split_inclusive('\n') {
+            self.words(line);
+            self.breaks += usize::from(line.ends_with('\n'));
+        }
+    }
+
+    fn words(&mut self, text: &str) {
         self.space |= text.starts_with(char::is_whitespace);
         for word in text.split_whitespace() {
             if !self.out.is_empty() {
@@ -120,6 +134,12 @@ mod tests {
         assert_eq!(body_text(html), "Head\n\none two, three\n\nx\ny\n\na b");
         assert_eq!(title(html).as_deref(), Some("A & B"));
         assert_eq!(title("<p>none"), None);
+    }
+
+    #[test]
+    fn keeps_the_lines_of_preformatted_text() {
+        let html = "<p>Run:<pre># apt\n  <b>install</b> x\n\n\n    y</pre> and\nwait";
+        assert_eq!(body_text(html), "Run:\n\n# apt\ninstall x\n\ny\n\nand wait");
     }
 
     #[test]
