@@ -2,9 +2,9 @@
 //!
 //! It is made of a clean stage's [`Figures`] and options, and says nothing that they do not.
 
+mod markdown;
+mod page;
 mod plot;
-
-use std::fmt::Write;
 
 use crate::error::CleanError;
 use crate::figures::Figures;
@@ -17,6 +17,27 @@ const ROWS_MAX: usize = 20;
 /// A file of the card: its name and content.
 pub type CardFile = (&'static str, String);
 
+type Rows = Vec<(String, u64)>;
+
+/// What a card is made of.
+struct Card<'a> {
+    stage: &'a str,
+    figures: &'a Figures,
+    /// The stage's options as JSON.
+    options: String,
+    sources: &'a [String],
+    tables: Vec<Table>,
+}
+
+/// Counts with the plot that shows them.
+struct Table {
+    title: &'static str,
+    rows: Rows,
+    plot_name: &'static str,
+    /// SVG.
+    plot: String,
+}
+
 /// `data-card.md`, `data-card.html` and the plots as SVG.
 ///
 /// # Errors
@@ -27,34 +48,31 @@ pub fn data_card(
     options: &CleanOptions,
     sources: &[String],
 ) -> Result<Vec<CardFile>, CleanError> {
-    let mut files = Vec::new();
-    for (name, title, rows) in tables(figures) {
-        if !rows.is_empty() {
-            files.push((name, bars(title, &rows)?));
-        }
-    }
-    let markdown = markdown(stage, figures, options, sources, &files)?;
-    let html = html(stage, figures, options, sources, &files)?;
-    files.insert(0, ("data-card.md", markdown));
-    files.insert(1, ("data-card.html", html));
+    let options = serde_json::to_string_pretty(options)
+        .map_err(|error| CleanError::Output { what: "data card", reason: error.to_string() })?;
+    let card = Card { stage, figures, options, sources, tables: tables(figures)? };
+    let mut files = vec![("data-card.md", markdown::write(&card)), ("data-card.html", page::write(&card))];
+    files.extend(card.tables.into_iter().map(|table| (table.plot_name, table.plot)));
     Ok(files)
 }
 
-type Rows = Vec<(String, u64)>;
-
-/// The tables of the card, each with the file of its plot.
-fn tables(figures: &Figures) -> [(&'static str, &'static str, Rows); 4] {
+/// The tables that have rows.
+fn tables(figures: &Figures) -> Result<Vec<Table>, CleanError> {
     let lengths = figures.lengths.iter().map(|(&power, &count)| {
-        let (low, high) = (1_u64 << power, (1_u128 << (power + 1)) - 1);
+        let (low, high) = (1_u128 << power, (1_u128 << (power + 1)) - 1);
         (format!("{low} to {high}"), count)
     });
     let rejected = figures.rejected.iter().map(|(reason, &count)| (reason.name(), count));
-    [
+    let all = [
         ("languages.svg", "Documents by language", largest(figures.languages.clone())),
         ("lengths.svg", "Documents by characters", lengths.collect()),
         ("rejected.svg", "Rejected by reason", largest(rejected)),
         ("hosts.svg", "Documents by host or file", largest(figures.hosts.clone())),
-    ]
+    ];
+    let filled = all.into_iter().filter(|(_, _, rows)| !rows.is_empty());
+    let drawn = filled
+        .map(|(plot_name, title, rows)| Ok(Table { title, plot: bars(title, &rows)?, rows, plot_name }));
+    drawn.collect()
 }
 
 /// The largest counts first, equal ones by name.
@@ -65,102 +83,45 @@ fn largest(counts: impl IntoIterator<Item = (String, u64)>) -> Rows {
     rows
 }
 
-fn summary(figures: &Figures) -> Rows {
-    let mut rows: Rows = [
-        ("Documents read", figures.documents_in),
-        ("Documents kept", figures.documents_kept),
-        ("Documents rejected", figures.documents_rejected()),
-        ("Characters", figures.chars),
-        ("Words", figures.words),
+/// Totals with their names.
+fn summary(figures: &Figures) -> Vec<(String, String)> {
+    let share = |part: u64| match figures.documents_in {
+        0 => grouped(part),
+        all => format!("{} ({:.1} %)", grouped(part), 100.0 * part as f64 / all as f64),
+    };
+    let mut rows: Vec<(String, String)> = [
+        ("Documents read", grouped(figures.documents_in)),
+        ("Documents kept", share(figures.documents_kept)),
+        ("Documents rejected", share(figures.documents_rejected())),
+        ("Characters", grouped(figures.chars)),
+        ("Words", grouped(figures.words)),
     ]
     .map(|(name, count)| (name.to_owned(), count))
     .into();
-    rows.extend(figures.masks.iter().map(|(kind, &count)| (format!("Masked: {}", kind.name()), count)));
+    let masked =
+        figures.masks.iter().map(|(kind, &count)| (format!("Masked: {}", kind.name()), grouped(count)));
+    rows.extend(masked);
     rows
 }
 
-fn markdown(
-    stage: &str,
-    figures: &Figures,
-    options: &CleanOptions,
-    sources: &[String],
-    plots: &[CardFile],
-) -> Result<String, CleanError> {
-    let mut out = format!("# Data card: {}\n", escape_markdown(stage));
-    let mut section = |title: &str, rows: &Rows, plot: Option<&str>| {
-        if rows.is_empty() {
-            return;
+/// A count with commas between thousands.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3 + 1);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
         }
-        let _ = write!(out, "\n## {title}\n\n");
-        if let Some(plot) = plot.filter(|plot| plots.iter().any(|(name, _)| name == plot)) {
-            let _ = write!(out, "![{title}]({plot})\n\n");
-        }
-        out.push_str("| | |\n|---|---:|\n");
-        for (name, count) in rows {
-            let _ = writeln!(out, "| {} | {count} |", escape_markdown(name));
-        }
-    };
-    section("Summary", &summary(figures), None);
-    for (plot, title, rows) in tables(figures) {
-        section(title, &rows, Some(plot));
+        out.push(digit);
     }
-    let _ = write!(out, "\n## Options\n\n```json\n{}\n```\n\n## Sources\n\n", options_json(options)?);
-    for source in sources {
-        let _ = writeln!(out, "- `{source}`");
-    }
-    Ok(out)
-}
-
-fn html(
-    stage: &str,
-    figures: &Figures,
-    options: &CleanOptions,
-    sources: &[String],
-    plots: &[CardFile],
-) -> Result<String, CleanError> {
-    let stage = escape_html(stage);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Data card: {stage}</title>\n\
-         <style>body{{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
-         td:last-child{{text-align:right}}td{{padding:.1em 1em .1em 0}}pre{{background:#f4f4f4;padding:1em}}\
-         svg{{max-width:100%;height:auto}}</style></head>\n<body><h1>Data card: {stage}</h1>\n<table>\n"
-    );
-    for (name, count) in summary(figures) {
-        let _ = writeln!(out, "<tr><td>{}</td><td>{count}</td></tr>", escape_html(&name));
-    }
-    out.push_str("</table>\n");
-    for (_, svg) in plots {
-        let _ = writeln!(out, "{svg}");
-    }
-    let _ = write!(
-        out,
-        "<h2>Options</h2>\n<pre>{}</pre>\n<h2>Sources</h2>\n<ul>",
-        escape_html(&options_json(options)?)
-    );
-    for source in sources {
-        let _ = writeln!(out, "<li><code>{}</code></li>", escape_html(source));
-    }
-    out.push_str("</ul></body></html>\n");
-    Ok(out)
-}
-
-fn options_json(options: &CleanOptions) -> Result<String, CleanError> {
-    serde_json::to_string_pretty(options)
-        .map_err(|error| CleanError::Output { what: "data card", reason: error.to_string() })
-}
-
-fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn escape_markdown(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('|', "\\|").replace('`', "\\`").replace('<', "&lt;").replace('\n', " ")
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::document::{Fault, Reason};
+    use crate::figures::Sample;
 
     fn figures() -> Figures {
         let mut figures =
@@ -169,6 +130,9 @@ mod tests {
         figures.languages.extend([("en".to_owned(), 3), ("zh-Hans".to_owned(), 4)]);
         figures.hosts.insert("<b>|evil`".to_owned(), 7);
         figures.lengths.extend([(5, 3), (6, 4), (63, 0)]);
+        let sample = |words: &str| Sample { url: "http://a.org/<b>".to_owned(), words: words.to_owned() };
+        figures.samples.insert("zh-Hans".to_owned(), sample("第一段。\n<b>第二段</b>"));
+        figures.refusals.insert(Reason::Fault(Fault::NoText), sample("nothing is left of it"));
         figures
     }
 
@@ -181,17 +145,26 @@ mod tests {
         assert_eq!(names, expected);
         let (markdown, html) = (&files[0].1, &files[1].1);
         for words in
-            ["| Documents kept | 7 |", "| zh-Hans | 4 |", "| no_text | 2 |", "| 64 to 127 | 4 |", "abc123"]
+            ["| Documents kept | 7 (77.8 %) |", "| zh-Hans | 4 |", "| no_text | 2 |", "| 64 to 127 | 4 |"]
         {
             assert!(markdown.contains(words), "{words}");
         }
-        assert!(html.contains("<svg") && html.contains("near_duplicate_bits"));
+        for words in ["abc123", "near_duplicate_bits", "第一段。", "nothing is left of it"] {
+            assert!(markdown.contains(words) && html.contains(words), "{words}");
+        }
+        assert!(html.contains("<svg") && html.contains("lang=\"zh-Hans\""));
     }
 
     #[test]
     fn names_from_pages_cannot_break_the_card() {
         let files = data_card("<i>", &figures(), &CleanOptions::default(), &[]).unwrap();
         assert!(files.iter().all(|(_, content)| !content.contains("<b>") && !content.contains("<i>")));
+    }
+
+    #[test]
+    fn counts_are_written_in_groups_of_three() {
+        let counts = [0, 999, 1000, 1_234_567, u64::MAX].map(grouped);
+        assert_eq!(counts, ["0", "999", "1,000", "1,234,567", "18,446,744,073,709,551,615"]);
     }
 
     #[test]

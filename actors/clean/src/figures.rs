@@ -7,6 +7,18 @@ use sixfold_cluster::task::Metrics;
 use crate::document::{Candidate, Fault, Reason};
 use crate::pii::MaskKind;
 
+/// Characters of a text that stand for it.
+const SAMPLE_CHARS: usize = 240;
+
+/// One document that stands for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Where it comes from.
+    pub url: String,
+    /// The beginning of its text, or why it was rejected.
+    pub words: String,
+}
+
 /// Counts over a corpus and what was left out of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -28,6 +40,10 @@ pub struct Figures {
     pub hosts: BTreeMap<String, u64>,
     /// Kept documents by length: at `n` those of at least 2^n and less than 2^(n+1) characters.
     pub lengths: BTreeMap<u32, u64>,
+    /// The first kept document of each language.
+    pub samples: BTreeMap<String, Sample>,
+    /// The first rejected document of each reason.
+    pub refusals: BTreeMap<Reason, Sample>,
 }
 
 impl Figures {
@@ -36,6 +52,8 @@ impl Figures {
         self.documents_in += 1;
         if let Some(rejection) = &candidate.rejection {
             *self.rejected.entry(rejection.reason).or_default() += 1;
+            let refusal = || Sample::of(&candidate.url, &rejection.detail);
+            self.refusals.entry(rejection.reason).or_insert_with(refusal);
             return;
         }
         self.documents_kept += 1;
@@ -45,6 +63,8 @@ impl Figures {
             *self.masks.entry(mask.kind).or_default() += 1;
         }
         *self.languages.entry(candidate.language.clone()).or_default() += 1;
+        let sample = || Sample::of(&candidate.url, &candidate.text);
+        self.samples.entry(candidate.language.clone()).or_insert_with(sample);
         *self.hosts.entry(host(&candidate.url)).or_default() += 1;
         *self.lengths.entry(candidate.chars.max(1).ilog2()).or_default() += 1;
     }
@@ -72,6 +92,14 @@ impl Figures {
         let masked = self.masks.iter().map(|(kind, &count)| (format!("masked_{}", kind.name()), count));
         metrics.extend(rejected.chain(masked).map(|(name, count)| (name, count.into())));
         metrics
+    }
+}
+
+impl Sample {
+    fn of(url: &str, words: &str) -> Self {
+        let end = words.char_indices().nth(SAMPLE_CHARS);
+        let words = end.map_or_else(|| words.to_owned(), |(end, _)| format!("{}…", &words[..end]));
+        Self { url: url.to_owned(), words }
     }
 }
 
