@@ -3,7 +3,7 @@
 //! Read [`Endpoint`] first: it owns a socket, dials and accepts [`Connection`]s to peers with
 //! certificates of the cluster, and holds the table of actors and stream kinds that peers may use.
 //! [`RemoteRef`] is an actor of another process. [`identity`] is who a process is, `join.rs`
-//! how it becomes a member. [`tensor`] moves tensors between ranks over [`link::TensorLink`]s.
+//! how it becomes a member and `renewal.rs` how it stays one. [`tensor`] moves tensors between ranks over [`link::TensorLink`]s.
 //!
 //! ```no_run
 //! use std::time::{Duration, SystemTime};
@@ -73,6 +73,7 @@ pub mod identity;
 mod join;
 pub mod link;
 mod quic_runtime;
+mod renewal;
 pub mod tensor;
 
 pub use byte_stream::{ByteStream, IncomingStream, RecvHalf, SendHalf};
@@ -82,6 +83,7 @@ pub use channel::{
 pub use connection::{Activity, Connection, Disconnect, OpenError};
 pub use endpoint::{BindError, ConnectError, Endpoint, EndpointOptions, Registration};
 pub use join::{JoinError, JoinRequest, join};
+pub use renewal::{RenewalError, renew, serve_renewals};
 
 #[cfg(test)]
 mod tests;

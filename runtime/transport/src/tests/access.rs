@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::identity::{Expected, Role};
-use crate::{ChannelOptions, ConnectError, Disconnect, OpenError};
+use crate::{ChannelOptions, ConnectError, Disconnect, OpenError, RenewalError, renew, serve_renewals};
 
 #[tokio::test]
 async fn both_ends_learn_the_name_in_the_others_certificate() {
@@ -134,4 +134,23 @@ async fn a_renewed_identity_serves_new_connections() {
     let second = node.connect(server.local_address().unwrap(), Role::Coordinator).await.unwrap();
     assert_eq!((first.peer().name(), second.peer().name()), ("main", "renewed"));
     assert_eq!(first.close_reason(), None);
+}
+
+#[tokio::test]
+async fn a_node_renews_its_certificate_under_its_own_name() {
+    let cluster = Cluster::new();
+    let (server, node) = (cluster.coordinator(), cluster.node("a"));
+    let user = cluster.endpoint(Peer::user("ada").unwrap());
+    let _renewals = serve_renewals(&server, Role::Node, move |peer, request| {
+        cluster.0.issue(request, peer, SystemTime::now(), HOUR).map_err(|error| error.to_string())
+    });
+    let first = node.connect(server.local_address().unwrap(), Role::Coordinator).await.unwrap();
+    let renewed = renew(&first).await.unwrap();
+    assert_eq!(renewed.peer(), node.identity().peer());
+    assert_ne!(renewed.to_pem(), node.identity().to_pem(), "the key is new");
+    node.set_identity(renewed).unwrap();
+    node.connect(server.local_address().unwrap(), Role::Coordinator).await.unwrap();
+
+    let connection = user.connect(server.local_address().unwrap(), Role::Coordinator).await.unwrap();
+    assert!(matches!(renew(&connection).await, Err(RenewalError::Open(_))));
 }
