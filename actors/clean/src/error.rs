@@ -52,9 +52,6 @@ pub enum CleanError {
     /// The cluster could not fetch or publish an artefact.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The working thread could not start, or panicked.
-    #[error("the working thread failed: {0}")]
-    Thread(String),
     /// The task was told to stop.
     #[error("the task was told to stop")]
     Cancelled,
@@ -73,7 +70,6 @@ impl From<CleanError> for TaskError {
             CleanError::Store(_)
             | CleanError::Output { .. }
             | CleanError::Host(_)
-            | CleanError::Thread(_)
             | CleanError::Cancelled => Self::restart(error),
             CleanError::Tokens(TokensError::Io { .. } | TokensError::Store(_)) => Self::restart(error),
             _ => Self::fatal(error),

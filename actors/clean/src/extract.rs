@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::html;
 
 /// How a page's text is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Extractor {
     /// The main text of any web page; the body's text where there is none.

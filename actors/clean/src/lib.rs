@@ -9,7 +9,7 @@
 //! It fetches no page and trains no model.
 //!
 //! Read [`stage`] for what a task does, [`clean::Cleaner`] for what becomes of a page, and
-//! [`options`] for what a job file can say. [`TextWorker`] is the actor around them.
+//! [`options`] for what a job file can say. [`stage::Work`] is what a node hosts.
 
 pub mod card;
 pub mod charset;
@@ -37,7 +37,3 @@ pub mod tokenizer;
 pub mod words;
 
 mod actor;
-mod message;
-
-pub use actor::TextWorker;
-pub use message::WorkMessage;

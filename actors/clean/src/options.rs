@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::extract::Extractor;
@@ -10,7 +11,7 @@ use crate::pii::MaskKind;
 use crate::quality::{Limits, Profile};
 
 /// Options of an `import` stage. One of `text` and `jsonl` is needed; either may be gzip.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportOptions {
     /// A UTF-8 text file, on the node that runs the stage.
@@ -54,7 +55,7 @@ impl Default for ImportOptions {
 }
 
 /// Options of a `clean` stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CleanOptions {
     /// How a page's text is found: `main_text`, `documentation` or `body`.
@@ -112,7 +113,7 @@ impl Default for CleanOptions {
 }
 
 /// Where a tokenizer comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenizerSource {
     /// Byte-level BPE, trained on the training split.
@@ -123,7 +124,7 @@ pub enum TokenizerSource {
 }
 
 /// Options of a `tokenize` stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizeOptions {
     /// `train` a byte-level BPE tokenizer, or one token a byte (`bytes`).

@@ -21,7 +21,7 @@ use measure::Measures;
 pub use rule::Rule;
 
 /// Which rules hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// The published rules: English pages by Gopher, C4 and FineWeb, Chinese ones by FineWeb-2, others

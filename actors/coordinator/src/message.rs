@@ -9,6 +9,7 @@
 mod json;
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use sixfold_cluster::protocol::{ArtifactSummary, Capabilities, NodeAddress};
@@ -18,6 +19,11 @@ use sixfold_wire::id::{ArtifactId, Epoch, JobId, NodeName, TaskId};
 use sixfold_wire::message::Message;
 
 use crate::job::JobSpec;
+
+pub use json::metric_json;
+
+/// Name of the coordinator's actor that takes [`ClientRequest`]s.
+pub const CLIENTS_ACTOR: &str = "clients";
 
 /// Names a request, so that the coordinator recognises it when it comes again. Made by the client,
 /// at random.
@@ -292,6 +298,8 @@ pub struct NodeView {
     pub node: NodeAddress,
     /// `live`, `suspected`, `awaited`, `draining`, `quarantined`, `left`, `dead`.
     pub state: String,
+    /// Where its HTTP gateway listens, if it has one.
+    pub http: Option<SocketAddr>,
     pub capabilities: Capabilities,
     pub tasks: Vec<TaskId>,
     pub artifacts: u64,

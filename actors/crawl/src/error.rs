@@ -41,9 +41,6 @@ pub enum CrawlError {
     /// The task is to stop.
     #[error("the crawl was cancelled")]
     Cancelled,
-    /// The thread that crawls cannot be started, or panicked.
-    #[error("the crawling thread failed: {0}")]
-    Thread(String),
 }
 
 impl From<CrawlError> for TaskError {

@@ -8,7 +8,7 @@
 //! It keeps what servers sent and follows links; reading text out of pages is the cleaner's work.
 //! It runs no scripts and sends no cookies.
 //!
-//! Read [`Campaign`] first: it is the crawl without a network. [`Crawler`] is the actor.
+//! Read [`Campaign`] first: it is the crawl without a network. [`Crawler`] is what a node hosts.
 
 mod actor;
 mod address;
@@ -18,7 +18,6 @@ mod fetch;
 mod frontier;
 mod host_queue;
 mod links;
-mod message;
 mod options;
 mod outcome;
 mod page_url;
@@ -37,9 +36,8 @@ pub use address::is_public;
 pub use campaign::{ArchivedPage, Campaign};
 pub use error::CrawlError;
 pub use frontier::{Frontier, Pending};
-pub use message::{CrawlerMessage, RoundSummary};
 pub use options::{CrawlOptions, OptionsError};
 pub use outcome::{FailureClass, FetchedPage, Outcome, SkipReason};
 pub use page_url::{PageUrl, UrlRefused};
-pub use run::run;
+pub use run::{RoundSummary, run};
 pub use state::{CrawlState, HostRecord, SeenSet, StateError};

@@ -1,11 +1,12 @@
 //! What a person can choose about a crawl.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::page_url::PageUrl;
 
 /// Options of a `crawl` stage. Only `seeds` must be given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CrawlOptions {
     /// Where the crawl begins: URLs of pages. Their hosts are crawled, no others, unless `allow_hosts` says so.

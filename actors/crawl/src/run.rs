@@ -7,13 +7,29 @@ use time::OffsetDateTime;
 
 use crate::campaign::{ArchivedPage, Campaign};
 use crate::error::CrawlError;
-use crate::message::RoundSummary;
 use crate::options::CrawlOptions;
 use crate::segment::{self, SegmentInfo};
 use crate::state::CrawlState;
 use crate::visit::Visitor;
 
 const STATE_FILE: &str = "state.json";
+
+/// Where a crawl stands after a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoundSummary {
+    /// Rounds committed.
+    pub rounds: u64,
+    /// Pages archived.
+    pub pages: u64,
+    /// Pages that will be archived at most.
+    pub pages_max: u64,
+    /// Bytes of the pages, unpacked.
+    pub bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Addresses known and not yet asked for.
+    pub frontier: u64,
+}
 
 /// Crawls until the budget or the frontier is used up, from the last saved state if there is one.
 /// `committed` is called after each committed round.

@@ -1,5 +1,6 @@
 //! Options of a `drift` stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Largest window: comparing one of this size takes milliseconds.
@@ -8,7 +9,7 @@ const WINDOW_TOKENS_MAX: u64 = 1 << 16;
 const REFERENCE_TOKENS_MAX: u64 = 50_000_000;
 
 /// Options of a `drift` stage, as written in a job file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DriftOptions {
     /// Name of the model that is watched, as its replicas announce it.

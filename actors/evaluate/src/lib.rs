@@ -10,7 +10,6 @@ mod actor;
 pub mod diversity;
 mod error;
 mod inputs;
-mod message;
 mod model;
 mod options;
 pub mod perplexity;
@@ -21,7 +20,6 @@ mod task;
 
 pub use actor::Evaluator;
 pub use error::EvaluateError;
-pub use message::EvaluateMessage;
 pub use options::EvaluateOptions;
 
 /// Name of the role in a job.

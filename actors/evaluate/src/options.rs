@@ -1,11 +1,12 @@
 //! Options of an `evaluate` stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::perplexity::Windows;
 
 /// Options of an `evaluate` stage, as written in a job file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateOptions {
     /// Tokens that the model sees at once; 0 for all that it was trained for.

@@ -33,10 +33,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long answers may go on while the replica drains; less than its supervisor waits.
 const DRAIN_GRACE: Duration = Duration::from_secs(8);
 
-/// The actor of the `infer` role. Its argument is the task.
-pub struct InferenceReplica {
-    endpoint: Endpoint,
-}
+/// The actor of the `infer` role. Its argument is the task, which needs a network to be asked over.
+pub struct InferenceReplica;
 
 /// What happened to a replica.
 #[derive(Debug)]
@@ -74,6 +72,7 @@ impl std::fmt::Debug for Loaded {
 /// What the actor holds.
 pub struct ReplicaState {
     context: TaskContext,
+    endpoint: Endpoint,
     serving: Option<Serving>,
 }
 
@@ -103,13 +102,6 @@ impl OpenRequests {
     }
 }
 
-impl InferenceReplica {
-    /// A replica that is reached at `endpoint`.
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
-    }
-}
-
 impl Actor for InferenceReplica {
     type Msg = ReplicaEvent;
     type State = ReplicaState;
@@ -120,7 +112,9 @@ impl Actor for InferenceReplica {
         _myself: ActorRef<ReplicaEvent>,
         context: TaskContext,
     ) -> Result<ReplicaState, ActorProcessingErr> {
-        Ok(ReplicaState { context, serving: None })
+        let network = context.network.as_ref().ok_or("a replica needs a network to be asked over")?;
+        let endpoint = network.endpoint.clone();
+        Ok(ReplicaState { context, endpoint, serving: None })
     }
 
     async fn post_start(
@@ -150,7 +144,7 @@ impl Actor for InferenceReplica {
                     async move { ReplicaEvent::Loaded(fetch_and_load(context).await.map(Box::new)) },
                 );
             }
-            ReplicaEvent::Loaded(Ok(loaded)) => self.serve(&myself, *loaded, state)?,
+            ReplicaEvent::Loaded(Ok(loaded)) => state.serve(&myself, *loaded)?,
             ReplicaEvent::Announced(Ok(())) => report_regularly(&myself),
             ReplicaEvent::Loaded(Err(error)) | ReplicaEvent::Announced(Err(error)) => {
                 state.context.finish(Err(error));
@@ -179,19 +173,18 @@ impl Actor for InferenceReplica {
     }
 }
 
-impl InferenceReplica {
+impl ReplicaState {
     /// Opens the door and announces the service.
     fn serve(
-        &self,
+        &mut self,
         myself: &ActorRef<ReplicaEvent>,
         loaded: Loaded,
-        state: &mut ReplicaState,
     ) -> Result<(), ActorProcessingErr> {
         let Loaded { replica, end, options, artifact } = loaded;
         let open =
             OpenRequests::new((options.batch_max.saturating_add(options.waiting_max)).saturating_mul(2));
         let streams = register(&self.endpoint, &replica, open.clone());
-        state.serving = Some(Serving { replica, open, _streams: streams });
+        self.serving = Some(Serving { replica, open, _streams: streams });
         tell(myself, async move {
             let crashed = |_| Err(ModelError("the engine's thread panicked".to_owned()));
             ReplicaEvent::EngineEnded(end.await.unwrap_or_else(crashed))
@@ -200,15 +193,13 @@ impl InferenceReplica {
             (ABOUT_MODEL.to_owned(), Metric::Text(options.model_name)),
             (ABOUT_ARTIFACT.to_owned(), Metric::Text(artifact.to_string())),
         ]);
-        let (address, host) = (self.endpoint.local_address()?, Arc::clone(&state.context.host));
+        let (address, host) = (self.endpoint.local_address()?, Arc::clone(&self.context.host));
         tell(myself, async move {
             ReplicaEvent::Announced(host.serve(address, about).await.map_err(TaskError::from))
         });
         Ok(())
     }
-}
 
-impl ReplicaState {
     fn figures(&self) -> Metrics {
         let Some(Serving { replica, .. }) = &self.serving else { return Metrics::new() };
         let mut figures = replica.latencies().figures();

@@ -1,5 +1,6 @@
 //! Options of a `serve` stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::DecoderShape;
@@ -9,7 +10,7 @@ use crate::scheduler::Limits;
 const STEP_TOKENS_MAX: usize = 2048;
 
 /// Options of a `serve` stage, as written in a job file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// Name under which clients ask for the model.

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use ractor::Actor;
 use serde_json::json;
 use sixfold_artifact::{Manifest, Store};
-use sixfold_cluster::task::{ErrorClass, LocalHost, Record, TaskContext, TaskError, TaskOutput, TaskSpec};
+use sixfold_cluster::task::{ErrorClass, LinkChoice, LocalHost, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec};
 use sixfold_infer::actor::InferenceReplica;
 use sixfold_infer::message::{
     ChatMessage, FinishReason, GenerateRequest, Prompt, ReplicaError, Sampling, TokenEvent,
@@ -133,8 +133,9 @@ impl Cluster {
             scratch,
             Arc::clone(&host) as _,
         );
+        let context = context.with_network(Network { endpoint: endpoint.clone(), links: LinkChoice::Auto });
         let cancel = context.cancel.clone();
-        let (actor, _) = Actor::spawn(None, InferenceReplica::new(endpoint.clone()), context).await.unwrap();
+        let (actor, _) = Actor::spawn(None, InferenceReplica, context).await.unwrap();
         ReplicaProcess { endpoint, host, cancel, result, actor: actor.get_cell() }
     }
 }

@@ -1,21 +1,18 @@
-//! The trainer shard as an actor: starts the rank on a thread of its own and says how it ended.
+//! The role `train`: one rank of a training job, as work on a thread of its own.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use sixfold_cluster::task::TaskContext;
+use sixfold_cluster::task::{TaskContext, TaskResult};
+use sixfold_cluster::work::Work;
 use tokio::runtime::Handle;
 
 use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::LinkFactory;
-use crate::message::TrainerMessage;
 use crate::network::{NetworkLinks, NoLinks};
 use crate::shard;
 
-/// The actor of the `train` role: one rank of a training job. Its argument is the task, whose index
-/// is the rank; it stops when the rank has ended.
+/// The work of the `train` role. The task's index is the rank.
 ///
 /// The default gets its links from the task's network; without one it can only be the single rank
 /// of a serial plan.
@@ -37,74 +34,17 @@ impl TrainerShard {
             (None, None) => Arc::new(NoLinks),
         })
     }
-
-    fn start_thread(&self, context: TaskContext, actor: ActorRef<TrainerMessage>) -> Result<(), TrainError> {
-        let links = self.links(&context)?;
-        let host = BlockingHost::new(context, Handle::current());
-        let work = move || {
-            let last = match catch_unwind(AssertUnwindSafe(|| shard::run(&host, links.as_ref()))) {
-                Ok(result) => TrainerMessage::Ended(result),
-                Err(panic) => TrainerMessage::Panicked(panic_message(&*panic)),
-            };
-            // An actor that is gone was stopped, and nobody waits for this rank.
-            let _ = actor.cast(last);
-        };
-        let started = std::thread::Builder::new().name("trainer".to_owned()).spawn(work);
-        started.map(drop).map_err(|error| TrainError::Thread(error.to_string()))
-    }
 }
 
-impl Actor for TrainerShard {
-    type Msg = TrainerMessage;
-    type State = TaskContext;
-    type Arguments = TaskContext;
-
-    async fn pre_start(
-        &self,
-        _myself: ActorRef<Self::Msg>,
-        context: TaskContext,
-    ) -> Result<TaskContext, ActorProcessingErr> {
-        Ok(context)
+impl Work for TrainerShard {
+    fn name(&self) -> &'static str {
+        "trainer"
     }
 
-    async fn post_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        _context: &mut TaskContext,
-    ) -> Result<(), ActorProcessingErr> {
-        Ok(myself.cast(TrainerMessage::Begin)?)
+    fn run(&self, context: &TaskContext, runtime: &Handle) -> TaskResult {
+        let _inside = runtime.enter();
+        let links = self.links(context)?;
+        let host = BlockingHost::new(context.clone(), runtime.clone());
+        Ok(shard::run(&host, links.as_ref())?)
     }
-
-    async fn handle(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        message: TrainerMessage,
-        context: &mut TaskContext,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            TrainerMessage::Begin => self.start_thread(context.clone(), myself)?,
-            TrainerMessage::Ended(result) => {
-                context.finish(result.map_err(Into::into));
-                myself.stop(None);
-            }
-            TrainerMessage::Panicked(message) => return Err(TrainError::Thread(message).into()),
-        }
-        Ok(())
-    }
-
-    /// A rank whose actor is stopped ends before its next step.
-    async fn post_stop(
-        &self,
-        _myself: ActorRef<Self::Msg>,
-        context: &mut TaskContext,
-    ) -> Result<(), ActorProcessingErr> {
-        context.cancel.cancel();
-        Ok(())
-    }
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
 }

@@ -10,7 +10,7 @@
 //! adds data order, checkpoints and the life of the task. Links come from a [`LinkFactory`]: the
 //! task's network, or a test's.
 //!
-//! Read [`TrainOptions`] first, then `shard.rs`. [`TrainerShard`] is the actor.
+//! Read [`TrainOptions`] first, then `shard.rs`. [`TrainerShard`] is what a node hosts.
 
 mod actor;
 mod agreement;
@@ -19,7 +19,6 @@ mod checkpoint;
 mod error;
 mod host;
 mod links;
-mod message;
 mod model_artifact;
 mod network;
 mod options;
@@ -33,6 +32,5 @@ mod tests;
 pub use actor::TrainerShard;
 pub use error::TrainError;
 pub use links::{LinkFactory, LinkPurpose, Links};
-pub use message::TrainerMessage;
 pub use options::{OptionsError, TrainOptions};
 pub use order::DataOrder;

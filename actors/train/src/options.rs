@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions};
 use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
@@ -16,7 +17,7 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
 /// `pipeline_parallel`, `threads` and `checkpoint_every_steps`; every other option changes them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
     /// Decoder layers.

@@ -15,6 +15,7 @@ mod supervisor;
 pub mod task;
 mod task_table;
 mod transfer;
+pub mod work;
 pub mod worker;
 
 pub use transfer::{

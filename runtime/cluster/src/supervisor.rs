@@ -41,6 +41,8 @@ struct Child {
     context: TaskContext,
     cell: ActorCell,
     said: Option<TaskResult>,
+    /// The actor is gone; what it said last is still on its way.
+    gone: bool,
 }
 
 /// The supervisor's children.
@@ -82,10 +84,7 @@ impl Actor for Supervisor {
                 state.attempts(task, epoch).for_each(|child| child.cell.kill())
             }
             SupervisorMessage::Said(actor, result) => {
-                if let Some(child) = state.children.get_mut(&actor) {
-                    child.said = Some(result);
-                    child.cell.stop(None);
-                }
+                state.said(actor, result);
             }
         }
         Ok(())
@@ -123,7 +122,7 @@ impl SupervisorState {
         match role.spawn(context.clone(), myself.get_cell()).await {
             Ok(cell) => {
                 let (actor, myself) = (cell.get_id(), myself.clone());
-                self.children.insert(actor, Child { context, cell, said: None });
+                self.children.insert(actor, Child { context, cell, said: None, gone: false });
                 tokio::spawn(async move {
                     if let Ok(result) = result.await {
                         // A supervisor that is gone has told its sink of every end.
@@ -144,7 +143,23 @@ impl SupervisorState {
         self.children.values().filter(move |child| wanted(&child.context))
     }
 
+    fn said(&mut self, actor: ActorId, result: TaskResult) {
+        let Some(child) = self.children.get_mut(&actor) else { return };
+        child.said = Some(result);
+        if child.gone {
+            self.end(actor, "");
+        } else {
+            child.cell.stop(None);
+        }
+    }
+
+    /// An actor is gone. What it said last may arrive after that.
     fn end(&mut self, actor: ActorId, otherwise: &str) {
+        let Some(child) = self.children.get_mut(&actor) else { return };
+        if child.said.is_none() && child.context.has_finished() {
+            child.gone = true;
+            return;
+        }
         let Some(child) = self.children.remove(&actor) else { return };
         let spec = &child.context.spec;
         let result = child.said.unwrap_or_else(|| {
@@ -208,6 +223,10 @@ mod tests {
                         context.finish(Err(TaskError::fatal("cancelled")));
                     });
                 }
+                "work and stop" => {
+                    context.finish(Ok(TaskOutput::default()));
+                    myself.stop(None);
+                }
                 _ => context.finish(Ok(TaskOutput::default())),
             }
             Ok(())
@@ -250,6 +269,13 @@ mod tests {
     #[tokio::test]
     async fn reports_a_result() {
         assert_eq!(run("work", false).await, Ok(TaskOutput::default()));
+    }
+
+    #[tokio::test]
+    async fn hears_the_result_of_an_actor_that_stopped_at_once() {
+        for _ in 0..100 {
+            assert_eq!(run("work and stop", false).await, Ok(TaskOutput::default()));
+        }
     }
 
     #[tokio::test]

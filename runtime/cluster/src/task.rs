@@ -302,6 +302,11 @@ impl TaskContext {
         Manifest { parents: self.spec.inputs.clone(), ..Manifest::new(kind, &self.spec.stage) }
     }
 
+    /// Whether the task has said how it ended; whoever waits for that may not have heard of it yet.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_none()
+    }
+
     /// Says how the task ended. Only the first call counts.
     pub fn finish(&self, result: TaskResult) {
         let sender = self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();

@@ -8,7 +8,7 @@ use sixfold_cluster::task::{ErrorClass, LocalHost, Metric, TaskResult, TaskSpec}
 use sixfold_wire::id::{Epoch, JobId, NodeName, TaskId};
 
 use super::*;
-use crate::TextWorker;
+use sixfold_cluster::work::Threaded;
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl Bench {
         let scratch = self.folder.path().to_owned();
         let (context, result) =
             TaskContext::new(spec, Epoch(1), NodeName::from("here"), self.store.clone(), scratch, host);
-        let (_actor, ended) = Actor::spawn(None, TextWorker(work), context).await.unwrap();
+        let (_actor, ended) = Actor::spawn(None, Threaded::new(work), context).await.unwrap();
         let result = result.await.unwrap();
         ended.await.unwrap();
         result
@@ -257,7 +257,7 @@ async fn a_cancelled_task_publishes_nothing() {
     let (context, result) =
         TaskContext::new(spec, Epoch(1), NodeName::from("here"), bench.store.clone(), scratch, host);
     context.cancel.cancel();
-    let (_actor, ended) = Actor::spawn(None, TextWorker(Work::Clean), context).await.unwrap();
+    let (_actor, ended) = Actor::spawn(None, Threaded::new(Work::Clean), context).await.unwrap();
     assert_eq!(result.await.unwrap().unwrap_err().class, ErrorClass::Restart);
     ended.await.unwrap();
     assert_eq!(bench.store.list().unwrap(), before);

@@ -240,6 +240,7 @@ impl Coordinator {
             NodeView {
                 node: NodeAddress { node: name.clone(), address: node.address },
                 state: self.node_state(name, node).to_owned(),
+                http: node.http,
                 capabilities: node.capabilities.clone(),
                 tasks: members.map(|(unit, member)| self.task_of(unit, member)).collect(),
                 artifacts: self.state.catalogue.held_by(name).len() as u64,

@@ -5,7 +5,8 @@ use sixfold_cluster::task::{Metric, Metrics};
 
 use super::{JobView, Recovery, StageView, TrainingView};
 
-fn metric_json(metric: &Metric) -> Value {
+/// A metric as a JSON value.
+pub fn metric_json(metric: &Metric) -> Value {
     match metric {
         Metric::Count(count) => json!(count),
         // Not every number has a place in JSON; what has none is told by its name.

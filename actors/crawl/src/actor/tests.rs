@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ractor::{ActorCell, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use sixfold_artifact::Manifest;
 use sixfold_cluster::task::{ErrorClass, Gang, HostError, Metric, Record, TaskHost, TaskResult};
+use sixfold_cluster::work::Threaded;
 use sixfold_wire::id::ArtifactId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,11 +41,11 @@ impl Actor for Watcher {
     }
 }
 
-async fn spawn(context: TaskContext) -> (ActorRef<CrawlerMessage>, ActorCell, mpsc::Receiver<String>) {
+async fn spawn(context: TaskContext) -> (ActorCell, mpsc::Receiver<String>) {
     let (sender, ends) = mpsc::channel(4);
     let (watcher, _) = Actor::spawn(None, Watcher, sender).await.unwrap();
-    let (crawler, _) = Crawler::spawn_linked(None, Crawler, context, watcher.get_cell()).await.unwrap();
-    (crawler, watcher.get_cell(), ends)
+    Actor::spawn_linked(None, Threaded::new(Crawler), context, watcher.get_cell()).await.unwrap();
+    (watcher.get_cell(), ends)
 }
 
 async fn site() -> Site {
@@ -65,7 +66,7 @@ fn task(node: &Node, site: &Site) -> (TaskContext, oneshot::Receiver<TaskResult>
 async fn reports_rounds_and_the_result_and_stops() {
     let (node, site) = (Node::new(), site().await);
     let (context, result) = task(&node, &site);
-    let (_crawler, _watcher, mut ends) = spawn(context).await;
+    let (_watcher, mut ends) = spawn(context).await;
     let output = result.await.unwrap().unwrap();
     assert_eq!(output.metrics["pages_fetched"], Metric::Count(3));
     assert_eq!(ends.recv().await.unwrap(), "stopped");
@@ -84,7 +85,7 @@ async fn options_that_make_no_sense_are_fatal() {
     ] {
         let host = Arc::<sixfold_cluster::task::LocalHost>::clone(&node.host);
         let (context, result) = node.task(json.to_owned(), host);
-        let (_crawler, _watcher, _ends) = spawn(context).await;
+        let (_watcher, _ends) = spawn(context).await;
         let error = result.await.unwrap().unwrap_err();
         assert_eq!(error.class, ErrorClass::Fatal);
         assert!(error.message.contains(hint), "{error}");
@@ -96,9 +97,7 @@ async fn cancelling_ends_the_task() {
     let (node, site) = (Node::new(), site().await);
     let (context, result) = task(&node, &site);
     context.cancel.cancel();
-    let (crawler, _watcher, _ends) = spawn(context).await;
-    // The crawl may have ended before the message arrives.
-    let _ = crawler.cast(CrawlerMessage::Cancel);
+    let (_watcher, _ends) = spawn(context).await;
     assert!(result.await.unwrap().unwrap_err().message.contains("cancelled"));
 }
 
@@ -137,7 +136,7 @@ async fn a_panic_of_the_thread_is_a_supervision_event_with_its_message() {
     let (node, site) = (Node::new(), site().await);
     let options = serde_json::to_string(&options(&[&site], "/")).unwrap();
     let (context, _result) = node.task(options, Arc::new(BrokenHost));
-    let (_crawler, _watcher, mut ends) = spawn(context).await;
+    let (_watcher, mut ends) = spawn(context).await;
     let end = ends.recv().await.unwrap();
     assert!(end.starts_with("failed") && end.contains("the disk is on fire"), "{end}");
 }

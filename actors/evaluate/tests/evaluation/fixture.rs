@@ -14,6 +14,7 @@ use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::{
     Gang, HostError, LocalHost, Metrics, TaskContext, TaskError, TaskHost, TaskOutput, TaskResult, TaskSpec,
 };
+use sixfold_cluster::work::Threaded;
 use sixfold_evaluate::{Evaluator, ROLE};
 use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, UnitBuffer, initialize, write_parameters};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
@@ -246,7 +247,7 @@ impl Fixture {
     }
 
     async fn run(context: TaskContext, result: oneshot::Receiver<TaskResult>) -> TaskResult {
-        let (_actor, stopped) = Actor::spawn(None, Evaluator, context).await.unwrap();
+        let (_actor, stopped) = Actor::spawn(None, Threaded::new(Evaluator), context).await.unwrap();
         let result = result.await.unwrap();
         stopped.await.unwrap();
         result

@@ -14,6 +14,7 @@ use sixfold_cluster::task::{
     LinkChoice, LocalHost, Metric, Metrics, Network, Record, SavedState, TaskContext, TaskError, TaskOutput,
     TaskSpec,
 };
+use sixfold_cluster::work::Threaded;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::identity::{Authority, Peer};
 use sixfold_transport::{Endpoint, EndpointOptions};
@@ -175,7 +176,7 @@ impl Gang {
                 }
                 None => (TrainerShard::with_links(Arc::new(links.clone())), context),
             };
-            let (_, actor) = Actor::spawn(None, shard, context).await.unwrap();
+            let (_, actor) = Actor::spawn(None, Threaded::new(shard), context).await.unwrap();
             running.push((rank, host, result, actor));
         }
         let (mut outputs, mut errors) = (HashMap::new(), BTreeMap::new());

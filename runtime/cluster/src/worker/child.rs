@@ -12,7 +12,7 @@ use sixfold_transport::identity::{Expected, Identity, IdentityError, Peer, PeerN
 use sixfold_transport::{
     BindError, CallError, ChannelOptions, ConnectError, Endpoint, EndpointOptions, OpenError, RemoteRef,
 };
-use sixfold_wire::id::{ArtifactId, Epoch, TaskId};
+use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Assignment, STOP_LINE, WORKERS_ACTOR, WorkerReply, WorkerRequest};
 use crate::role::Roles;
 use crate::supervisor::{EndSink, Supervisor, SupervisorMessage};
-use crate::task::{Gang, HostError, Metrics, Network, TaskContext, TaskHost, TaskResult};
+use crate::task::{Gang, HostError, Metrics, Network, TaskContext, TaskHost, TaskResult, TaskSpec};
 
 /// How long the daemon may take for anything but a rendezvous: copying an artefact can be slow.
 const CALL_DEADLINE: Duration = Duration::from_secs(600);
@@ -62,14 +62,19 @@ pub enum WorkerError {
 }
 
 /// Runs the task whose assignment stands on standard input, and returns when its result is delivered.
+/// `begin` is told what the process is for before anything else happens.
 ///
 /// # Errors
 /// [`WorkerError`] where the worker cannot begin or loses its daemon.
-pub async fn run_worker(roles: &Roles) -> Result<(), WorkerError> {
+pub async fn run_worker(
+    roles: &Roles,
+    begin: impl FnOnce(&TaskSpec, &NodeName) + Send,
+) -> Result<(), WorkerError> {
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     let line = input.next_line().await.map_err(|error| WorkerError::Assignment(error.to_string()))?;
     let assignment: Assignment = serde_json::from_str(&line.unwrap_or_default())
         .map_err(|error| WorkerError::Assignment(error.to_string()))?;
+    begin(&assignment.spec, &assignment.node);
     let role = roles.get(&assignment.spec.role).ok_or(WorkerError::Role(assignment.spec.role.clone()))?;
 
     let identity = Identity::from_pem(&assignment.identity_pem)?;
