@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sixfold_cluster::task::LinkChoice;
 
 /// Sixfold: one binary for the whole life of a language model, on one cluster of machines.
 ///
@@ -104,12 +105,19 @@ pub(crate) struct NodeArgs {
     /// The node's name in the cluster; by default the host's name.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Address for other nodes (QUIC over UDP, mutual TLS).
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    pub(crate) listen: SocketAddr,
-    /// Serve the HTTP API here. Loopback only: put a proxy with TLS in front for others.
+    /// Address for other nodes (QUIC over UDP, mutual TLS); by default the one from which this machine
+    /// reaches the coordinator, and a free port.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Serve the HTTP API here; without a certificate on loopback only.
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<SocketAddr>,
+    /// PEM file of the certificate for HTTPS, followed by those of its issuers.
+    #[arg(long, value_name = "FILE", requires_all = ["http", "http_key"])]
+    pub(crate) http_certificate: Option<PathBuf>,
+    /// PEM file of the private key for HTTPS.
+    #[arg(long, value_name = "FILE", requires = "http_certificate")]
+    pub(crate) http_key: Option<PathBuf>,
     /// CPU cores to offer; all by default.
     #[arg(long, value_name = "N")]
     pub(crate) cores: Option<u32>,
@@ -122,6 +130,16 @@ pub(crate) struct NodeArgs {
     /// End when standard input closes: for a process that a launcher started.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+}
+
+impl From<Links> for LinkChoice {
+    fn from(links: Links) -> Self {
+        match links {
+            Links::Auto => Self::Auto,
+            Links::SharedMemory => Self::SharedMemory,
+            Links::Quic => Self::Quic,
+        }
+    }
 }
 
 impl Links {

@@ -12,6 +12,7 @@ mod accept;
 mod asked;
 mod body;
 mod dial;
+mod direct;
 mod failover;
 mod keys;
 mod limits;
@@ -26,14 +27,15 @@ mod tests;
 mod tls;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sixfold_cluster::protocol::ClusterView;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use asked::AskedTokens;
@@ -42,6 +44,7 @@ pub(crate) use options::{GatewayOptions, TlsFiles};
 pub(crate) use pool::Dial;
 
 use asked::AskedCounts;
+use direct::Direct;
 use limits::Limits;
 use pool::Pool;
 
@@ -90,39 +93,82 @@ struct Shared {
 
 /// A running gateway. Dropping it takes no more connections; [`Gateway::drain`] also waits.
 pub(crate) struct Gateway {
-    address: SocketAddr,
     shared: Arc<Shared>,
-    accepting: DropGuard,
-    acceptor: JoinHandle<()>,
+    http: Option<Http>,
 }
 
-impl Gateway {
-    /// Listens and serves until [`Gateway::drain`].
+/// The HTTP side of a gateway.
+struct Http {
+    address: SocketAddr,
+    accepting: CancellationToken,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+    _guard: DropGuard,
+}
+
+/// A listening socket, before anybody is served.
+pub(crate) struct HttpSocket {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl HttpSocket {
+    /// Listens as the options say.
     ///
     /// # Errors
-    /// [`GatewayError`] where it may not or cannot listen.
-    pub(crate) async fn start(options: GatewayOptions, parts: GatewayParts) -> Result<Self, GatewayError> {
+    /// [`GatewayError`] where it may not or cannot.
+    pub(crate) async fn bind(options: &GatewayOptions) -> Result<Self, GatewayError> {
         let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
         let listen = options.listen;
         if tls.is_none() && !listen.ip().is_loopback() {
             return Err(GatewayError::PlainText(listen));
         }
         let refused = |source| GatewayError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        let shared = Arc::new(Shared::new(options, parts));
-        let stop = CancellationToken::new();
-        let acceptor =
-            accept::Acceptor::new(listener, tls, &shared.options, routes::router(Arc::clone(&shared)));
-        let (accepting, acceptor) = (stop.clone().drop_guard(), tokio::spawn(acceptor.run(stop)));
-        measure::describe();
-        tracing::info!(%address, "the HTTP gateway listens");
-        Ok(Self { address, shared, accepting, acceptor })
+        Ok(Self { listener: TcpListener::bind(listen).await.map_err(refused)?, tls })
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    fn serve(self, shared: &Arc<Shared>) -> std::io::Result<Http> {
+        let (address, accepting) = (self.address()?, CancellationToken::new());
+        let router = routes::router(Arc::clone(shared));
+        let acceptor = accept::Acceptor::new(self.listener, self.tls, &shared.options, router);
+        let acceptor = tokio::spawn(acceptor.run(accepting.clone()));
+        tracing::info!(%address, "the HTTP gateway listens");
+        let guard = accepting.clone().drop_guard();
+        Ok(Http { address, accepting, acceptor: Mutex::new(Some(acceptor)), _guard: guard })
+    }
+}
+
+impl Gateway {
+    /// Finds replicas from now on, and serves HTTP on `socket` until [`Gateway::drain`].
+    ///
+    /// # Errors
+    /// Where the socket has no address.
+    pub(crate) fn start(
+        options: GatewayOptions,
+        parts: GatewayParts,
+        socket: Option<HttpSocket>,
+    ) -> std::io::Result<Self> {
+        measure::describe();
+        let shared = Arc::new(Shared::new(options, parts));
+        let http = socket.map(|socket| socket.serve(&shared)).transpose()?;
+        Ok(Self { shared, http })
+    }
+
+    /// Where it serves HTTP.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|http| http.address)
+    }
+
+    /// All replicas as one, for questions that do not come over HTTP.
+    pub(crate) fn replicas(&self) -> Direct {
+        Direct { shared: Arc::clone(&self.shared) }
     }
 
     /// How often each token has been asked of each model since the last call, for the drift monitor.
@@ -132,11 +178,15 @@ impl Gateway {
 
     /// Turns not ready, takes no more connections, and waits for the answers in the making, at
     /// most as long as `grace`.
-    pub(crate) async fn drain(self, grace: Duration) {
+    pub(crate) async fn drain(&self, grace: Duration) {
         self.shared.draining.store(true, std::sync::atomic::Ordering::Release);
-        drop(self.accepting);
-        // What has not ended by then is cut off with the process.
-        let _ = tokio::time::timeout(grace, self.acceptor).await;
+        let Some(http) = &self.http else { return };
+        http.accepting.cancel();
+        let acceptor = http.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(acceptor) = acceptor {
+            // What has not ended by then is cut off with the process.
+            let _ = tokio::time::timeout(grace, acceptor).await;
+        }
     }
 }
 

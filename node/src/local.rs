@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::Links;
 use namespaces::Namespaces;
@@ -48,13 +48,13 @@ pub(crate) struct LocalCluster {
     links: Links,
     coordinator: SocketAddr,
     keeper: tokio::task::JoinHandle<()>,
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     nodes: Vec<Process>,
     namespaces: Option<Namespaces>,
 }
 
 impl LocalCluster {
-    /// Starts the coordinator. Nodes follow with [`LocalCluster::start_node`], which needs a token.
+    /// Starts the coordinator. Nodes follow with [`LocalCluster::start_nodes`], which needs a token.
     pub(crate) async fn start(options: &LocalOptions) -> Result<Self> {
         let LocalOptions { dir, nodes, links, namespaces } = options;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
@@ -62,8 +62,8 @@ impl LocalCluster {
         let listen = SocketAddr::new(namespaces.as_ref().map_or(LOOPBACK, Namespaces::bridge), 0);
         let process = start_coordinator(dir, listen).await?;
         let coordinator = process.address;
-        let (stop, stopped) = watch::channel(false);
-        let keeper = tokio::spawn(keep_coordinator(dir.clone(), process, stopped));
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(keep_coordinator(dir.clone(), process, stop.clone()));
         Ok(Self {
             dir: dir.clone(),
             links: *links,
@@ -80,9 +80,16 @@ impl LocalCluster {
         self.dir.join("coordinator")
     }
 
-    /// Starts a node daemon and waits until it has joined.
-    pub(crate) async fn start_node(&mut self, token: &str) -> Result<()> {
-        let index = self.nodes.len() as u32;
+    /// Starts node daemons, side by side, and waits until all have joined.
+    pub(crate) async fn start_nodes(&mut self, token: &str, count: u32) -> Result<()> {
+        let first = self.nodes.len() as u32;
+        let starting: Vec<_> =
+            (first..first + count).map(|index| self.start_node(index, token)).collect::<Result<_>>()?;
+        self.nodes.extend(futures::future::try_join_all(starting).await?);
+        Ok(())
+    }
+
+    fn start_node(&self, index: u32, token: &str) -> Result<impl Future<Output = Result<Process>> + use<>> {
         let name = format!("node-{}", index + 1);
         let mut command = match &self.namespaces {
             Some(namespaces) => namespaces.command(index)?,
@@ -96,14 +103,13 @@ impl LocalCluster {
             .arg("--dir")
             .arg(self.dir.join(&name))
             .env("SIXFOLD_TOKEN", token);
-        self.nodes.push(Process::start(command, &self.dir.join(format!("{name}.log"))).await?);
-        Ok(())
+        let log = self.dir.join(format!("{name}.log"));
+        Ok(async move { Process::start(command, &log).await })
     }
 
     /// Ends every process and waits for it.
     pub(crate) async fn end(mut self) {
-        // The keeper holds the receiver until it has ended the coordinator.
-        let _ = self.stop.send(true);
+        self.stop.cancel();
         for node in &mut self.nodes {
             node.release();
         }
@@ -128,10 +134,10 @@ async fn start_coordinator(dir: &Path, listen: SocketAddr) -> Result<Process> {
 }
 
 /// Starts the coordinator again each time that it dies, until told to stop.
-async fn keep_coordinator(dir: PathBuf, mut process: Process, mut stopped: watch::Receiver<bool>) {
+async fn keep_coordinator(dir: PathBuf, mut process: Process, stop: CancellationToken) {
     for _ in 0..RESTARTS_MAX {
         tokio::select! {
-            _ = stopped.wait_for(|&stop| stop) => {
+            () = stop.cancelled() => {
                 process.release();
                 process.end().await;
                 return;
@@ -154,6 +160,8 @@ async fn keep_coordinator(dir: PathBuf, mut process: Process, mut stopped: watch
 /// A child process that has said where it listens.
 struct Process {
     child: Child,
+    /// Keeps the process alive; apart from the child, since waiting for a child closes its input.
+    lifeline: Option<ChildStdin>,
     address: SocketAddr,
 }
 
@@ -163,6 +171,7 @@ impl Process {
         let log_file = log_file.with_context(|| format!("cannot write {}", log.display()))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).kill_on_drop(true);
         let mut child = command.spawn().context("cannot start a process of this program")?;
+        let lifeline = child.stdin.take();
         let stdout = child.stdout.take().context("the process has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = async {
@@ -180,12 +189,12 @@ impl Process {
         };
         // Keep the pipe open and empty: a full one would block the process.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, address })
+        Ok(Self { child, lifeline, address })
     }
 
     /// Closes the pipe that keeps the process alive.
     fn release(&mut self) {
-        drop(self.child.stdin.take());
+        drop(self.lifeline.take());
     }
 
     async fn end(&mut self) {

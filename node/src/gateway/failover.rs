@@ -38,6 +38,16 @@ pub(super) enum AnswerError {
     Unavailable(String),
 }
 
+impl From<AnswerError> for ReplicaError {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Invalid { field, message } => Self::Invalid { field, message },
+            AnswerError::Busy => Self::Busy("every replica's queue is full".to_owned()),
+            AnswerError::Unavailable(why) => Self::Lost(why),
+        }
+    }
+}
+
 /// An answer in the making.
 pub(super) struct Answer {
     pool: Arc<Pool>,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 use sixfold_infer::message::{GenerateRequest, TokenEvent};
+use sixfold_infer::replica::EventStream;
 
 use super::Shared;
-use super::failover::{Answer, Patience};
+use super::failover::{Answer, AnswerError, Patience};
 use super::measure::AnswerTimes;
 use super::openai::{ApiError, ChoiceEvents, Collected};
 
@@ -27,8 +28,8 @@ impl Session {
         Self { shared: Arc::clone(shared), model, answer, times }
     }
 
-    async fn next(&mut self) -> Option<Result<TokenEvent, ApiError>> {
-        let event = self.answer.next().await?.map_err(ApiError::from);
+    async fn next(&mut self) -> Option<Result<TokenEvent, AnswerError>> {
+        let event = self.answer.next().await?;
         if let Ok(event) = &event {
             self.times.record(event);
             if let TokenEvent::Started { prompt_tokens } = event {
@@ -45,7 +46,7 @@ impl Session {
     pub(super) async fn collect(mut self) -> Result<Collected, ApiError> {
         let mut collected = Collected::default();
         while let Some(event) = self.next().await {
-            collected.add(event?);
+            collected.add(event.map_err(ApiError::from)?);
         }
         Ok(collected)
     }
@@ -55,12 +56,21 @@ impl Session {
     /// # Errors
     /// Where there will be no answer.
     pub(super) async fn begin(mut self) -> Result<ChoiceEvents, ApiError> {
-        let first = self.next().await.transpose()?;
+        let first = self.next().await.transpose().map_err(ApiError::from)?;
         let rest = stream::unfold(self, |mut session| async move {
-            let event = session.next().await?;
+            let event = session.next().await?.map_err(ApiError::from);
             Some((event, session))
         });
         Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
+    }
+
+    /// The events as a replica would send them.
+    pub(super) fn into_events(self) -> EventStream {
+        let events = stream::unfold(self, |mut session| async move {
+            let event = session.next().await?.unwrap_or_else(|error| TokenEvent::Failed(error.into()));
+            Some((event, session))
+        });
+        events.boxed()
     }
 }
 

@@ -7,3 +7,11 @@ mod fake;
 mod socket;
 mod transport;
 mod wire;
+
+use super::{Gateway, GatewayError, GatewayOptions, GatewayParts, HttpSocket};
+
+/// A gateway that serves HTTP.
+async fn start(options: GatewayOptions, parts: GatewayParts) -> Result<Gateway, GatewayError> {
+    let socket = HttpSocket::bind(&options).await?;
+    Ok(Gateway::start(options, parts, Some(socket)).unwrap())
+}

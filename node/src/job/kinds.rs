@@ -1,9 +1,122 @@
 //! The closed set of stage kinds: their options, what they take, and the phases that they become.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sixfold_clean::options::{CleanOptions, ImportOptions, TokenizeOptions};
+use sixfold_clean::stage::Work;
 use sixfold_coordinator::job::{Fan, PhaseSpec, Resources};
+use sixfold_crawl::CrawlOptions;
+use sixfold_drift::DriftOptions;
+use sixfold_evaluate::EvaluateOptions;
+use sixfold_infer::message::ROLE as INFER;
+use sixfold_infer::options::Options as ServeOptions;
+use sixfold_train::TrainOptions;
+
+use crate::roles::{CRAWL, TRAIN};
+
+/// All kinds, in the order of a model's life.
+pub(crate) fn all() -> Vec<StageKind> {
+    vec![crawl(), import(), clean(), tokenize(), train(), evaluate(), serve(), drift()]
+}
+
+fn crawl() -> StageKind {
+    kind::<CrawlOptions>(Kind {
+        name: "crawl",
+        about: "fetch the pages of web sites, politely, into WARC files",
+        takes: &[],
+        required: json!({"seeds": ["https://example.org/"]}),
+        validate: |options| options.seed_urls().map(drop).map_err(|error| error.to_string()),
+        phases: |_| vec![phase(CRAWL, Fan::Single, 1)],
+    })
+}
+
+fn import() -> StageKind {
+    kind::<ImportOptions>(Kind {
+        name: "import",
+        about: "read a text or JSONL file that lies on the node",
+        takes: &[],
+        required: json!({}),
+        validate: |options| match (&options.text, &options.jsonl) {
+            (None, None) | (Some(_), Some(_)) => Err("give one of `text` and `jsonl`".to_owned()),
+            _ => Ok(()),
+        },
+        phases: |_| vec![phase(Work::Import.role(), Fan::Single, 1)],
+    })
+}
+
+fn clean() -> StageKind {
+    kind::<CleanOptions>(Kind {
+        name: "clean",
+        about: "pages or texts to clean documents: extraction, normal form, quality rules, duplicates, masks",
+        takes: &["crawl", "import"],
+        required: json!({}),
+        validate: |options| sixfold_clean::clean::Cleaner::new(options).map(drop).map_err(|error| error.to_string()),
+        phases: |options| {
+            let threads = options.threads.max(1) as u32;
+            vec![
+                phase(Work::Clean.role(), Fan::PerInput, threads),
+                phase(Work::CleanReduce.role(), Fan::Single, 1),
+            ]
+        },
+    })
+}
+
+fn tokenize() -> StageKind {
+    kind::<TokenizeOptions>(Kind {
+        name: "tokenize",
+        about: "train a byte-level BPE tokenizer and write token shards",
+        takes: &["clean", "import"],
+        required: json!({}),
+        validate: |_| Ok(()),
+        phases: |options| vec![phase(Work::Tokenize.role(), Fan::Single, options.threads.max(1) as u32)],
+    })
+}
+
+fn train() -> StageKind {
+    kind::<TrainOptions>(Kind {
+        name: "train",
+        about: "train a decoder under data, tensor and pipeline parallelism; the same bits on any plan",
+        takes: &["tokenize"],
+        required: json!({}),
+        validate: |options| options.validate().map_err(|error| error.to_string()),
+        phases: |options| vec![phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32)],
+    })
+}
+
+fn evaluate() -> StageKind {
+    kind::<EvaluateOptions>(Kind {
+        name: "evaluate",
+        about: "held-out perplexity, Distinct-n, samples and a report; needs a train and a tokenize stage",
+        takes: &["train", "tokenize"],
+        required: json!({}),
+        validate: EvaluateOptions::validate,
+        phases: |options| vec![phase(sixfold_evaluate::ROLE, Fan::Single, options.threads.max(1) as u32)],
+    })
+}
+
+fn serve() -> StageKind {
+    kind::<ServeOptions>(Kind {
+        name: "serve",
+        about: "replicas of a model that answer over the OpenAI API and `sixfold query`",
+        takes: &["train"],
+        required: json!({}),
+        validate: |_| Ok(()),
+        phases: |options| vec![phase(INFER, Fan::Replicas(options.replicas), options.threads.max(1))],
+    })
+}
+
+fn drift() -> StageKind {
+    kind::<DriftOptions>(Kind {
+        name: "drift",
+        about: "watch what is asked of a served model against what it was trained on",
+        takes: &["tokenize"],
+        required: json!({}),
+        validate: DriftOptions::validate,
+        phases: |_| vec![phase(sixfold_drift::ROLE, Fan::Replicas(1), 1)],
+    })
+}
 
 /// What checking a stage's options yields.
 pub(crate) struct Checked {
@@ -26,8 +139,6 @@ pub(crate) enum OptionError {
     Refused(String),
 }
 
-type Check = dyn Fn(Value) -> Result<Checked, OptionError> + Send + Sync;
-
 /// One kind of stage.
 pub(crate) struct StageKind {
     pub(crate) name: &'static str,
@@ -37,7 +148,9 @@ pub(crate) struct StageKind {
     pub(crate) takes: &'static [&'static str],
     /// The options that have no default, with an example.
     pub(crate) required: Value,
-    check: Box<Check>,
+    /// Each option and what it means, in the order in which its type states them.
+    pub(crate) options: Vec<(String, String)>,
+    check: Box<dyn Fn(Value) -> Result<Checked, OptionError> + Send + Sync>,
 }
 
 impl StageKind {
@@ -45,35 +158,51 @@ impl StageKind {
     pub(crate) fn check(&self, options: Value) -> Result<Checked, OptionError> {
         (self.check)(options)
     }
+
+    /// The options as they are where nothing but what is required is given; empty for a kind that
+    /// needs one of several.
+    pub(crate) fn defaults(&self) -> Value {
+        self.check(self.required.clone()).map(|checked| checked.options).unwrap_or_default()
+    }
 }
 
-/// Options that know their own limits.
-struct Rules<O> {
-    validate: fn(&O) -> Result<(), String>,
-    phases: fn(&O) -> Result<Vec<PhaseSpec>, String>,
-}
-
-fn kind<O>(
+/// What is particular to a kind with options of type `O`.
+struct Kind<O> {
     name: &'static str,
-    takes: &'static [&'static str],
     about: &'static str,
+    takes: &'static [&'static str],
     required: Value,
-    rules: Rules<O>,
-) -> StageKind
+    validate: fn(&O) -> Result<(), String>,
+    phases: fn(&O) -> Vec<PhaseSpec>,
+}
+
+fn kind<O>(kind: Kind<O>) -> StageKind
 where
-    O: Serialize + DeserializeOwned + 'static,
+    O: Serialize + DeserializeOwned + JsonSchema + 'static,
 {
+    let Kind { name, about, takes, required, validate, phases } = kind;
     let check = move |given: Value| {
         let options: O = serde_path_to_error::deserialize(given).map_err(|error| {
             let option = error.path().iter().next().map(ToString::to_string).unwrap_or_default();
             explain(&option, &error.into_inner().to_string())
         })?;
-        (rules.validate)(&options).map_err(OptionError::Refused)?;
-        let phases = (rules.phases)(&options).map_err(OptionError::Refused)?;
+        validate(&options).map_err(OptionError::Refused)?;
+        let phases = phases(&options);
         let options = serde_json::to_value(options).map_err(|error| OptionError::Refused(error.to_string()))?;
         Ok(Checked { options, phases })
     };
-    StageKind { name, about, takes, required, check: Box::new(check) }
+    StageKind { name, about, takes, required, options: described::<O>(), check: Box::new(check) }
+}
+
+/// Names and doc comments of the fields of `O`.
+fn described<O: JsonSchema>() -> Vec<(String, String)> {
+    let schema = schemars::schema_for!(O);
+    let fields = schema.get("properties").and_then(Value::as_object);
+    let about = |field: &Value| {
+        let text = field.get("description").and_then(Value::as_str).unwrap_or_default();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    fields.into_iter().flatten().map(|(name, field)| (name.clone(), about(field))).collect()
 }
 
 /// serde says which field it did not know, or lacked, in its message only.
@@ -90,5 +219,5 @@ fn explain(option: &str, message: &str) -> OptionError {
 }
 
 fn phase(role: &str, fan: Fan, threads: u32) -> PhaseSpec {
-    PhaseSpec { role: role.to_owned(), fan, resources: Resources { threads, ..Resources::default() } }
+    PhaseSpec { role: role.to_owned(), fan, resources: Resources { threads: threads.max(1), ..Resources::default() } }
 }

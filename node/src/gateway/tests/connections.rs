@@ -10,7 +10,7 @@ use crate::gateway::{Gateway, GatewayError, GatewayOptions, TlsFiles};
 
 async fn start(options: GatewayOptions) -> Result<Gateway, GatewayError> {
     // The gateway keeps the last view when its daemon is gone.
-    Gateway::start(options, Replicas::new(&[]).parts()).await
+    super::start(options, Replicas::new(&[]).parts()).await
 }
 
 async fn ask(stream: &mut TcpStream) -> String {
@@ -35,9 +35,9 @@ async fn idle_connections_keep_nobody_out() {
     let gateway = start(GatewayOptions { connections_max: 8, ..GatewayOptions::default() }).await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..50 {
-        idle.push(TcpStream::connect(gateway.address()).await.unwrap());
+        idle.push(TcpStream::connect(gateway.address().unwrap()).await.unwrap());
     }
-    let mut honest = TcpStream::connect(gateway.address()).await.unwrap();
+    let mut honest = TcpStream::connect(gateway.address().unwrap()).await.unwrap();
     assert!(ask(&mut honest).await.starts_with("HTTP/1.1 200"));
 }
 
@@ -45,7 +45,7 @@ async fn idle_connections_keep_nobody_out() {
 async fn slow_heads_are_cut_off() {
     let gateway =
         start(GatewayOptions { header_deadline_ms: 50, ..GatewayOptions::default() }).await.unwrap();
-    let mut slow = TcpStream::connect(gateway.address()).await.unwrap();
+    let mut slow = TcpStream::connect(gateway.address().unwrap()).await.unwrap();
     slow.write_all(b"GET /livez HTT").await.unwrap();
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut rest)).await;
@@ -55,7 +55,7 @@ async fn slow_heads_are_cut_off() {
 #[tokio::test]
 async fn draining_closes_the_door() {
     let gateway = start(GatewayOptions::default()).await.unwrap();
-    let address = gateway.address();
+    let address = gateway.address().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200"));
     assert!(gateway.take_asked().is_empty());

@@ -58,7 +58,7 @@ async fn start(authority: &Authority, workers: &[&Worker]) -> (Gateway, Replicas
     replicas.announce(workers.iter().map(|worker| worker.address()));
     let dial = Arc::new(QuicDial { endpoint: endpoint(node(authority, "node-1")) });
     let parts = GatewayParts { dial, ..replicas.parts() };
-    (Gateway::start(GatewayOptions::default(), parts).await.unwrap(), replicas)
+    (start(GatewayOptions::default(), parts).await.unwrap(), replicas)
 }
 
 fn asked() -> String {
@@ -74,7 +74,7 @@ async fn a_worker_that_dies_in_the_middle_is_not_seen() {
     let fakes = [Fake::new(Fate::HangsAfter(5)), Fake::new(Fate::Lives)];
     let workers = [Worker::new(&authority, "a", &fakes[0]), Worker::new(&authority, "b", &fakes[1])];
     let (gateway, _replicas) = start(&authority, &[&workers[0], &workers[1]]).await;
-    let mut stream = send(gateway.address(), &asked()).await;
+    let mut stream = send(gateway.address().unwrap(), &asked()).await;
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains(" w5") {
         assert_ne!(timeout(Duration::from_secs(10), stream.read_buf(&mut seen)).await.unwrap().unwrap(), 0);
@@ -98,7 +98,7 @@ async fn a_worker_that_was_never_there_is_passed_over() {
     let workers = [Worker::new(&authority, "a", &fakes[0]), Worker::new(&authority, "b", &fakes[1])];
     workers[0].endpoint.shutdown("gone").await;
     let (gateway, _replicas) = start(&authority, &[&workers[0], &workers[1]]).await;
-    let answer = exchange(gateway.address(), &asked()).await;
+    let answer = exchange(gateway.address().unwrap(), &asked()).await;
     let text: String =
         sse(&answer.body).iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
     assert_eq!(text, " w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12!");

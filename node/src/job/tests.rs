@@ -1,0 +1,111 @@
+//! Job files: good ones, and what the bad ones are answered.
+
+use sixfold_coordinator::job::Fan;
+
+use super::compile;
+
+const GOOD: &str = r#"name = "small"
+
+[stage.data]
+kind = "import"
+text = "/books/book.txt"
+
+[stage.tokens]
+kind = "tokenize"
+inputs = ["data"]
+
+[stage.train]
+kind = "train"
+inputs = ["tokens"]
+steps = 7
+"#;
+
+fn refused(source: &str, settings: &[&str]) -> String {
+    let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+    compile("job.toml", source, &settings).unwrap_err().to_string()
+}
+
+#[test]
+fn a_job_file_becomes_stages_with_all_options() {
+    let spec = compile("job.toml", GOOD, &["train.tensor_parallel=2".to_owned()]).unwrap();
+    let names: Vec<&str> = spec.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names, ["data", "tokens", "train"], "in the order of the file");
+    assert_eq!(spec.stages[2].inputs, [1]);
+    let options: serde_json::Value = serde_json::from_str(&spec.stages[2].options_json).unwrap();
+    assert_eq!((options["steps"].as_u64(), options["tensor_parallel"].as_u64()), (Some(7), Some(2)));
+    assert!(options["learning_rate"].is_number(), "defaults are written out");
+    assert!(matches!(&spec.stages[2].phases[0].fan, Fan::Gang(plan) if plan.world_size() == 2));
+}
+
+#[test]
+fn every_option_of_every_kind_is_explained() {
+    for kind in super::kinds::all() {
+        assert!(!kind.options.is_empty(), "{}", kind.name);
+        for (option, about) in &kind.options {
+            assert!(about.len() > 10, "{}.{option} says nothing of itself: {about:?}", kind.name);
+        }
+    }
+}
+
+/// Twenty ways to get a job file wrong: each names the place and the way out.
+#[test]
+fn broken_job_files_point_at_the_line_and_name_the_way_out() {
+    let with = |from: &str, to: &str| GOOD.replace(from, to);
+    let cases: [(String, &[&str]); 20] = [
+        (with("name = \"small\"", "name = small"), &["job.toml", "line 1"]),
+        (with("name = \"small\"", ""), &["needs a name"]),
+        ("name = \"x\"\n".into(), &["at least one stage"]),
+        (with("[stage.data]", "[stages.data]"), &["job.toml:3", "unknown key `stages`", "did you mean `stage`?"]),
+        (with("[stage.data]", "[stage.\"da ta\"]"), &["letters, digits"]),
+        (with("kind = \"train\"", "kind = \"trian\""), &["job.toml:12", "no stage kind", "did you mean `train`?"]),
+        (with("kind = \"train\"", "kind = 3"), &["job.toml:12", "`kind` is a text"]),
+        (with("kind = \"train\"\n", ""), &["job.toml:11", "needs a kind"]),
+        (with("steps = 7", "stepps = 7"), &["job.toml:14", "no option `stepps`", "did you mean `steps`?"]),
+        (with("steps = 7", "steps = \"many\""), &["job.toml:14", "option `steps`"]),
+        (with("steps = 7", "steps = -1"), &["job.toml:14", "option `steps`"]),
+        (with("steps = 7", "steps = 0"), &["job.toml:14", "`steps` is 0"]),
+        (with("steps = 7", "steps = 1\nsteps = 2"), &["job.toml", "duplicate key"]),
+        (with("steps = 7", "heads = 7"), &["job.toml:14", "`heads` is 7", "divisor of hidden_size"]),
+        (with("steps = 7", "tensor_parallel = 3"), &["job.toml:14", "power of two"]),
+        (with("steps = 7", "seed = 2024-01-01"), &["job.toml:14", "no option takes a date"]),
+        (with("inputs = [\"tokens\"]", "inputs = [\"token\"]"), &["job.toml:13", "did you mean `tokens`?"]),
+        (with("inputs = [\"tokens\"]", "inputs = \"tokens\""), &["job.toml:13", "list of stage names"]),
+        (with("inputs = [\"tokens\"]", "inputs = [\"data\"]"), &["job.toml:13", "takes tokenize", "`data` is a `import`"]),
+        (with("text = \"/books/book.txt\"\n", ""), &["job.toml:3", "one of `text` and `jsonl`"]),
+    ];
+    for (source, words) in cases {
+        let error = refused(&source, &[]);
+        for word in words {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    }
+}
+
+#[test]
+fn settings_are_checked_as_the_file_is() {
+    for (setting, words) in [
+        ("train.stepps=3", "did you mean `steps`?"),
+        ("trian.steps=3", "did you mean `train`?"),
+        ("train.steps", "expected KEY=VALUE"),
+        ("steps=3", "expected STAGE.KEY=VALUE"),
+        ("train.steps=x", "option `steps`"),
+    ] {
+        let error = refused(GOOD, &[setting]);
+        assert!(error.contains(words) && error.contains("--set"), "{error}");
+    }
+}
+
+#[test]
+fn the_ready_jobs_are_valid() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/jobs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let source = std::fs::read_to_string(&path).unwrap();
+        if let Err(error) = compile(&path.display().to_string(), &source, &[]) {
+            panic!("{error}");
+        }
+        count += 1;
+    }
+    assert!(count >= 2, "config/jobs is empty");
+}
