@@ -1,1 +1,186 @@
-//! Whole-cluster, fault, golden and tidiness tests.
+//! What the whole-cluster tests share: the binary, local clusters of it, and their processes.
+//!
+//! A test starts `sixfold run` as a person would, looks at it through `sixfold job --json`, and kills
+//! processes of it that it finds under `/proc`.
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
+mod processes;
+mod site;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub use processes::{Process, kill};
+pub use site::Site;
+
+/// How long a job of a test may take, on a loaded machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// Pause between two looks at a job.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The sixfold binary, built now if it is not up to date.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--package", "sixfold", "--message-format", "json"])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let messages = String::from_utf8(built.stdout).unwrap();
+        let mut messages = messages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let executable = messages.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+        executable.expect("cargo names the executable")
+    })
+}
+
+/// A command of the binary, in the root of the workspace, without the caller's own settings.
+pub fn sixfold(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(root()).stdin(Stdio::null());
+    for name in ["SIXFOLD_HOME", "SIXFOLD_TOKEN", "SIXFOLD_NODE_DIR", "SIXFOLD_COORDINATOR_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command to its end; its output, whatever became of it.
+pub fn output(arguments: &[&str]) -> Output {
+    sixfold(arguments).output().unwrap()
+}
+
+/// The last line of standard output as JSON, of a command that must succeed.
+pub fn result(arguments: &[&str]) -> Value {
+    let output = output(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    last_line(&output)
+}
+
+/// What a command that must fail says on standard error.
+pub fn refusal(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn last_line(output: &Output) -> Value {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}"))
+}
+
+/// A job on a local cluster that runs while the test does something to it.
+pub struct Running {
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+    since: Instant,
+}
+
+impl Running {
+    /// Starts `sixfold run` (or `quickstart`) with these arguments and a folder of its own.
+    pub fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let child = sixfold(arguments)
+            .args(["--json", "--dir"])
+            .arg(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child: Some(child), folder, since: Instant::now() }
+    }
+
+    /// Where the cluster's folders are.
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The cluster's first job, once there is one.
+    pub fn job(&self) -> Option<Value> {
+        let home = self.dir().join("coordinator");
+        let output = output(&["job", "1", "--json", "--home", home.to_str()?]);
+        output.status.success().then(|| last_line(&output))
+    }
+
+    /// Waits until the job is as wanted; the job then.
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            if let Some(job) = self.job().filter(|job| wanted(job)) {
+                return job;
+            }
+            assert!(self.since.elapsed() < RUN_TIMEOUT, "{what}: not within {RUN_TIMEOUT:?}: {:?}", self.job());
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+                panic!("{what}: the run ended before, with {status}: {}", self.logs());
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
+    }
+
+    /// The process of a node daemon.
+    pub fn node(&self, name: &str) -> Process {
+        Process::with_argument(self.dir().join(name).to_str().unwrap())
+    }
+
+    /// The process of the coordinator.
+    pub fn coordinator(&self) -> Process {
+        Process::with_argument(self.dir().join("coordinator").to_str().unwrap())
+    }
+
+    /// Kills a node daemon with all its workers, and deletes its folder: a machine that burnt down.
+    pub fn destroy_node(&self, name: &str) {
+        let daemon = self.node(name);
+        let workers = daemon.children();
+        kill(&daemon);
+        workers.iter().for_each(kill);
+        std::fs::remove_dir_all(self.dir().join(name)).unwrap();
+    }
+
+    /// Waits for the end and returns the result.
+    pub fn finish(mut self) -> Value {
+        let output = self.child.take().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the run failed: {said}\n{}", self.logs());
+        last_line(&output)
+    }
+
+    /// The ends of all logs, for a failure's message.
+    fn logs(&self) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(self.dir()).unwrap().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|ending| ending == "log") {
+                let log = std::fs::read_to_string(&path).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(30).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                text += &format!("== {}\n{}\n", path.display(), tail.join("\n"));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that failed leaves no cluster behind: its processes end with their parent.
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A stage of a job by its name.
+pub fn stage<'a>(job: &'a Value, name: &str) -> &'a Value {
+    let stages = job["stages"].as_array().unwrap();
+    stages.iter().find(|stage| stage["name"] == name).unwrap_or_else(|| panic!("no stage {name} in {job}"))
+}

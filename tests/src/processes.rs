@@ -1,0 +1,69 @@
+//! Processes of a local cluster, found under `/proc`.
+
+use std::time::{Duration, Instant};
+
+/// How long a killed process may take to be gone.
+const GONE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub id: u32,
+    parent: u32,
+    arguments: Vec<String>,
+}
+
+impl Process {
+    /// All processes of the binary under test.
+    fn all() -> Vec<Self> {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        ids.filter_map(Self::read).filter(Self::is_ours).collect()
+    }
+
+    fn read(id: u32) -> Option<Self> {
+        let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+        let arguments = line.split_terminator('\0').map(str::to_owned).collect();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        Some(Self { id, parent, arguments })
+    }
+
+    fn is_ours(&self) -> bool {
+        let binary = super::binary().to_str().unwrap();
+        self.arguments.first().is_some_and(|program| program.as_str() == binary)
+    }
+
+    /// The one process of the binary that was given this argument as its folder.
+    pub(crate) fn with_argument(argument: &str) -> Self {
+        let mut found = Self::all().into_iter().filter(|one| {
+            let long_running = ["node", "coordinator"].map(|command| one.arguments.get(1).is_some_and(|arg| arg == command));
+            long_running.contains(&true) && one.arguments.iter().any(|one| one == argument)
+        });
+        let process = found.next().unwrap_or_else(|| panic!("no process with {argument}"));
+        assert_eq!(found.next(), None, "several processes with {argument}");
+        process
+    }
+
+    /// The processes of the binary that it started.
+    pub fn children(&self) -> Vec<Self> {
+        Self::all().into_iter().filter(|other| other.parent == self.id).collect()
+    }
+
+    fn is_gone(&self) -> bool {
+        // A process that has ended and is not yet waited for has no command line.
+        Self::read(self.id).is_none_or(|now| now.arguments != self.arguments)
+    }
+}
+
+/// Ends a process at once, as `kill -9` does, and waits until it is gone.
+pub fn kill(process: &Process) {
+    let status = std::process::Command::new("kill").args(["-9", &process.id.to_string()]).status().unwrap();
+    assert!(status.success() || process.is_gone(), "{process:?} cannot be killed");
+    let since = Instant::now();
+    while !process.is_gone() {
+        assert!(since.elapsed() < GONE_TIMEOUT, "{process:?} does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
