@@ -19,14 +19,12 @@ pub(crate) fn record(report: &DriftReport, change: Option<Change>) {
 
 #[cfg(test)]
 mod tests {
-    use metrics_exporter_prometheus::PrometheusBuilder;
-
     use super::*;
     use crate::message::DriftState;
 
     #[test]
     fn figures_and_alarms_are_there_for_prometheus() {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = sixfold_telemetry::Metrics::install().unwrap();
         let report = DriftReport {
             model: "m".to_owned(),
             state: DriftState::NoDrift,
@@ -37,16 +35,14 @@ mod tests {
             js_limit: 0.5,
             alarms: 0,
         };
-        metrics::with_local_recorder(&recorder, || record(&report, None));
-        let text = recorder.handle().render();
+        record(&report, None);
+        let text = handle.render();
         assert!(text.contains("sixfold_drift_js_distance{model=\"m\"} 0.25"), "{text}");
         assert!(text.contains("sixfold_drift_kl_nats{model=\"m\"} 1.5"), "{text}");
         assert!(text.contains("sixfold_drift_alarms_total{model=\"m\"} 0"), "{text}");
-        metrics::with_local_recorder(&recorder, || {
-            record(&report, Some(Change::Alarm));
-            record(&report, Some(Change::Recovered));
-        });
-        let text = recorder.handle().render();
+        record(&report, Some(Change::Alarm));
+        record(&report, Some(Change::Recovered));
+        let text = handle.render();
         assert!(text.contains("sixfold_drift_alarms_total{model=\"m\"} 1"), "{text}");
     }
 }

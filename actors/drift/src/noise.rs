@@ -13,8 +13,6 @@ use crate::counts::{TokenCounts, count};
 const PIECES_MIN: usize = 8;
 /// More are not measured; those that are lie evenly over the reference.
 const PIECES_MAX: usize = 128;
-/// Standard deviations above the mean that are still noise.
-const SIGMAS: f64 = 3.0;
 /// Part of the margin under which drift is over again, so that a figure at the limit does not flap.
 const CLEAR_SHARE: f64 = 2.0 / 3.0;
 
@@ -32,8 +30,8 @@ pub struct NoiseLevel {
 }
 
 impl NoiseLevel {
-    /// Distances above this are drift: three standard deviations above the mean, and at least
-    /// `effect_min`, so that a difference that is certain but too small to matter is none.
+    /// Distances above this are drift: as far above the mean as a new piece is by chance once in 741
+    /// times (three standard deviations, if they were known and not estimated), and at least `effect_min`, so that a difference that is certain but too small to matter is none.
     pub fn limit(&self, effect_min: f64) -> f64 {
         self.mean + self.margin(effect_min)
     }
@@ -44,7 +42,7 @@ impl NoiseLevel {
     }
 
     fn margin(&self, effect_min: f64) -> f64 {
-        (SIGMAS * self.sigma).max(effect_min)
+        (sigmas(self.pieces) * self.sigma).max(effect_min)
     }
 }
 
@@ -77,6 +75,16 @@ impl NoiseBand {
     pub fn levels(&self) -> &[NoiseLevel] {
         &self.levels
     }
+}
+
+/// Standard deviations, estimated from `pieces` values, that a further value exceeds as seldom as a
+/// normal one exceeds three: the upper prediction limit `t(.99865, v) * sqrt(1 + 1/pieces)` for
+/// `v = pieces - 1`. The quantile of t is expanded at 3 (Abramowitz and Stegun 26.7.5).
+fn sigmas(pieces: usize) -> f64 {
+    let pieces = pieces.max(PIECES_MIN) as f64;
+    let v = pieces - 1.0;
+    let quantile = 3.0 + (7.5 + (17.25 + (30.1875 + 38.601 / v) / v) / v) / v;
+    quantile * (1.0 + 1.0 / pieces).sqrt()
 }
 
 fn measure_size(tokens: &[u32], counts: &mut TokenCounts, size: u64) -> Option<NoiseLevel> {
