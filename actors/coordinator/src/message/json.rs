@@ -22,12 +22,15 @@ fn metrics_json(metrics: &Metrics) -> Map<String, Value> {
 
 impl StageView {
     fn to_json(&self) -> Value {
+        let mut metrics = metrics_json(&self.metrics);
+        // A rank's own account stands with the ranks.
+        metrics.remove(ACCOUNT);
         json!({
             "name": self.name,
             "kind": self.kind,
             "state": self.state.to_string(),
             "seconds": self.seconds,
-            "metrics": metrics_json(&self.metrics),
+            "metrics": metrics,
             "tasks_done": self.tasks_done,
             "tasks_total": self.tasks_total,
             "outputs": self.outputs,
@@ -64,13 +67,25 @@ impl TrainingView {
         }
         object.insert("plan".to_owned(), plan_json(self));
         let ranks = self.ranks.iter().map(|rank| {
-            let mut fields = metrics_json(&rank.metrics);
+            let mut fields = account(&rank.metrics);
             fields.insert("rank".to_owned(), json!(rank.rank));
             fields.insert("node".to_owned(), json!(rank.node));
             Value::Object(fields)
         });
         object.insert("ranks".to_owned(), ranks.collect());
     }
+}
+
+/// Metric in which a rank accounts for what it held and did, as a JSON object.
+const ACCOUNT: &str = "rank";
+
+/// What a rank accounts for, or its figures until it does.
+fn account(metrics: &Metrics) -> Map<String, Value> {
+    let told = match metrics.get(ACCOUNT) {
+        Some(Metric::Text(text)) => serde_json::from_str(text).ok(),
+        _ => None,
+    };
+    told.unwrap_or_else(|| metrics_json(metrics))
 }
 
 fn plan_json(training: &TrainingView) -> Value {
