@@ -59,7 +59,8 @@ impl Client {
                 Ok(ClientReply::Refused(refusal)) => bail!(refusal),
                 Ok(reply) => return Ok(reply),
                 Err(error) if since.elapsed() >= PATIENCE => {
-                    return Err(error).with_context(|| format!("the coordinator at {} does not answer", self.coordinator));
+                    return Err(error)
+                        .with_context(|| format!("the coordinator at {} does not answer", self.coordinator));
                 }
                 Err(error) => {
                     tracing::debug!("the coordinator does not answer: {error:#}");

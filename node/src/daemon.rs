@@ -58,6 +58,9 @@ pub(crate) async fn run(args: NodeArgs, metrics: MetricsHandle) -> Result<()> {
         () = &mut end => return close(door, &daemon, true).await,
         () = daemon.joined() => {}
     }
+    if let Some(address) = door.gateway.address() {
+        println!("HTTP API on {address}");
+    }
     println!("{READY_PREFIX}{}", endpoint.local_address()?);
     end.await;
     close(door, &daemon, args.with_parent).await

@@ -26,8 +26,10 @@ impl Home {
         let identity = Identity::load(&dir.join(IDENTITY_FILE))
             .with_context(|| format!("no usable identity in {}; {LOGIN_HINT}", dir.display()))?;
         let file = dir.join(ADDRESS_FILE);
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let coordinator = text.trim().parse().with_context(|| format!("{} holds no address", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let coordinator =
+            text.trim().parse().with_context(|| format!("{} holds no address", file.display()))?;
         Ok(Self { identity, coordinator })
     }
 
@@ -43,7 +45,8 @@ const LOGIN_HINT: &str = "`sixfold login ADDR --token T` makes one, on the coord
 
 /// `~/.sixfold`, where `sixfold login` writes.
 pub(crate) fn default_dir() -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").context("the environment has no HOME; name a folder with `--home DIR`")?;
+    let home =
+        std::env::var_os("HOME").context("the environment has no HOME; name a folder with `--home DIR`")?;
     Ok(Path::new(&home).join(".sixfold"))
 }
 
@@ -69,7 +72,8 @@ mod tests {
         let error = Home::open(Some(folder.path())).err().unwrap();
         assert!(format!("{error:#}").contains("sixfold login"), "{error:#}");
         let authority = Authority::create(SystemTime::now()).unwrap();
-        let user = authority.issue_identity(&Peer::user("ada").unwrap(), SystemTime::now(), USER_LIFETIME).unwrap();
+        let user =
+            authority.issue_identity(&Peer::user("ada").unwrap(), SystemTime::now(), USER_LIFETIME).unwrap();
         let address = "127.0.0.1:6160".parse().unwrap();
         Home::save(folder.path(), &user, address).unwrap();
         let home = Home::open(Some(folder.path())).unwrap();

@@ -11,8 +11,8 @@
 //! kind = "tokenize"
 //! inputs = ["data"]
 //! ```
-//! [`file`] reads the text and keeps the place of every key, so that an error points at its line.
-//! [`kinds`] is the closed set of stage kinds. [`compile`] joins the two.
+//! [`mod@file`] reads the text and keeps the place of every key, so that an error points at its line.
+//! [`kinds`] is the closed set of stage kinds. [`mod@compile`] joins the two.
 
 mod compile;
 pub(crate) mod file;

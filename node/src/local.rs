@@ -64,15 +64,7 @@ impl LocalCluster {
         let coordinator = process.address;
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep_coordinator(dir.clone(), process, stop.clone()));
-        Ok(Self {
-            dir: dir.clone(),
-            links: *links,
-            coordinator,
-            keeper,
-            stop,
-            nodes: Vec::new(),
-            namespaces,
-        })
+        Ok(Self { dir: dir.clone(), links: *links, coordinator, keeper, stop, nodes: Vec::new(), namespaces })
     }
 
     /// The folder with the first user's identity.

@@ -81,7 +81,8 @@ fn worker_telemetry(spec: &TaskSpec, node: &NodeName) {
         job: Some(spec.id.job.to_string()),
         rank: Some(spec.id.index),
     };
-    if let Err(error) = sixfold_telemetry::init(&TelemetryOptions { process, ..TelemetryOptions::default() }) {
+    if let Err(error) = sixfold_telemetry::init(&TelemetryOptions { process, ..TelemetryOptions::default() })
+    {
         eprintln!("this worker does not log: {error}");
     }
 }

@@ -9,11 +9,12 @@ use anyhow::{Context, Result, bail};
 use sixfold_cluster::task::Metric;
 use sixfold_coordinator::job::JobSpec;
 use sixfold_coordinator::message::{JobView, StageView};
+use sixfold_drift::DriftState;
 use sixfold_infer::message::{ChatMessage, Prompt};
 
 use crate::cli::QuickstartArgs;
 use crate::client::Client;
-use crate::commands::query::{Answered, ask, generate, read};
+use crate::commands::query::{Answered, answer, generate};
 use crate::commands::{artifacts, jobs, print_json};
 use crate::run::{Started, folder};
 use crate::site::{self, Site};
@@ -28,6 +29,10 @@ const NODES: u32 = 4;
 const ANSWER_TOKENS: u32 = 48;
 /// What the model is asked where nobody asks anything else.
 const QUESTION: &str = "What is a package?";
+/// Pieces of text that the model is asked to go on with, for the drift monitor to have something to say.
+const PROMPTS: usize = 32;
+/// Characters of a piece: fewer tokens than the model's context, in any language.
+const PROMPT_CHARS: usize = 90;
 /// How long the drift monitor may take to hear of the questions and to say so.
 const DRIFT_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -45,13 +50,19 @@ pub(crate) async fn run(args: QuickstartArgs) -> Result<()> {
         () = process::end(false) => Err(anyhow::anyhow!("interrupted")),
     };
     if let Ok(report) = &outcome {
-        if args.options.json { print_json(&report.to_json()) } else { report.print() }
+        if args.options.json {
+            print_json(&report.to_json())
+        } else {
+            report.print()
+        }
         if args.options.keep {
             started.explain();
             process::end(false).await;
         }
     }
     started.end().await;
+    // The site was served until here.
+    drop(site.server);
     outcome.map(drop)
 }
 
@@ -77,24 +88,29 @@ async fn whole_way(started: &Started, spec: JobSpec, args: &QuickstartArgs) -> R
     let results = started.dir.join("results");
     export(client, &served, &results).await?;
     let question = args.question.as_deref().unwrap_or(QUESTION);
-    let answer = answer(client, question, args.options.json).await?;
-    // The model is asked about what it was trained on, so the monitor has something to compare.
+    let answered = stream_answer(client, question, args.options.json).await?;
     for prompt in prompts(&results)? {
         let request = generate(None, Prompt::Text(prompt), 1, 0.0, 0);
-        read(ask(client, request).await?, |_| {}).await?;
+        answer(client, request, |_| {}).await?;
     }
-    let view = drift_seen(client, served).await?;
-    Ok(Report { view, answer, question: question.to_owned(), results, dir: started.dir.clone(), seconds: since.elapsed() })
+    let view = drift_verdict(client, served).await?;
+    Ok(Report {
+        view,
+        answer: answered,
+        question: question.to_owned(),
+        results,
+        dir: started.dir.clone(),
+        seconds: since.elapsed(),
+    })
 }
 
 /// Streams the answer to the terminal.
-async fn answer(client: &Client, question: &str, quiet: bool) -> Result<Answered> {
+async fn stream_answer(client: &Client, question: &str, quiet: bool) -> Result<Answered> {
     let prompt = Prompt::Chat(vec![ChatMessage { role: "user".to_owned(), content: question.to_owned() }]);
-    let events = ask(client, generate(None, prompt, ANSWER_TOKENS, 0.0, 0)).await?;
     if !quiet {
         eprint!("\n> {question}\n");
     }
-    let answered = read(events, |piece| {
+    let answered = answer(client, generate(None, prompt, ANSWER_TOKENS, 0.0, 0), |piece| {
         if !quiet {
             eprint!("{piece}");
         }
@@ -109,7 +125,9 @@ async fn answer(client: &Client, question: &str, quiet: bool) -> Result<Answered
 /// Copies what people want to look at out of the nodes' stores: one folder a stage.
 async fn export(client: &Client, job: &JobView, results: &Path) -> Result<()> {
     let nodes: Vec<_> = client.nodes().await?.into_iter().map(|node| node.node.node).collect();
-    for stage in job.stages.iter().filter(|stage| ["clean", "train", "evaluate"].contains(&stage.kind.as_str())) {
+    for stage in
+        job.stages.iter().filter(|stage| ["clean", "train", "evaluate"].contains(&stage.kind.as_str()))
+    {
         for &id in &stage.outputs {
             artifacts::fetch(client, id, &nodes, &results.join(&stage.name)).await?;
         }
@@ -117,29 +135,40 @@ async fn export(client: &Client, job: &JobView, results: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Beginnings of held-out documents, from the evaluation's samples.
+/// Pieces of documents from all over the corpus: asked of the model, they are what it was trained on.
 fn prompts(results: &Path) -> Result<Vec<String>> {
-    let file = results.join("evaluate/samples.jsonl");
+    let file = results.join("clean/documents.jsonl");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    text.lines()
-        .map(|line| {
-            let sample: serde_json::Value = serde_json::from_str(line)?;
-            Ok(sample["prompt"].as_str().unwrap_or_default().to_owned())
-        })
-        .collect()
+    let lines: Vec<&str> = text.lines().collect();
+    let every = lines.len().div_ceil(PROMPTS).max(1);
+    let piece = |line: &&str| {
+        let document: serde_json::Value = serde_json::from_str(line)?;
+        let text = document["text"].as_str().unwrap_or_default();
+        let middle = text.chars().count() / 2;
+        Ok(text.chars().skip(middle).take(PROMPT_CHARS).collect())
+    };
+    lines.iter().step_by(every).map(piece).collect()
 }
 
-/// The job once its drift monitor has heard of what was asked.
-async fn drift_seen(client: &Client, mut view: JobView) -> Result<JobView> {
+/// The job once its drift monitor has heard enough to say something, or has had time enough.
+async fn drift_verdict(client: &Client, mut view: JobView) -> Result<JobView> {
     let since = Instant::now();
-    while count(&view, "drift", "tokens_asked") == 0 {
+    while !has_verdict(&view) {
         if since.elapsed() > DRIFT_PATIENCE {
-            bail!("the drift monitor heard of no question within {} s", DRIFT_PATIENCE.as_secs());
+            if count(&view, "drift", "tokens_asked") == 0 {
+                bail!("the drift monitor heard of no question within {} s", DRIFT_PATIENCE.as_secs());
+            }
+            break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         view = jobs::job_view(client, view.job).await?;
     }
     Ok(view)
+}
+
+fn has_verdict(view: &JobView) -> bool {
+    let state = stage(view, "drift").and_then(|stage| stage.metrics.get("drift_state"));
+    matches!(state, Some(Metric::Text(state)) if *state != DriftState::TooFew.to_string())
 }
 
 fn stage<'a>(view: &'a JobView, kind: &str) -> Option<&'a StageView> {

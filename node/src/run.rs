@@ -59,7 +59,8 @@ impl Started {
     /// Starts a coordinator and `nodes` node daemons in `dir`, and waits until all have joined.
     pub(crate) async fn start(options: &LocalArgs, dir: PathBuf, nodes: u32) -> Result<Self> {
         let LocalArgs { links, namespaces, .. } = *options;
-        let mut cluster = LocalCluster::start(&LocalOptions { dir: dir.clone(), nodes, links, namespaces }).await?;
+        let mut cluster =
+            LocalCluster::start(&LocalOptions { dir: dir.clone(), nodes, links, namespaces }).await?;
         let client = Client::open(Home::open(Some(&cluster.home()))?)?;
         let token = create_token(&client, TokenRole::Node, nodes, TOKEN_LIFETIME).await?;
         cluster.start_nodes(&token, nodes).await?;
@@ -71,7 +72,9 @@ impl Started {
         let home = self.cluster.home();
         eprintln!("\nthe cluster is up; everything lies in {}", self.dir.display());
         eprintln!("  export SIXFOLD_HOME={}", home.display());
-        eprintln!("  sixfold nodes      sixfold jobs      sixfold query \"text\"      Ctrl-C ends the cluster");
+        eprintln!(
+            "  sixfold nodes      sixfold jobs      sixfold query \"text\"      Ctrl-C ends the cluster"
+        );
     }
 
     /// Ends every process.

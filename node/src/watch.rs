@@ -9,7 +9,7 @@ use sixfold_wire::id::JobId;
 use crate::client::Client;
 
 /// Figures shown beside a bar, in this order, with what is printed behind them.
-const FIGURES: [(&str, &str); 12] = [
+const FIGURES: [(&str, &str); 13] = [
     ("pages_fetched", "pages"),
     ("documents", "documents"),
     ("documents_kept", "kept"),
@@ -22,6 +22,7 @@ const FIGURES: [(&str, &str); 12] = [
     ("tokens_per_second", "tokens/s"),
     ("perplexity", "perplexity"),
     ("js_distance", "JS"),
+    ("drift_state", ""),
 ];
 
 /// Follows a job until it has ended or all of its services are up.
@@ -96,7 +97,7 @@ fn extent(stage: &StageView) -> (u64, u64) {
         Some(Metric::Count(count)) => Some(*count),
         _ => None,
     };
-    match (count("step"), count("steps_total")) {
+    match (count("step"), count("steps")) {
         (Some(step), Some(total)) => (step, total),
         _ => match (count("pages_fetched"), count("pages_max")) {
             (Some(pages), Some(total)) if stage.state == StageState::Running => (pages, total),
@@ -110,7 +111,7 @@ fn describe(stage: &StageView) -> String {
     let mut seen = Vec::new();
     for (name, unit) in FIGURES {
         if let Some(figure) = figure(&stage.metrics, name).filter(|_| !seen.contains(&unit)) {
-            parts.push(format!("{figure} {unit}"));
+            parts.push(format!("{figure} {unit}").trim_end().to_owned());
             seen.push(unit);
         }
     }
@@ -144,7 +145,10 @@ pub(crate) fn summary(job: &JobView) -> String {
     }
     for recovery in &job.recoveries {
         let detect = recovery.detected_ms.saturating_sub(recovery.last_sign_ms);
-        text += &format!("  recovered: {} on {} ({}), detected after {detect} ms", recovery.stage, recovery.node, recovery.cause);
+        text += &format!(
+            "  recovered: {} on {} ({}), detected after {detect} ms",
+            recovery.stage, recovery.node, recovery.cause
+        );
         if let Some(resumed) = recovery.resumed_ms {
             text += &format!(", working again {} ms later", resumed.saturating_sub(recovery.detected_ms));
         }

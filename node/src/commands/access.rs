@@ -25,7 +25,9 @@ pub(crate) async fn token(command: TokenCommand) -> Result<()> {
         println!("{token}");
         let coordinator = client.coordinator();
         match role {
-            TokenRole::Node => eprintln!("on the new node: sixfold node --join {coordinator} --token {token}"),
+            TokenRole::Node => {
+                eprintln!("on the new node: sixfold node --join {coordinator} --token {token}")
+            }
             TokenRole::User => eprintln!("for the new user: sixfold login {coordinator} --token {token}"),
         }
     }
@@ -58,7 +60,10 @@ pub(crate) async fn create_token(
 pub(crate) async fn login(args: LoginArgs) -> Result<()> {
     let token: JoinToken = args.token.parse()?;
     if token.role != Role::User {
-        bail!("this token is for a {}, not for a user: `sixfold token create --role user` makes one", token.role);
+        bail!(
+            "this token is for a {}, not for a user: `sixfold token create --role user` makes one",
+            token.role
+        );
     }
     let dir = args.home.map_or_else(home::default_dir, Ok)?;
     let name = args.name.to_ascii_lowercase();
@@ -87,7 +92,11 @@ pub(crate) async fn key(command: KeyCommand) -> Result<()> {
         KeyCommand::Revoke { name, client: args } => {
             let client = connect(&args)?;
             client.request(ClientRequest::Key(KeyRequest::Revoke { name: name.clone() })).await?;
-            if args.json { print_json(&json!({"revoked": name})) } else { println!("revoked `{name}`") }
+            if args.json {
+                print_json(&json!({"revoked": name}))
+            } else {
+                println!("revoked `{name}`")
+            }
             client.close().await;
             Ok(())
         }

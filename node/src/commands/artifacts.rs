@@ -28,7 +28,11 @@ pub(crate) async fn run(args: ArtifactsArgs) -> Result<()> {
         (Some(id), Some(folder)) => {
             let (summary, holders) = find(&listed, id)?;
             let written = fetch(&client, summary.id, holders, folder).await?;
-            if args.client.json { print_json(&json!({"files": written})) } else { written.iter().for_each(|path| println!("{path}")) }
+            if args.client.json {
+                print_json(&json!({"files": written}))
+            } else {
+                written.iter().for_each(|path| println!("{path}"))
+            }
         }
         _ => print(&listed, args.client.json),
     }
@@ -39,10 +43,11 @@ pub(crate) async fn run(args: ArtifactsArgs) -> Result<()> {
 async fn list(client: &Client) -> Result<Vec<Listed>> {
     let (mut all, mut after): (Vec<Listed>, Option<ArtifactId>) = (Vec::new(), None);
     loop {
-        let ArtifactPage { artifacts, more } = match client.request(ClientRequest::Artifacts { after }).await? {
-            ClientReply::Artifacts(page) => page,
-            other => return unexpected(&other),
-        };
+        let ArtifactPage { artifacts, more } =
+            match client.request(ClientRequest::Artifacts { after }).await? {
+                ClientReply::Artifacts(page) => page,
+                other => return unexpected(&other),
+            };
         after = artifacts.last().map(|(summary, _)| summary.id);
         all.extend(artifacts);
         if !more {
@@ -64,7 +69,14 @@ fn print(listed: &[Listed], as_json: bool) {
     let row = |(summary, holders): &Listed| {
         let names: Vec<&str> = holders.iter().map(NodeName::as_str).collect();
         let id = summary.id.to_string().chars().take(SHORT_ID).collect();
-        vec![id, summary.kind.clone(), summary.stage.clone(), summary.task.to_string(), summary.bytes.to_string(), names.join(" ")]
+        vec![
+            id,
+            summary.kind.clone(),
+            summary.stage.clone(),
+            summary.task.to_string(),
+            summary.bytes.to_string(),
+            names.join(" "),
+        ]
     };
     let rows: Vec<_> = listed.iter().map(row).collect();
     table::print(&["id", "kind", "stage", "task", "bytes", "nodes"], &rows);
@@ -119,7 +131,8 @@ fn export(store: &Store, manifest: &Manifest, folder: &Path) -> Result<Vec<Strin
     for file in &manifest.files {
         // A manifest's file names have no separators; the store refuses others.
         let target = folder.join(&file.name);
-        std::fs::copy(store.entry_path(file)?, &target).with_context(|| format!("cannot write {}", target.display()))?;
+        std::fs::copy(store.entry_path(file)?, &target)
+            .with_context(|| format!("cannot write {}", target.display()))?;
         written.push(target.display().to_string());
     }
     Ok(written)

@@ -1,14 +1,11 @@
 //! Jobs: submitting, listing, following, explaining, cancelling.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use sixfold_coordinator::job::JobSpec;
-use sixfold_coordinator::message::{
-    ClientReply, ClientRequest, JobState, JobView, LogPage, PlacementView,
-};
+use sixfold_coordinator::job::{JobSpec, StageSpec};
+use sixfold_coordinator::message::{ClientReply, ClientRequest, JobState, JobView, LogPage, PlacementView};
 use sixfold_wire::id::JobId;
 
 use super::{connect, print_json, table};
@@ -23,8 +20,24 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(300);
 /// Reads and checks a job file.
 pub(crate) fn compile(args: &JobFileArgs) -> Result<JobSpec> {
     let path = args.file.display().to_string();
-    let source = std::fs::read_to_string(&args.file).with_context(|| format!("cannot read the job file {path}"))?;
-    Ok(job::compile(&path, &source, &args.settings)?)
+    let source =
+        std::fs::read_to_string(&args.file).with_context(|| format!("cannot read the job file {path}"))?;
+    let mut spec = job::compile(&path, &source, &args.settings)?;
+    spec.stages.iter_mut().filter(|stage| stage.kind == "import").try_for_each(make_absolute)?;
+    Ok(spec)
+}
+
+/// Files are named from the working folder of the person; nodes have others.
+fn make_absolute(stage: &mut StageSpec) -> Result<()> {
+    let mut options: serde_json::Value = serde_json::from_str(&stage.options_json)?;
+    for name in ["text", "jsonl"] {
+        if let Some(path) = options[name].as_str() {
+            let whole = std::path::absolute(path).with_context(|| format!("`{name}` names no file"))?;
+            options[name] = whole.to_str().with_context(|| format!("{path} is not UTF-8"))?.into();
+        }
+    }
+    stage.options_json = options.to_string();
+    Ok(())
 }
 
 /// Hands a job to the coordinator.
@@ -42,7 +55,11 @@ pub(crate) async fn submit(args: SubmitArgs) -> Result<()> {
     let job = submit_spec(&client, spec).await?;
     if !args.watch {
         let hint = format!("follow it with `sixfold job {job}` or `sixfold logs {job} --follow`");
-        if args.client.json { print_json(&json!({"job": job.0})) } else { println!("job {job}\n{hint}") }
+        if args.client.json {
+            print_json(&json!({"job": job.0}))
+        } else {
+            println!("job {job}\n{hint}")
+        }
         client.close().await;
         return Ok(());
     }
@@ -60,7 +77,9 @@ pub(crate) fn show(view: &JobView, json: bool) {
 /// A job that failed fails the command.
 pub(crate) fn check(view: &JobView) -> Result<()> {
     match view.state {
-        JobState::Failed => bail!("job {} failed: {}", view.job, view.message.as_deref().unwrap_or("no reason given")),
+        JobState::Failed => {
+            bail!("job {} failed: {}", view.job, view.message.as_deref().unwrap_or("no reason given"))
+        }
         JobState::Cancelled => bail!("job {} was cancelled", view.job),
         JobState::Running | JobState::Serving | JobState::Succeeded => Ok(()),
     }
@@ -145,10 +164,11 @@ pub(crate) async fn logs(args: LogsArgs) -> Result<()> {
     let (id, client) = (JobId(args.job.id), connect(&args.job.client)?);
     let mut from = 0;
     loop {
-        let LogPage { from: first, lines, next } = match client.request(ClientRequest::Logs { job: id, from }).await? {
-            ClientReply::Logs(page) => page,
-            other => return unexpected(&other),
-        };
+        let LogPage { from: first, lines, next } =
+            match client.request(ClientRequest::Logs { job: id, from }).await? {
+                ClientReply::Logs(page) => page,
+                other => return unexpected(&other),
+            };
         for (number, line) in (first..).zip(&lines) {
             if args.job.client.json {
                 print_json(&json!({"line": number, "text": line}));
@@ -177,10 +197,4 @@ pub(crate) async fn cancel(args: JobIdArgs) -> Result<()> {
     show(&view, args.client.json);
     client.close().await;
     Ok(())
-}
-
-/// A path on the command line, whole: nodes have other working folders.
-pub(crate) fn absolute(path: &Path) -> Result<String> {
-    let whole = std::path::absolute(path).with_context(|| format!("no such path: {}", path.display()))?;
-    whole.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
 }

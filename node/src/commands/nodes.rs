@@ -15,7 +15,10 @@ pub(crate) async fn list(args: ClientArgs) -> Result<()> {
         print_json(&nodes.iter().map(to_json).collect());
     } else {
         let rows: Vec<_> = nodes.iter().map(to_row).collect();
-        table::print(&["node", "state", "address", "http", "cores", "memory", "simd", "gpus", "tasks", "artifacts"], &rows);
+        table::print(
+            &["node", "state", "address", "http", "cores", "memory", "simd", "gpus", "tasks", "artifacts"],
+            &rows,
+        );
     }
     client.close().await;
     Ok(())

@@ -10,7 +10,8 @@ use crate::job::kinds::{StageKind, all};
 /// `sixfold stages [KIND]`.
 pub(crate) fn explain(wanted: Option<&str>, as_json: bool) -> Result<()> {
     let kinds = all();
-    let shown: Vec<&StageKind> = kinds.iter().filter(|kind| wanted.is_none_or(|name| name == kind.name)).collect();
+    let shown: Vec<&StageKind> =
+        kinds.iter().filter(|kind| wanted.is_none_or(|name| name == kind.name)).collect();
     if let (Some(name), true) = (wanted, shown.is_empty()) {
         let names: Vec<_> = kinds.iter().map(|kind| kind.name).collect();
         let hint = nearest(name, names.iter().copied());

@@ -29,14 +29,18 @@ impl Drop for Bridge {
 
 impl Bridge {
     /// Lets nodes report and users ask.
-    pub(super) fn open(endpoint: &Endpoint, actor: &ActorRef<CoordinatorMessage>, renewals: Registration) -> Self {
-        let reports = forward::<Fenced<NodeReport>>(actor, |from, report, reply| CoordinatorMessage::Report {
-            node: NodeName(from.name().to_owned()),
-            report,
+    pub(super) fn open(
+        endpoint: &Endpoint,
+        actor: &ActorRef<CoordinatorMessage>,
+        renewals: Registration,
+    ) -> Self {
+        let reports = forward::<Fenced<NodeReport>>(actor, |from, report, reply| {
+            CoordinatorMessage::Report { node: NodeName(from.name().to_owned()), report, reply }
+        });
+        let requests = forward::<ClientRequest>(actor, |_, request, reply| CoordinatorMessage::Request {
+            request,
             reply,
         });
-        let requests =
-            forward::<ClientRequest>(actor, |_, request, reply| CoordinatorMessage::Request { request, reply });
         Self {
             _registrations: [
                 endpoint.register(REPORTS_ACTOR, Role::Node, reports),

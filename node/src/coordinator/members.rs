@@ -55,7 +55,8 @@ impl Members {
                 let identity = endpoint.identity();
                 crate::process::sleep_until(identity.renew_after()).await;
                 let next = authority.issue_identity(identity.peer(), SystemTime::now(), MEMBER_LIFETIME);
-                let taken = next.map_err(anyhow::Error::from).and_then(|next| Ok(endpoint.set_identity(next)?));
+                let taken =
+                    next.map_err(anyhow::Error::from).and_then(|next| Ok(endpoint.set_identity(next)?));
                 if let Err(error) = taken {
                     tracing::error!("the coordinator's certificate was not renewed: {error:#}");
                     tokio::time::sleep(Duration::from_mins(1)).await;

@@ -36,10 +36,14 @@ pub(super) async fn obtain(args: &NodeArgs) -> Result<Identity> {
     };
     let token: JoinToken = token.parse()?;
     if token.role != Role::Node {
-        bail!("this token is for a {}, not for a node: `sixfold token create --role node` makes one", token.role);
+        bail!(
+            "this token is for a {}, not for a node: `sixfold token create --role node` makes one",
+            token.role
+        );
     }
     let name = args.name.clone().map_or_else(default_name, Ok)?;
-    let identity = join(args.join, &token, &name, &Clock::system()).await.context("cannot join the cluster")?;
+    let identity =
+        join(args.join, &token, &name, &Clock::system()).await.context("cannot join the cluster")?;
     identity.save(&file)?;
     Ok(identity)
 }
@@ -84,7 +88,8 @@ async fn renew_once(endpoint: &Endpoint, dir: &Path, coordinator: SocketAddr) ->
 /// The daemon's connection to the coordinator, or one of our own.
 async fn connection(endpoint: &Endpoint, coordinator: SocketAddr) -> Result<Connection> {
     let connections = endpoint.connections().into_iter();
-    let mut live = connections.filter(|one| one.peer().role() == Role::Coordinator && one.close_reason().is_none());
+    let mut live =
+        connections.filter(|one| one.peer().role() == Role::Coordinator && one.close_reason().is_none());
     match live.next() {
         Some(connection) => Ok(connection),
         None => Ok(endpoint.connect(coordinator, Role::Coordinator).await?),

@@ -1,6 +1,7 @@
 //! What was asked here, told to the drift monitors of the cluster.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,15 +58,15 @@ async fn tell(
     service: &Service,
     message: DriftRequest,
 ) -> anyhow::Result<()> {
-    let key = (service.at.task, service.epoch);
-    if !monitors.contains_key(&key) {
-        let expected = Expected::Host(service.at.node.to_string());
-        let connection = endpoint.connect(service.at.address, expected).await?;
-        monitors.insert(key, connection.actor(ACTOR, ChannelOptions::default()).await?);
-    }
-    if let Some(monitor) = monitors.get(&key)
-        && let DriftReply::Refused(why) = monitor.call(message, DEADLINE).await?
-    {
+    let monitor = match monitors.entry((service.at.task, service.epoch)) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let expected = Expected::Host(service.at.node.to_string());
+            let connection = endpoint.connect(service.at.address, expected).await?;
+            new.insert(connection.actor(ACTOR, ChannelOptions::default()).await?)
+        }
+    };
+    if let DriftReply::Refused(why) = monitor.call(message, DEADLINE).await? {
         anyhow::bail!(why);
     }
     Ok(())

@@ -26,10 +26,13 @@ impl Direct {
         match (named.is_empty(), served.len()) {
             (_, 0) => Err(ReplicaError::invalid("model", "no model is served")),
             (true, 1) => Ok(list().trim_matches('`').to_owned()),
-            (true, _) => Err(ReplicaError::invalid("model", format_args!("name one of the models {}", list()))),
-            (false, _) => {
-                Err(ReplicaError::invalid("model", format_args!("no model is called `{named}`; served: {}", list())))
+            (true, _) => {
+                Err(ReplicaError::invalid("model", format_args!("name one of the models {}", list())))
             }
+            (false, _) => Err(ReplicaError::invalid(
+                "model",
+                format_args!("no model is called `{named}`; served: {}", list()),
+            )),
         }
     }
 }

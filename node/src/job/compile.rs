@@ -34,12 +34,17 @@ pub(crate) fn compile(raw: &RawJob, source: &str, kinds: &[StageKind]) -> Result
     Ok(spec)
 }
 
-fn find_kind<'a>(raw: &RawJob, stage: &RawStage, kinds: &'a [StageKind]) -> Result<&'a StageKind, JobFileError> {
+fn find_kind<'a>(
+    raw: &RawJob,
+    stage: &RawStage,
+    kinds: &'a [StageKind],
+) -> Result<&'a StageKind, JobFileError> {
     let written = stage.kind.value.as_str();
     kinds.iter().find(|kind| kind.name == written).ok_or_else(|| {
         let names: Vec<_> = kinds.iter().map(|kind| kind.name).collect();
         let hint = nearest(written, names.iter().copied());
-        let message = format!("no stage kind is called `{written}`{hint}; the kinds are {}", names.join(", "));
+        let message =
+            format!("no stage kind is called `{written}`{hint}; the kinds are {}", names.join(", "));
         raw.error(&stage.kind.place, message)
     })
 }
@@ -68,7 +73,8 @@ fn find_inputs(
         let given = raw.stages[position].kind.value.as_str();
         if !kind.takes.contains(&given) {
             let wanted = if kind.takes.is_empty() { "no inputs".to_owned() } else { kind.takes.join(" or ") };
-            let message = format!("a `{}` stage takes {wanted}, and `{}` is a `{given}`", kind.name, input.value);
+            let message =
+                format!("a `{}` stage takes {wanted}, and `{}` is a `{given}`", kind.name, input.value);
             return Err(raw.error(&input.place, message));
         }
         inputs.push(position);
@@ -82,16 +88,22 @@ fn option_error(raw: &RawJob, stage: &RawStage, error: &OptionError) -> JobFileE
     match error {
         OptionError::Unknown(option, known) => {
             let hint = nearest(option, known.iter().map(String::as_str));
-            let message = format!("`{kind}` has no option `{option}`{hint} (`sixfold stages {kind}` lists them)");
+            let message =
+                format!("`{kind}` has no option `{option}`{hint} (`sixfold stages {kind}` lists them)");
             // An unknown key inside a nested table has no place of its own: point at its stage.
             raw.error(place(option), message)
         }
-        OptionError::Missing(option) => {
-            raw.error(&stage.place, format!("`{kind}` needs the option `{option}`; `sixfold stages {kind}` explains it"))
+        OptionError::Missing(option) => raw.error(
+            &stage.place,
+            format!("`{kind}` needs the option `{option}`; `sixfold stages {kind}` explains it"),
+        ),
+        OptionError::Value(option, message) => {
+            raw.error(place(option), format!("option `{option}`: {message}"))
         }
-        OptionError::Value(option, message) => raw.error(place(option), format!("option `{option}`: {message}")),
         OptionError::Refused(message) => {
-            let named = stage.options.iter().find(|(option, _)| message.contains(&format!("`{option}`")));
+            let word = |c: char| !(c.is_alphanumeric() || c == '_');
+            let says = |option: &str| message.split(word).any(|said| said == option);
+            let named = stage.options.iter().find(|(option, _)| says(option));
             raw.error(named.map_or(&stage.place, |(_, placed)| &placed.place), message)
         }
     }

@@ -67,10 +67,14 @@ impl RawJob {
         if source.len() > FILE_BYTES_MAX {
             return Err(JobFileError(format!("{path}: a job file has at most {FILE_BYTES_MAX} bytes")));
         }
-        let table =
-            DeTable::parse(source).map_err(|error| JobFileError(format!("{path}: {}", error.to_string().trim_end())))?;
-        let mut job =
-            Self { name: String::new(), stages: Vec::new(), source: source.to_owned(), path: path.to_owned() };
+        let table = DeTable::parse(source)
+            .map_err(|error| JobFileError(format!("{path}: {}", error.to_string().trim_end())))?;
+        let mut job = Self {
+            name: String::new(),
+            stages: Vec::new(),
+            source: source.to_owned(),
+            path: path.to_owned(),
+        };
         job.read_top(table.get_ref())?;
         for setting in settings {
             job.set(setting)?;
@@ -99,7 +103,10 @@ impl RawJob {
                 "name" => self.name = self.string("name", &place, value.get_ref())?,
                 "stage" => {
                     let stages = value.get_ref().as_table().ok_or_else(|| {
-                        self.error(&place, "`stage` holds the stages: write a section `[stage.NAME]` for each")
+                        self.error(
+                            &place,
+                            "`stage` holds the stages: write a section `[stage.NAME]` for each",
+                        )
                     })?;
                     for (name, stage) in stages {
                         let place = Place::File(name.span());
@@ -109,7 +116,9 @@ impl RawJob {
                 }
                 other => {
                     let hint = nearest(other, ["name", "stage"]);
-                    return Err(self.error(&place, format!("unknown key `{other}` at the top of a job file{hint}")));
+                    return Err(
+                        self.error(&place, format!("unknown key `{other}` at the top of a job file{hint}"))
+                    );
                 }
             }
         }
@@ -132,9 +141,9 @@ impl RawJob {
     }
 
     fn read_stage(&self, name: &str, place: Place, value: &DeValue<'_>) -> Result<RawStage, JobFileError> {
-        let table = value
-            .as_table()
-            .ok_or_else(|| self.error(&place, format!("stage `{name}` must be a section `[stage.{name}]`")))?;
+        let table = value.as_table().ok_or_else(|| {
+            self.error(&place, format!("stage `{name}` must be a section `[stage.{name}]`"))
+        })?;
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
             return Err(self.error(&place, format!("stage name `{name}`: use letters, digits, `-` and `_`")));
         }
@@ -160,7 +169,8 @@ impl RawJob {
     }
 
     fn read_inputs(&self, place: &Place, value: &DeValue<'_>) -> Result<Vec<Placed<String>>, JobFileError> {
-        let refuse = || self.error(place, "`inputs` is a list of stage names, such as `inputs = [\"crawl\"]`");
+        let refuse =
+            || self.error(place, "`inputs` is a list of stage names, such as `inputs = [\"crawl\"]`");
         let array = value.as_array().ok_or_else(refuse)?;
         array
             .iter()
@@ -184,7 +194,9 @@ impl RawJob {
             DeValue::Boolean(flag) => Value::from(*flag),
             DeValue::Integer(number) => {
                 let parsed = i64::from_str_radix(number.as_str(), number.radix());
-                Value::from(parsed.map_err(|_| self.error(place, format!("{} is too large", number.as_str())))?)
+                Value::from(
+                    parsed.map_err(|_| self.error(place, format!("{} is too large", number.as_str())))?,
+                )
             }
             DeValue::Float(number) => {
                 let parsed: f64 = number
@@ -194,9 +206,9 @@ impl RawJob {
                 // JSON has no infinities; an option that takes one says so with a text.
                 Value::from(parsed)
             }
-            DeValue::Array(items) => {
-                Value::Array(items.iter().map(|item| self.json(place, item.get_ref())).collect::<Result<_, _>>()?)
-            }
+            DeValue::Array(items) => Value::Array(
+                items.iter().map(|item| self.json(place, item.get_ref())).collect::<Result<_, _>>()?,
+            ),
             DeValue::Table(table) => Value::Object(
                 table
                     .iter()
@@ -211,14 +223,16 @@ impl RawJob {
     fn set(&mut self, setting: &str) -> Result<(), JobFileError> {
         let place = Place::Set(setting.to_owned());
         let refuse = |message: String| JobFileError(format!("--set {setting}: {message}"));
-        let (key, text) =
-            setting.split_once('=').ok_or_else(|| refuse("expected KEY=VALUE, such as train.steps=100".into()))?;
+        let (key, text) = setting
+            .split_once('=')
+            .ok_or_else(|| refuse("expected KEY=VALUE, such as train.steps=100".into()))?;
         if key == "name" {
             text.clone_into(&mut self.name);
             return Ok(());
         }
-        let (stage_name, option) =
-            key.split_once('.').ok_or_else(|| refuse("expected STAGE.KEY=VALUE, such as train.steps=100".into()))?;
+        let (stage_name, option) = key
+            .split_once('.')
+            .ok_or_else(|| refuse("expected STAGE.KEY=VALUE, such as train.steps=100".into()))?;
         let value = match toml::from_str::<toml::Table>(&format!("value = {text}")) {
             Ok(mut table) => serde_json::to_value(table.remove("value")).unwrap_or_default(),
             Err(_) => Value::from(text),
@@ -226,7 +240,10 @@ impl RawJob {
         let names: Vec<String> = self.stages.iter().map(|stage| stage.name.clone()).collect();
         let Some(stage) = self.stages.iter_mut().find(|stage| stage.name == stage_name) else {
             let hint = nearest(stage_name, names.iter().map(String::as_str));
-            return Err(refuse(format!("the job has no stage `{stage_name}`{hint}; it has {}", names.join(", "))));
+            return Err(refuse(format!(
+                "the job has no stage `{stage_name}`{hint}; it has {}",
+                names.join(", ")
+            )));
         };
         stage.options.insert(option.to_owned(), Placed { value, place });
         Ok(())

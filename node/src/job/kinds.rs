@@ -52,7 +52,9 @@ fn clean() -> StageKind {
         about: "pages or texts to clean documents: extraction, normal form, quality rules, duplicates, masks",
         takes: &["crawl", "import"],
         required: json!({}),
-        validate: |options| sixfold_clean::clean::Cleaner::new(options).map(drop).map_err(|error| error.to_string()),
+        validate: |options| {
+            sixfold_clean::clean::Cleaner::new(options).map(drop).map_err(|error| error.to_string())
+        },
         phases: |options| {
             let threads = options.threads.max(1) as u32;
             vec![
@@ -188,7 +190,8 @@ where
         })?;
         validate(&options).map_err(OptionError::Refused)?;
         let phases = phases(&options);
-        let options = serde_json::to_value(options).map_err(|error| OptionError::Refused(error.to_string()))?;
+        let options =
+            serde_json::to_value(options).map_err(|error| OptionError::Refused(error.to_string()))?;
         Ok(Checked { options, phases })
     };
     StageKind { name, about, takes, required, options: described::<O>(), check: Box::new(check) }
@@ -219,5 +222,9 @@ fn explain(option: &str, message: &str) -> OptionError {
 }
 
 fn phase(role: &str, fan: Fan, threads: u32) -> PhaseSpec {
-    PhaseSpec { role: role.to_owned(), fan, resources: Resources { threads: threads.max(1), ..Resources::default() } }
+    PhaseSpec {
+        role: role.to_owned(),
+        fan,
+        resources: Resources { threads: threads.max(1), ..Resources::default() },
+    }
 }

@@ -55,9 +55,15 @@ fn broken_job_files_point_at_the_line_and_name_the_way_out() {
         (with("name = \"small\"", "name = small"), &["job.toml", "line 1"]),
         (with("name = \"small\"", ""), &["needs a name"]),
         ("name = \"x\"\n".into(), &["at least one stage"]),
-        (with("[stage.data]", "[stages.data]"), &["job.toml:3", "unknown key `stages`", "did you mean `stage`?"]),
+        (
+            with("[stage.data]", "[stages.data]"),
+            &["job.toml:3", "unknown key `stages`", "did you mean `stage`?"],
+        ),
         (with("[stage.data]", "[stage.\"da ta\"]"), &["letters, digits"]),
-        (with("kind = \"train\"", "kind = \"trian\""), &["job.toml:12", "no stage kind", "did you mean `train`?"]),
+        (
+            with("kind = \"train\"", "kind = \"trian\""),
+            &["job.toml:12", "no stage kind", "did you mean `train`?"],
+        ),
         (with("kind = \"train\"", "kind = 3"), &["job.toml:12", "`kind` is a text"]),
         (with("kind = \"train\"\n", ""), &["job.toml:11", "needs a kind"]),
         (with("steps = 7", "stepps = 7"), &["job.toml:14", "no option `stepps`", "did you mean `steps`?"]),
@@ -70,7 +76,10 @@ fn broken_job_files_point_at_the_line_and_name_the_way_out() {
         (with("steps = 7", "seed = 2024-01-01"), &["job.toml:14", "no option takes a date"]),
         (with("inputs = [\"tokens\"]", "inputs = [\"token\"]"), &["job.toml:13", "did you mean `tokens`?"]),
         (with("inputs = [\"tokens\"]", "inputs = \"tokens\""), &["job.toml:13", "list of stage names"]),
-        (with("inputs = [\"tokens\"]", "inputs = [\"data\"]"), &["job.toml:13", "takes tokenize", "`data` is a `import`"]),
+        (
+            with("inputs = [\"tokens\"]", "inputs = [\"data\"]"),
+            &["job.toml:13", "takes tokenize", "`data` is a `import`"],
+        ),
         (with("text = \"/books/book.txt\"\n", ""), &["job.toml:3", "one of `text` and `jsonl`"]),
     ];
     for (source, words) in cases {

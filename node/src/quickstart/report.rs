@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sixfold_coordinator::message::{JobView, metric_json};
+use sixfold_coordinator::message::{JobView, StageState, metric_json};
 
 use super::{count, stage};
 use crate::commands::query::Answered;
@@ -30,15 +30,21 @@ impl Report {
 
     fn drift(&self) -> Value {
         let names = ["drift_state", "js_distance", "js_limit", "kl_nats", "tokens_asked", "drift_alarms"];
-        names.map(|name| (name.to_owned(), self.figure("drift", name))).into_iter().collect::<serde_json::Map<_, _>>().into()
+        names
+            .map(|name| (name.to_owned(), self.figure("drift", name)))
+            .into_iter()
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     /// One object with the figures of every stage.
     pub(super) fn to_json(&self) -> Value {
         let job = self.view.to_json();
-        let tokens = count(&self.view, "tokenize", "tokens_train") + count(&self.view, "tokenize", "tokens_held_out");
+        let tokens =
+            count(&self.view, "tokenize", "tokens_train") + count(&self.view, "tokenize", "tokens_held_out");
+        let made = self.view.stages.iter().filter(|stage| stage.state == StageState::Succeeded);
         let artifacts: serde_json::Map<String, Value> =
-            self.view.stages.iter().map(|stage| (stage.name.clone(), json!(stage.outputs))).collect();
+            made.map(|stage| (stage.name.clone(), json!(stage.outputs))).collect();
         json!({
             "job": job["job"],
             "state": job["state"],

@@ -105,6 +105,7 @@ impl ApiError {
     }
 
     /// What the client sees as a status.
+    #[cfg(test)]
     pub(in crate::gateway) fn status(&self) -> StatusCode {
         self.status
     }

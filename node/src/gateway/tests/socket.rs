@@ -16,7 +16,7 @@ const WORDS: &str = " w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12!";
 
 async fn start(fakes: &[Arc<Fake>]) -> (Gateway, Replicas) {
     let replicas = Replicas::new(fakes);
-    let gateway = start(GatewayOptions::default(), replicas.parts()).await.unwrap();
+    let gateway = super::start(GatewayOptions::default(), replicas.parts()).await.unwrap();
     (gateway, replicas)
 }
 

@@ -58,7 +58,7 @@ async fn start(authority: &Authority, workers: &[&Worker]) -> (Gateway, Replicas
     replicas.announce(workers.iter().map(|worker| worker.address()));
     let dial = Arc::new(QuicDial { endpoint: endpoint(node(authority, "node-1")) });
     let parts = GatewayParts { dial, ..replicas.parts() };
-    (start(GatewayOptions::default(), parts).await.unwrap(), replicas)
+    (super::start(GatewayOptions::default(), parts).await.unwrap(), replicas)
 }
 
 fn asked() -> String {
