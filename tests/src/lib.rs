@@ -9,7 +9,7 @@ mod site;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -79,6 +79,14 @@ fn last_line(output: &Output) -> Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}"))
 }
 
+/// Held by tests that need the machine for themselves: clusters side by side would only slow each
+/// other down.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    // A test that failed has left no cluster behind.
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A job on a local cluster that runs while the test does something to it.
 pub struct Running {
     child: Option<Child>,
@@ -118,7 +126,11 @@ impl Running {
             if let Some(job) = self.job().filter(|job| wanted(job)) {
                 return job;
             }
-            assert!(self.since.elapsed() < RUN_TIMEOUT, "{what}: not within {RUN_TIMEOUT:?}: {:?}", self.job());
+            assert!(
+                self.since.elapsed() < RUN_TIMEOUT,
+                "{what}: not within {RUN_TIMEOUT:?}: {:?}",
+                self.job()
+            );
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("{what}: the run ended before, with {status}: {}", self.logs());
             }
@@ -146,11 +158,25 @@ impl Running {
     }
 
     /// Waits for the end and returns the result.
-    pub fn finish(mut self) -> Value {
+    pub fn finish(self) -> Value {
+        self.finish_and_keep().1
+    }
+
+    /// Waits for the end; the folder lives as long as the first value.
+    pub fn finish_and_keep(mut self) -> (Self, Value) {
         let output = self.child.take().unwrap().wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "the run failed: {said}\n{}", self.logs());
-        last_line(&output)
+        let result = last_line(&output);
+        (self, result)
+    }
+
+    /// Ends a cluster that was to be kept.
+    pub fn stop(mut self) {
+        let child = self.child.take().unwrap();
+        let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(status.success() && output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The ends of all logs, for a failure's message.

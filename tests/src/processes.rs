@@ -35,10 +35,17 @@ impl Process {
         self.arguments.first().is_some_and(|program| program.as_str() == binary)
     }
 
+    /// The processes of the binary that were given something in this folder.
+    pub fn in_folder(folder: &str) -> Vec<Self> {
+        let inside = |one: &Self| one.arguments.iter().any(|argument| argument.starts_with(folder));
+        Self::all().into_iter().filter(inside).collect()
+    }
+
     /// The one process of the binary that was given this argument as its folder.
     pub(crate) fn with_argument(argument: &str) -> Self {
         let mut found = Self::all().into_iter().filter(|one| {
-            let long_running = ["node", "coordinator"].map(|command| one.arguments.get(1).is_some_and(|arg| arg == command));
+            let long_running =
+                ["node", "coordinator"].map(|command| one.arguments.get(1).is_some_and(|arg| arg == command));
             long_running.contains(&true) && one.arguments.iter().any(|one| one == argument)
         });
         let process = found.next().unwrap_or_else(|| panic!("no process with {argument}"));

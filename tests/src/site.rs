@@ -6,10 +6,54 @@ use std::time::Duration;
 
 /// Words of the generated sentences.
 const WORDS: [&str; 48] = [
-    "the", "node", "keeps", "a", "copy", "of", "each", "shard", "and", "model", "learns", "from", "pages", "that",
-    "people", "wrote", "about", "rivers", "mountains", "machines", "language", "with", "steps", "in", "order", "when",
-    "coordinator", "places", "ranks", "on", "hosts", "to", "sum", "gradients", "be", "have", "which", "answers",
-    "questions", "by", "night", "or", "day", "for", "every", "token", "reads", "slowly",
+    "the",
+    "node",
+    "keeps",
+    "a",
+    "copy",
+    "of",
+    "each",
+    "shard",
+    "and",
+    "model",
+    "learns",
+    "from",
+    "pages",
+    "that",
+    "people",
+    "wrote",
+    "about",
+    "rivers",
+    "mountains",
+    "machines",
+    "language",
+    "with",
+    "steps",
+    "in",
+    "order",
+    "when",
+    "coordinator",
+    "places",
+    "ranks",
+    "on",
+    "hosts",
+    "to",
+    "sum",
+    "gradients",
+    "be",
+    "have",
+    "which",
+    "answers",
+    "questions",
+    "by",
+    "night",
+    "or",
+    "day",
+    "for",
+    "every",
+    "token",
+    "reads",
+    "slowly",
 ];
 
 /// A running site; its thread ends with the process.
@@ -73,7 +117,7 @@ fn page(number: usize, pages: usize) -> String {
         (state >> 33) as usize % bound
     };
     let mut text = String::new();
-    for _ in 0..6 {
+    for _ in 0..60 {
         text += "<p>";
         for _ in 0..5 {
             let words: Vec<&str> = (0..12).map(|_| WORDS[next(WORDS.len())]).collect();
@@ -83,5 +127,7 @@ fn page(number: usize, pages: usize) -> String {
     }
     let links = [2 * number, 2 * number + 1].into_iter().filter(|&link| link <= pages);
     let links: String = links.map(|link| format!("<a href=\"/page/{link}.html\">page {link}</a> ")).collect();
-    format!("<!doctype html>\n<html lang=\"en\"><title>Page {number}</title><main>\n{text}</main><nav>{links}</nav></html>\n")
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><title>Page {number}</title><main>\n{text}</main><nav>{links}</nav></html>\n"
+    )
 }

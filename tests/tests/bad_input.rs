@@ -1,5 +1,7 @@
 //! What bad input is answered: by the command line, by the coordinator's door, by the gateway.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -79,7 +81,9 @@ fn tokens_work_as_often_as_they_say_for_the_role_that_they_name() {
     let login = coordinator.login(&token, &home("first"));
     let arguments: Vec<&str> = login.iter().map(String::as_str).collect();
     assert!(output(&arguments).status.success());
-    assert!(result(&["jobs", "--json", "--home", home("first").to_str().unwrap()]).as_array().unwrap().is_empty());
+    assert!(
+        result(&["jobs", "--json", "--home", home("first").to_str().unwrap()]).as_array().unwrap().is_empty()
+    );
     assert!(refused(&coordinator.login(&token, &home("second"))).contains("already used 1 times"));
 
     let twice = coordinator.token("user", &["--uses", "2"]);
@@ -94,7 +98,16 @@ fn tokens_work_as_often_as_they_say_for_the_role_that_they_name() {
     let mut cut = node.clone();
     cut.pop();
     assert!(refused(&coordinator.login(&cut, &home("sixth"))).contains("not a join token"));
-    let never = ["token", "create", "--role", "user", "--expires-minutes", "0", "--home", coordinator.home_argument()];
+    let never = [
+        "token",
+        "create",
+        "--role",
+        "user",
+        "--expires-minutes",
+        "0",
+        "--home",
+        coordinator.home_argument(),
+    ];
     assert!(refusal(&never).contains("expired already"));
 }
 

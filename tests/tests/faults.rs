@@ -1,10 +1,12 @@
 //! Whole clusters lose processes and machines in every stage, and come to the same result.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use sixfold_tests::{Running, Site, kill, stage};
+use sixfold_tests::{Running, Site, alone, kill, stage};
 
 /// Pages of the site that is crawled.
 const PAGES: usize = 60;
@@ -26,7 +28,7 @@ retry_wait_ms = 50
 [stage.clean]
 kind = "clean"
 inputs = ["crawl"]
-extractor = "body"
+extractor = "main_text"
 profile = "none"
 threads = 1
 
@@ -108,13 +110,19 @@ fn tell(what: &str, job: &Value) {
     for recovery in job["recoveries"].as_array().into_iter().flatten() {
         println!(
             "{what}: {} on {}: detected after {} ms, resumed {} ms later at step {} ({})",
-            recovery["stage"], recovery["node"], recovery["detect_ms"], recovery["resume_ms"], recovery["step"], recovery["cause"]
+            recovery["stage"],
+            recovery["node"],
+            recovery["detect_ms"],
+            recovery["resume_ms"],
+            recovery["step"],
+            recovery["cause"]
         );
     }
 }
 
 #[test]
 fn a_killed_worker_costs_no_bit() {
+    let _alone = alone();
     let rig = Rig::new();
     let expected = outcome(&rig.undisturbed());
     let mut run = rig.start("4");
@@ -131,15 +139,20 @@ fn a_killed_worker_costs_no_bit() {
 
 #[test]
 fn machines_that_burn_down_in_every_stage_cost_no_bit() {
+    let _alone = alone();
     let rig = Rig::new();
     let expected = outcome(&rig.undisturbed());
-    for (name, figure, least) in [("crawl", "pages_fetched", 12), ("clean", "documents", 1), ("train", "step", 10)] {
+    for (name, figure, least) in
+        [("crawl", "pages_fetched", 12), ("clean", "documents", 1), ("train", "step", 10)]
+    {
         let mut run = rig.start("5");
         let job = run.wait_for(name, |job| has(job, name, figure, least));
         let home = run.dir().join("coordinator");
         let why = sixfold_tests::result(&["job", "1", "--why", "--json", "--home", home.to_str().unwrap()]);
-        let placed = why.as_array().unwrap().iter().filter(|one| one["stage"] == name && one["nodes"].is_array());
-        let node = placed.last().unwrap_or_else(|| panic!("{name} is nowhere: {why} {job}"))["nodes"][0].clone();
+        let mut placed =
+            why.as_array().unwrap().iter().filter(|one| one["stage"] == name && one["nodes"].is_array());
+        let node = placed.next_back().unwrap_or_else(|| panic!("{name} is nowhere: {why} {job}"))["nodes"][0]
+            .clone();
         run.destroy_node(node.as_str().unwrap());
         let job = run.finish();
         tell(&format!("node {node} in {name}"), &job);
@@ -149,14 +162,61 @@ fn machines_that_burn_down_in_every_stage_cost_no_bit() {
 
 #[test]
 fn a_coordinator_that_dies_in_every_stage_costs_no_bit() {
+    let _alone = alone();
     let rig = Rig::new();
     let expected = outcome(&rig.undisturbed());
     let mut run = rig.start("4");
-    for (name, figure, least) in [("crawl", "pages_fetched", 12), ("clean", "documents", 1), ("train", "step", 10)] {
+    for (name, figure, least) in
+        [("crawl", "pages_fetched", 12), ("clean", "documents", 1), ("train", "step", 10)]
+    {
         run.wait_for(name, |job| has(job, name, figure, least));
         kill(&run.coordinator());
     }
     let job = run.finish();
     tell("coordinator", &job);
     assert_eq!(outcome(&job), expected);
+}
+
+/// Asks the same question again and again, through whatever node takes it.
+fn ask(home: &str) -> String {
+    let question = ["query", "the node keeps", "--complete", "--max-tokens", "200", "--json", "--home", home];
+    sixfold_tests::result(&question)["answer"].as_str().unwrap().to_owned()
+}
+
+/// Asks until `enough` answers have come, while `disturb` does something; all must be the same.
+fn answers_survive(what: &str, run: &Running, disturb: impl FnOnce()) {
+    let home = run.dir().join("coordinator");
+    let home = home.to_str().unwrap();
+    let expected = ask(home);
+    assert!(!expected.is_empty());
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| (0..40).map(|_| ask(home)).collect::<Vec<_>>());
+        disturb();
+        for answer in asking.join().unwrap() {
+            assert_eq!(answer, expected, "{what}");
+        }
+    });
+    println!("{what}: 40 answers, all the same");
+}
+
+#[test]
+fn answers_go_on_when_a_replica_a_node_or_the_coordinator_dies() {
+    let _alone = alone();
+    let rig = Rig::new();
+    let job = rig.job.to_str().unwrap();
+    let fast =
+        ["--set", "train.steps=5", "--set", "train.context_length=256", "--set", "train.sequence_length=64"];
+    let mut run = Running::start(&[&["run", job, "--local", "4", "--keep"][..], &fast].concat());
+    run.wait_for("serving", |job| job["state"] == "serving");
+    let replicas = |run: &Running| {
+        let nodes = ["node-1", "node-2", "node-3", "node-4"].map(|name| (name, run.node(name).children()));
+        nodes.into_iter().filter(|(_, workers)| !workers.is_empty()).collect::<Vec<_>>()
+    };
+    let serving = replicas(&run);
+    assert_eq!(serving.len(), 2, "{serving:?}");
+    answers_survive("a replica killed", &run, || kill(&serving[0].1[0]));
+    answers_survive("the coordinator killed", &run, || kill(&run.coordinator()));
+    let serving = replicas(&run);
+    answers_survive("a node lost", &run, || run.destroy_node(serving[0].0));
+    run.stop();
 }

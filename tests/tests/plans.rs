@@ -1,7 +1,9 @@
 //! The same bits on any plan, in real clusters: processes, links and placement as users have them.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
 use serde_json::Value;
-use sixfold_tests::result;
+use sixfold_tests::{alone, result};
 
 /// Degrees of a plan, and the node daemons that it is run on.
 const PLANS: [(usize, usize, usize, usize); 6] =
@@ -15,11 +17,15 @@ fn train((data, tensor, pipeline, nodes): (usize, usize, usize, usize), more: &[
         format!("train.tensor_parallel={tensor}"),
         format!("train.pipeline_parallel={pipeline}"),
     ];
-    let mut arguments = vec!["run", "config/jobs/pretrain-tiny.toml", "--json", "--local", &nodes, "--set", &text];
+    let mut arguments =
+        vec!["run", "config/jobs/pretrain-tiny.toml", "--json", "--local", &nodes, "--set", &text];
     degrees.iter().for_each(|degree| arguments.extend(["--set", degree]));
     arguments.extend(more);
     let job = result(&arguments);
-    println!("dp{data} tp{tensor} pp{pipeline}: loss {} weights {}", job["loss_bits_blake3"], job["weights_blake3"]);
+    println!(
+        "dp{data} tp{tensor} pp{pipeline}: loss {} weights {}",
+        job["loss_bits_blake3"], job["weights_blake3"]
+    );
     assert_eq!(job["plan"]["tensor_parallel"], tensor);
     assert_eq!(job["ranks"].as_array().map(Vec::len), Some(data * tensor * pipeline));
     job
@@ -30,18 +36,56 @@ fn bits(job: &Value) -> (String, String) {
     (text("loss_bits_blake3"), text("weights_blake3"))
 }
 
-fn sum(job: &Value, figure: &str) -> u64 {
-    job["ranks"].as_array().into_iter().flatten().map(|rank| rank[figure].as_u64().unwrap_or_default()).sum()
+fn counts(job: &Value, figure: &str) -> Vec<u64> {
+    let ranks = job["ranks"].as_array().unwrap();
+    ranks
+        .iter()
+        .map(|rank| rank[figure].as_u64().unwrap_or_else(|| panic!("no {figure} in {rank}")))
+        .collect()
+}
+
+/// No rank may do much more than its share; what is replicated (norms, embeddings, copies of KV heads)
+/// is small beside the layers.
+fn check_shares(job: &Value, serial: &Value) {
+    let (world, whole) = (counts(job, "flops").len() as u64, counts(serial, "flops")[0]);
+    for flops in counts(job, "flops") {
+        assert!(flops <= whole * 3 / (2 * world), "a rank of {world} computed {flops} of {whole} FLOP");
+    }
+    assert!(counts(job, "flops").iter().sum::<u64>() >= whole, "together they do the whole work");
+    assert_eq!(world > 1, counts(job, "bytes_sent").iter().all(|&bytes| bytes > 0), "{job}");
 }
 
 #[test]
 fn clusters_of_every_plan_train_the_same_bits() {
+    let _alone = alone();
     let serial = train(PLANS[0], &[]);
     assert!(serial["loss_last"].as_f64() < serial["loss_first"].as_f64(), "{serial}");
     for plan in &PLANS[1..] {
         let job = train(*plan, &[]);
         assert_eq!(bits(&job), bits(&serial), "plan {plan:?}");
+        check_shares(&job, &serial);
     }
     let other = train(PLANS[0], &["--set", "train.seed=2"]);
     assert_ne!(bits(&other).1, bits(&serial).1, "a seed changes the weights");
+}
+
+/// Nodes in network namespaces of their own share no loopback interface: what they exchange crosses a
+/// network, and the tensor links are QUIC's.
+#[test]
+fn machines_apart_train_the_same_bits_over_quic() {
+    let _alone = alone();
+    let links = ["--links", "quic", "--namespaces"];
+    if !std::process::Command::new("ip")
+        .args(["netns", "list"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+        || std::fs::metadata("/proc/1/root").is_err()
+    {
+        println!("skipped: network namespaces need root and iproute2");
+        return;
+    }
+    let serial = train(PLANS[0], &[]);
+    for plan in &PLANS[1..] {
+        assert_eq!(bits(&train(*plan, &links)), bits(&serial), "plan {plan:?}");
+    }
 }

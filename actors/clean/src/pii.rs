@@ -17,7 +17,9 @@ pub use check::{bank_card_is_valid, identity_card_is_valid, is_public};
 use find::find_all;
 
 /// What was masked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum MaskKind {
     /// An e-mail address.

@@ -175,11 +175,7 @@ impl Actor for InferenceReplica {
 
 impl ReplicaState {
     /// Opens the door and announces the service.
-    fn serve(
-        &mut self,
-        myself: &ActorRef<ReplicaEvent>,
-        loaded: Loaded,
-    ) -> Result<(), ActorProcessingErr> {
+    fn serve(&mut self, myself: &ActorRef<ReplicaEvent>, loaded: Loaded) -> Result<(), ActorProcessingErr> {
         let Loaded { replica, end, options, artifact } = loaded;
         let open =
             OpenRequests::new((options.batch_max.saturating_add(options.waiting_max)).saturating_mul(2));

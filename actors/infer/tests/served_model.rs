@@ -12,7 +12,9 @@ use futures::future::join_all;
 use ractor::Actor;
 use serde_json::json;
 use sixfold_artifact::{Manifest, Store};
-use sixfold_cluster::task::{ErrorClass, LinkChoice, LocalHost, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec};
+use sixfold_cluster::task::{
+    ErrorClass, LinkChoice, LocalHost, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec,
+};
 use sixfold_infer::actor::InferenceReplica;
 use sixfold_infer::message::{
     ChatMessage, FinishReason, GenerateRequest, Prompt, ReplicaError, Sampling, TokenEvent,
