@@ -51,11 +51,21 @@ impl Report {
 
     /// Adds a row of the medians of `runs`, one list of figures a run.
     pub fn add(&mut self, name: &str, runs: &[Vec<Option<f64>>]) {
+        self.add_picked(name, runs, |values| values.get(values.len() / 2).copied());
+    }
+
+    /// Adds a row of the largest figures of `runs`, one list of figures a run.
+    pub fn add_largest(&mut self, name: &str, runs: &[Vec<Option<f64>>]) {
+        self.add_picked(name, runs, |values| values.last().copied());
+    }
+
+    /// Adds a row of what `pick` takes of each column's figures, the smallest first.
+    fn add_picked(&mut self, name: &str, runs: &[Vec<Option<f64>>], pick: fn(&[f64]) -> Option<f64>) {
         let column = |index: usize| {
             let mut values: Vec<f64> =
                 runs.iter().filter_map(|run| run.get(index).copied().flatten()).collect();
             values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied()
+            pick(&values)
         };
         let figures = (0..self.columns.len()).map(column).collect();
         self.rows.push(Row { name: name.to_owned(), figures });
@@ -124,8 +134,8 @@ fn commit() -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let hash = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-    // Only what is measured counts as changed.
-    let measured = ["status", "--porcelain", "--", "runtime/wire", "runtime/transport", "bench/src"];
+    // Only code counts as changed.
+    let measured = ["status", "--porcelain", "--", "*.rs", "*.toml"];
     let changed = git(&measured).is_some_and(|status| !status.is_empty());
     if changed { hash + "+" } else { hash }
 }
@@ -149,5 +159,7 @@ mod tests {
         report.add("row", &[vec![Some(3.0), None], vec![Some(1.0), None], vec![Some(2000.0), None]]);
         assert_eq!(report.rows[0].figures, [Some(3.0), None]);
         assert!(report.markdown().ends_with("| row | 3.000 |  |\n"));
+        report.add_largest("row", &[vec![Some(3.0), None], vec![Some(1.0), Some(4.0)]]);
+        assert_eq!(report.rows[1].figures, [Some(3.0), Some(4.0)]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sixfold_coordinator::job::JobSpec;
-use sixfold_coordinator::message::JobView;
+use sixfold_coordinator::message::{ClientRequest, JobView};
 
 use crate::cli::{LocalArgs, RunArgs, TokenRole};
 use crate::client::Client;
@@ -62,6 +62,7 @@ impl Started {
         let mut cluster =
             LocalCluster::start(&LocalOptions { dir: dir.clone(), nodes, links, namespaces }).await?;
         let client = Client::open(Home::open(Some(&cluster.home()))?)?;
+        end_earlier_jobs(&client).await?;
         let token = create_token(&client, TokenRole::Node, nodes, TOKEN_LIFETIME).await?;
         cluster.start_nodes(&token, nodes).await?;
         Ok(Self { cluster, client, dir })
@@ -82,6 +83,19 @@ impl Started {
         self.client.close().await;
         self.cluster.end().await;
     }
+}
+
+/// A temporary cluster runs one job. What an earlier one left unfinished or serving in the same folder is
+/// cancelled before there are nodes that would go on with it.
+async fn end_earlier_jobs(client: &Client) -> Result<()> {
+    for job in jobs::all(client).await?.into_iter().filter(|job| !job.state.has_ended()) {
+        eprintln!(
+            "cancelling job {} `{}` of an earlier run in this folder ({})",
+            job.job, job.name, job.state
+        );
+        client.request(ClientRequest::Cancel(job.job)).await?;
+    }
+    Ok(())
 }
 
 /// The folder that was asked for, or one that is removed when the second value is dropped.

@@ -5,20 +5,24 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod processes;
+mod rig;
 mod site;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 pub use processes::{Process, kill};
+pub use rig::{MIDDLES, Rig, is_amid, outcome};
 pub use site::Site;
 
 /// How long a job of a test may take, on a loaded machine.
 const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// What a run says on standard error, in its folder, beside the logs of its processes.
+const SAID: &str = "run.log";
 /// Pause between two looks at a job.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -79,6 +83,16 @@ fn last_line(output: &Output) -> Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last:?}"))
 }
 
+/// Whether nodes can be given network namespaces of their own here; says so where not.
+pub fn has_namespaces() -> bool {
+    let listed = Command::new("ip").args(["netns", "list"]).output();
+    let has = listed.is_ok_and(|output| output.status.success()) && Path::new("/proc/1/root").exists();
+    if !has {
+        println!("skipped: network namespaces need root and iproute2");
+    }
+    has
+}
+
 /// Held by tests that need the machine for themselves: clusters side by side would only slow each
 /// other down.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -90,19 +104,29 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// A job on a local cluster that runs while the test does something to it.
 pub struct Running {
     child: Option<Child>,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     since: Instant,
 }
 
 impl Running {
     /// Starts `sixfold run` (or `quickstart`) with these arguments and a folder of its own.
     pub fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), arguments)
+    }
+
+    /// Starts again in the folder of this run, which has ended.
+    pub fn again(&self, arguments: &[&str]) -> Self {
+        Self::start_in(Arc::clone(&self.folder), arguments)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
+        // A pipe that nobody reads until the end could fill and stop the run.
+        let said = std::fs::File::create(folder.path().join(SAID)).unwrap();
         let child = sixfold(arguments)
             .args(["--json", "--dir"])
             .arg(folder.path())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(said)
             .spawn()
             .unwrap();
         Self { child: Some(child), folder, since: Instant::now() }
@@ -126,16 +150,25 @@ impl Running {
             if let Some(job) = self.job().filter(|job| wanted(job)) {
                 return job;
             }
-            assert!(
-                self.since.elapsed() < RUN_TIMEOUT,
-                "{what}: not within {RUN_TIMEOUT:?}: {:?}",
-                self.job()
-            );
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+            if let Some(status) = self.has_ended(what) {
                 panic!("{what}: the run ended before, with {status}: {}", self.logs());
             }
             std::thread::sleep(LOOK_PAUSE);
         }
+    }
+
+    /// How the run ended, if it has; it must not take for ever.
+    fn has_ended(&mut self, what: &str) -> Option<ExitStatus> {
+        let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+        if ended.is_none() && self.since.elapsed() > RUN_TIMEOUT {
+            panic!("{what}: not within {RUN_TIMEOUT:?}: {:?}\n{}", self.job(), self.logs());
+        }
+        ended
+    }
+
+    /// Whether the run is over.
+    pub fn has_finished(&mut self) -> bool {
+        self.has_ended("the run").is_some()
     }
 
     /// The process of a node daemon.
@@ -146,6 +179,16 @@ impl Running {
     /// The process of the coordinator.
     pub fn coordinator(&self) -> Process {
         Process::with_argument(self.dir().join("coordinator").to_str().unwrap())
+    }
+
+    /// The node that the last placed task of a stage of job 1 was given to.
+    pub fn host_of(&self, stage: &str) -> String {
+        let home = self.dir().join("coordinator");
+        let why = result(&["job", "1", "--why", "--json", "--home", home.to_str().unwrap()]);
+        let placed = |one: &&Value| one["stage"] == stage && one["nodes"].is_array();
+        let task = why.as_array().unwrap().iter().rfind(placed);
+        let task = task.unwrap_or_else(|| panic!("{stage} is nowhere: {why}"));
+        task["nodes"][0].as_str().unwrap().to_owned()
     }
 
     /// Kills a node daemon with all its workers, and deletes its folder: a machine that burnt down.
@@ -164,9 +207,11 @@ impl Running {
 
     /// Waits for the end; the folder lives as long as the first value.
     pub fn finish_and_keep(mut self) -> (Self, Value) {
+        while self.has_ended("the end").is_none() {
+            std::thread::sleep(LOOK_PAUSE);
+        }
         let output = self.child.take().unwrap().wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the run failed: {said}\n{}", self.logs());
+        assert!(output.status.success(), "the run failed: {}", self.logs());
         let result = last_line(&output);
         (self, result)
     }
@@ -176,7 +221,7 @@ impl Running {
         let child = self.child.take().unwrap();
         let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(status.success() && output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(status.success() && output.status.success(), "{}", self.logs());
     }
 
     /// The ends of all logs, for a failure's message.

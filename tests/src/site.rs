@@ -62,13 +62,14 @@ pub struct Site {
 }
 
 impl Site {
-    /// Serves `pages` pages that link to each other as a tree; each answer takes `delay`.
-    pub fn start(pages: usize, delay: Duration) -> Self {
+    /// Serves `pages` pages of `paragraphs` paragraphs (680 bytes each) that link to each other as a tree; each
+    /// answer takes `delay`.
+    pub fn start(pages: usize, paragraphs: usize, delay: Duration) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || serve(stream, pages, delay));
+                std::thread::spawn(move || serve(stream, pages, paragraphs, delay));
             }
         });
         Self { address }
@@ -86,7 +87,7 @@ impl Site {
 }
 
 /// Answers requests on one connection until the client closes it.
-fn serve(stream: TcpStream, pages: usize, delay: Duration) {
+fn serve(stream: TcpStream, pages: usize, paragraphs: usize, delay: Duration) {
     let Ok(mut out) = stream.try_clone() else { return };
     let mut lines = BufReader::new(stream).lines();
     while let Some(Ok(request)) = lines.next() {
@@ -95,7 +96,7 @@ fn serve(stream: TcpStream, pages: usize, delay: Duration) {
         let path = request.split(' ').nth(1).unwrap_or_default();
         let number = path.strip_prefix("/page/").and_then(|rest| rest.strip_suffix(".html")?.parse().ok());
         let (status, body) = match number {
-            Some(number) if (1..=pages).contains(&number) => ("200 OK", page(number, pages)),
+            Some(number) if (1..=pages).contains(&number) => ("200 OK", page(number, pages, paragraphs)),
             _ => ("404 Not Found", String::new()),
         };
         let head = format!(
@@ -109,7 +110,7 @@ fn serve(stream: TcpStream, pages: usize, delay: Duration) {
 }
 
 /// A page of some paragraphs that no other page has.
-fn page(number: usize, pages: usize) -> String {
+fn page(number: usize, pages: usize, paragraphs: usize) -> String {
     let mut state = number as u64;
     let mut next = |bound: usize| {
         // Knuth's MMIX generator: any fixed sequence will do.
@@ -117,7 +118,7 @@ fn page(number: usize, pages: usize) -> String {
         (state >> 33) as usize % bound
     };
     let mut text = String::new();
-    for _ in 0..60 {
+    for _ in 0..paragraphs {
         text += "<p>";
         for _ in 0..5 {
             let words: Vec<&str> = (0..12).map(|_| WORDS[next(WORDS.len())]).collect();

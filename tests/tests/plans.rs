@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use serde_json::Value;
-use sixfold_tests::{alone, result};
+use sixfold_tests::{alone, has_namespaces, result};
 
 /// Degrees of a plan, and the node daemons that it is run on.
 const PLANS: [(usize, usize, usize, usize); 6] =
@@ -75,13 +75,7 @@ fn clusters_of_every_plan_train_the_same_bits() {
 fn machines_apart_train_the_same_bits_over_quic() {
     let _alone = alone();
     let links = ["--links", "quic", "--namespaces"];
-    if !std::process::Command::new("ip")
-        .args(["netns", "list"])
-        .output()
-        .is_ok_and(|output| output.status.success())
-        || std::fs::metadata("/proc/1/root").is_err()
-    {
-        println!("skipped: network namespaces need root and iproute2");
+    if !has_namespaces() {
         return;
     }
     let serial = train(PLANS[0], &[]);

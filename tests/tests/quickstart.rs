@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sixfold_tests::{Process, Running, alone};
+use sixfold_tests::{Process, Running, alone, is_amid, kill, outcome, root};
 
 const HANDBOOK: &str = "/usr/share/doc/debian-handbook/html";
 const LANGUAGES: [&str; 3] = ["zh-CN", "zh-TW", "en-US"];
@@ -92,9 +92,8 @@ fn check(result: &Value, pages_min: u64) {
     }
 }
 
-/// Runs a quickstart to its end and checks that it leaves no process behind.
-fn quickstart(arguments: &[&str], pages_min: u64) -> Value {
-    let run = Running::start(&[&["quickstart"], arguments].concat());
+/// Waits for the end of a quickstart and checks that it leaves no process behind.
+fn finish(run: Running, pages_min: u64) -> Value {
     let dir = run.dir().display().to_string();
     let (folder, result) = run.finish_and_keep();
     check(&result, pages_min);
@@ -108,14 +107,58 @@ fn quickstart(arguments: &[&str], pages_min: u64) -> Value {
 fn the_whole_way_on_a_handbook_in_three_editions() {
     let _alone = alone();
     let Some(nginx) = Nginx::serve_handbook() else { return };
-    let result = quickstart(&["--site", &format!("http://{}/", nginx.address)], 300);
+    let run = Running::start(&["quickstart", "--site", &format!("http://{}/", nginx.address)]);
+    let result = finish(run, 300);
     println!("{result}");
     assert!(result["seconds"].as_f64().unwrap() < 300.0, "a quickstart takes less than five minutes");
 }
 
 #[test]
-fn the_whole_way_on_a_small_folder() {
+fn the_whole_way_on_a_small_folder_whatever_dies() {
     let _alone = alone();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../node/site");
-    quickstart(&["--site", folder, "--steps", "30"], 30);
+    let arguments = ["quickstart", "--site", folder, "--steps", "60"];
+    let undisturbed = finish(Running::start(&arguments), 30);
+    let mut run = Running::start(&arguments);
+    run.wait_for("training", |job| is_amid(job, ("train", "step", 5)));
+    kill(&run.coordinator());
+    run.wait_for("training on", |job| is_amid(job, ("train", "step", 20)));
+    run.destroy_node("node-2");
+    let disturbed = finish(run, 30);
+    println!("{}", disturbed["recoveries"]);
+    assert_eq!(outcome(&disturbed), outcome(&undisturbed));
+    assert_eq!(disturbed["answer"], undisturbed["answer"]);
+}
+
+#[test]
+fn a_run_in_the_folder_of_an_earlier_one_has_the_cluster_for_itself() {
+    let _alone = alone();
+    let job = tempfile::NamedTempFile::new().unwrap();
+    let text = root().join("LICENSE-MIT");
+    std::fs::write(
+        &job,
+        format!(
+            "name = \"small\"\n[stage.data]\nkind = \"import\"\ntext = \"{}\"\n\
+             [stage.tokens]\nkind = \"tokenize\"\ninputs = [\"data\"]\ntokenizer = \"bytes\"\n\
+             [stage.train]\nkind = \"train\"\ninputs = [\"tokens\"]\nsteps = 2\n\
+             [stage.serve]\nkind = \"serve\"\ninputs = [\"train\"]\nkv_cache_mib = 8\n",
+            text.display()
+        ),
+    )
+    .unwrap();
+    let arguments = ["run", job.path().to_str().unwrap(), "--local", "2"];
+    let (first, result) = Running::start(&arguments).finish_and_keep();
+    assert_eq!(result["state"], "serving");
+    let mut second = first.again(&[&arguments[..], &["--keep"]].concat());
+    let home = second.dir().join("coordinator");
+    let jobs = || sixfold_tests::result(&["jobs", "--json", "--home", home.to_str().unwrap()]);
+    second.wait_for("the new job", |_| jobs().as_array().is_some_and(|jobs| jobs.len() == 2));
+    let state = |number: u64| {
+        let jobs = jobs();
+        let job = jobs.as_array().unwrap().iter().find(|job| job["job"] == number).cloned();
+        job.unwrap()["state"].clone()
+    };
+    second.wait_for("the new job", |_| state(2) == "serving");
+    assert_eq!(state(1), "cancelled");
+    second.stop();
 }

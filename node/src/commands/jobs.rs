@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sixfold_coordinator::job::{JobSpec, StageSpec};
-use sixfold_coordinator::message::{ClientReply, ClientRequest, JobState, JobView, LogPage, PlacementView};
+use sixfold_coordinator::message::{
+    ClientReply, ClientRequest, JobState, JobSummary, JobView, LogPage, PlacementView,
+};
 use sixfold_wire::id::JobId;
 
 use super::{connect, print_json, table};
@@ -85,13 +87,18 @@ pub(crate) fn check(view: &JobView) -> Result<()> {
     }
 }
 
+/// All jobs that the cluster knows.
+pub(crate) async fn all(client: &Client) -> Result<Vec<JobSummary>> {
+    match client.request(ClientRequest::Jobs).await? {
+        ClientReply::Jobs(jobs) => Ok(jobs),
+        other => unexpected(&other),
+    }
+}
+
 /// `sixfold jobs`.
 pub(crate) async fn list(args: ClientArgs) -> Result<()> {
     let client = connect(&args)?;
-    let jobs = match client.request(ClientRequest::Jobs).await? {
-        ClientReply::Jobs(jobs) => jobs,
-        other => return unexpected(&other),
-    };
+    let jobs = all(&client).await?;
     if args.json {
         let objects = jobs.iter().map(|job| {
             json!({"job": job.job.0, "name": job.name, "state": job.state.to_string(), "seconds": job.seconds, "message": job.message})

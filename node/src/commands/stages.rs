@@ -42,7 +42,8 @@ fn to_json(kind: &StageKind) -> Value {
 fn print_kind(kind: &StageKind) {
     println!("{}: {}", kind.name, kind.about);
     if !kind.takes.is_empty() {
-        println!("inputs: stages of kind {}", kind.takes.join(", "));
+        let needs: Vec<String> = kind.takes.iter().map(|kinds| kinds.join(" or ")).collect();
+        println!("inputs: a stage of kind {}", needs.join(", and one of kind "));
     }
     println!("\n[stage.NAME]\nkind = \"{}\"", kind.name);
     let defaults = kind.defaults();

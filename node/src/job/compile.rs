@@ -49,35 +49,36 @@ fn find_kind<'a>(
     })
 }
 
+/// The positions of a stage's inputs; each is of a kind that it takes, and of each that it needs there is one.
 fn find_inputs(
     raw: &RawJob,
     stage: &RawStage,
     kind: &StageKind,
     index: &HashMap<&str, usize>,
 ) -> Result<Vec<usize>, JobFileError> {
-    if stage.inputs.is_empty() && !kind.takes.is_empty() {
-        let message = format!(
-            "a `{}` stage needs `inputs`: name stages of kind {}",
-            kind.name,
-            kind.takes.join(" or ")
-        );
-        return Err(raw.error(&stage.place, message));
-    }
-    let find = |name: &str| index.get(name).copied();
     let mut inputs = Vec::with_capacity(stage.inputs.len());
     for input in &stage.inputs {
-        let Some(position) = find(&input.value) else {
+        let Some(&position) = index.get(input.value.as_str()) else {
             let hint = nearest(&input.value, index.keys().copied());
             return Err(raw.error(&input.place, format!("no stage is called `{}`{hint}", input.value)));
         };
         let given = raw.stages[position].kind.value.as_str();
-        if !kind.takes.contains(&given) {
-            let wanted = if kind.takes.is_empty() { "no inputs".to_owned() } else { kind.takes.join(" or ") };
+        if !kind.takes.iter().any(|need| need.contains(&given)) {
+            let taken = kind.takes.concat();
+            let wanted = if taken.is_empty() { "no inputs".to_owned() } else { taken.join(" or ") };
             let message =
                 format!("a `{}` stage takes {wanted}, and `{}` is a `{given}`", kind.name, input.value);
             return Err(raw.error(&input.place, message));
         }
         inputs.push(position);
+    }
+    let given = |kinds: &[&str]| {
+        inputs.iter().any(|&position| kinds.contains(&raw.stages[position].kind.value.as_str()))
+    };
+    if let Some(need) = kind.takes.iter().find(|need| !given(need)) {
+        let kinds = need.join(" or ");
+        let message = format!("a `{}` stage needs `inputs` that name a stage of kind {kinds}", kind.name);
+        return Err(raw.error(stage.inputs.first().map_or(&stage.place, |input| &input.place), message));
     }
     Ok(inputs)
 }

@@ -50,7 +50,7 @@ fn clean() -> StageKind {
     kind::<CleanOptions>(Kind {
         name: "clean",
         about: "pages or texts to clean documents: extraction, normal form, quality rules, duplicates, masks",
-        takes: &["crawl", "import"],
+        takes: &[&["crawl", "import"]],
         required: json!({}),
         validate: |options| {
             sixfold_clean::clean::Cleaner::new(options).map(drop).map_err(|error| error.to_string())
@@ -69,7 +69,7 @@ fn tokenize() -> StageKind {
     kind::<TokenizeOptions>(Kind {
         name: "tokenize",
         about: "train a byte-level BPE tokenizer and write token shards",
-        takes: &["clean", "import"],
+        takes: &[&["clean", "import"]],
         required: json!({}),
         validate: |_| Ok(()),
         phases: |options| vec![phase(Work::Tokenize.role(), Fan::Single, options.threads.max(1) as u32)],
@@ -80,7 +80,7 @@ fn train() -> StageKind {
     kind::<TrainOptions>(Kind {
         name: "train",
         about: "train a decoder under data, tensor and pipeline parallelism; the same bits on any plan",
-        takes: &["tokenize"],
+        takes: &[&["tokenize"]],
         required: json!({}),
         validate: |options| options.validate().map_err(|error| error.to_string()),
         phases: |options| vec![phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32)],
@@ -91,7 +91,7 @@ fn evaluate() -> StageKind {
     kind::<EvaluateOptions>(Kind {
         name: "evaluate",
         about: "held-out perplexity, Distinct-n, samples and a report; needs a train and a tokenize stage",
-        takes: &["train", "tokenize"],
+        takes: &[&["train"], &["tokenize"]],
         required: json!({}),
         validate: EvaluateOptions::validate,
         phases: |options| vec![phase(sixfold_evaluate::ROLE, Fan::Single, options.threads.max(1) as u32)],
@@ -102,7 +102,7 @@ fn serve() -> StageKind {
     kind::<ServeOptions>(Kind {
         name: "serve",
         about: "replicas of a model that answer over the OpenAI API and `sixfold query`",
-        takes: &["train"],
+        takes: &[&["train"]],
         required: json!({}),
         validate: |_| Ok(()),
         phases: |options| vec![phase(INFER, Fan::Replicas(options.replicas), options.threads.max(1))],
@@ -113,7 +113,7 @@ fn drift() -> StageKind {
     kind::<DriftOptions>(Kind {
         name: "drift",
         about: "watch what is asked of a served model against what it was trained on",
-        takes: &["tokenize"],
+        takes: &[&["tokenize"]],
         required: json!({}),
         validate: DriftOptions::validate,
         phases: |_| vec![phase(sixfold_drift::ROLE, Fan::Replicas(1), 1)],
@@ -146,8 +146,8 @@ pub(crate) struct StageKind {
     pub(crate) name: &'static str,
     /// One sentence for people.
     pub(crate) about: &'static str,
-    /// The kinds of stages that it can take as inputs; a stage needs one unless this is empty.
-    pub(crate) takes: &'static [&'static str],
+    /// What it needs as inputs: of each entry at least one stage of one of these kinds. It takes no others.
+    pub(crate) takes: &'static [&'static [&'static str]],
     /// The options that have no default, with an example.
     pub(crate) required: Value,
     /// Each option and what it means, in the order in which its type states them.
@@ -172,7 +172,7 @@ impl StageKind {
 struct Kind<O> {
     name: &'static str,
     about: &'static str,
-    takes: &'static [&'static str],
+    takes: &'static [&'static [&'static str]],
     required: Value,
     validate: fn(&O) -> Result<(), String>,
     phases: fn(&O) -> Vec<PhaseSpec>,

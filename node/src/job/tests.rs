@@ -47,11 +47,11 @@ fn every_option_of_every_kind_is_explained() {
     }
 }
 
-/// Twenty ways to get a job file wrong: each names the place and the way out.
+/// Ways to get a job file wrong: each names the place and the way out.
 #[test]
 fn broken_job_files_point_at_the_line_and_name_the_way_out() {
     let with = |from: &str, to: &str| GOOD.replace(from, to);
-    let cases: [(String, &[&str]); 20] = [
+    let cases: [(String, &[&str]); 21] = [
         (with("name = \"small\"", "name = small"), &["job.toml", "line 1"]),
         (with("name = \"small\"", ""), &["needs a name"]),
         ("name = \"x\"\n".into(), &["at least one stage"]),
@@ -81,6 +81,10 @@ fn broken_job_files_point_at_the_line_and_name_the_way_out() {
             &["job.toml:13", "takes tokenize", "`data` is a `import`"],
         ),
         (with("text = \"/books/book.txt\"\n", ""), &["job.toml:3", "one of `text` and `jsonl`"]),
+        (
+            format!("{GOOD}[stage.report]\nkind = \"evaluate\"\ninputs = [\"train\"]\n"),
+            &["job.toml:17", "needs `inputs`", "kind tokenize"],
+        ),
     ];
     for (source, words) in cases {
         let error = refused(&source, &[]);

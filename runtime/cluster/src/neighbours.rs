@@ -52,17 +52,13 @@ impl Neighbours for QuicNeighbours {
     async fn fetch(&self, from: &NodeAddress, id: ArtifactId) -> Result<Manifest, TransferError> {
         let stream = self.open(from, TransferRequest::Fetch(id)).await?;
         let mut stream = tokio::io::join(stream.recv, stream.send);
-        let manifest = transfer::receive(&self.store, id, &mut stream).await?;
-        stream.into_inner().1.finish().await?;
-        Ok(manifest)
+        transfer::receive(&self.store, id, &mut stream).await
     }
 
     async fn push(&self, to: &NodeAddress, id: ArtifactId) -> Result<(), TransferError> {
         let stream = self.open(to, TransferRequest::Push(id)).await?;
         let mut stream = tokio::io::join(stream.recv, stream.send);
-        transfer::send(&self.store, id, &mut stream).await?;
-        stream.into_inner().1.finish().await?;
-        Ok(())
+        transfer::send(&self.store, id, &mut stream).await
     }
 }
 
@@ -95,8 +91,7 @@ async fn answer(store: &Store, incoming: IncomingStream) -> Result<(), TransferE
         TransferRequest::Fetch(id) => {
             let stream = incoming.accept().await?;
             let mut stream = tokio::io::join(stream.recv, stream.send);
-            transfer::send(store, id, &mut stream).await?;
-            Ok(stream.into_inner().1.finish().await?)
+            transfer::send(store, id, &mut stream).await
         }
         TransferRequest::Push(_) if incoming.from.role() != Role::Node => {
             Ok(incoming.refuse("only nodes push artefacts").await?)
@@ -104,8 +99,7 @@ async fn answer(store: &Store, incoming: IncomingStream) -> Result<(), TransferE
         TransferRequest::Push(id) => {
             let stream = incoming.accept().await?;
             let mut stream = tokio::io::join(stream.recv, stream.send);
-            transfer::receive(store, id, &mut stream).await?;
-            Ok(stream.into_inner().1.finish().await?)
+            transfer::receive(store, id, &mut stream).await.map(drop)
         }
     }
 }
@@ -116,4 +110,65 @@ pub(crate) async fn probe(endpoint: &Endpoint, node: &NodeAddress) -> bool {
     let deadline = std::time::Duration::from_millis(500);
     let dialled = tokio::time::timeout(deadline, endpoint.connect(node.address, Expected::Peer(peer))).await;
     matches!(dialled, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::{Duration, SystemTime};
+
+    use sixfold_transport::EndpointOptions;
+    use sixfold_transport::identity::Authority;
+
+    use super::*;
+
+    /// A node of a cluster on loopback, with a store of its own.
+    struct Node {
+        _folder: tempfile::TempDir,
+        _served: Registration,
+        neighbours: QuicNeighbours,
+        address: NodeAddress,
+    }
+
+    impl Node {
+        fn start(authority: &Authority, name: &str) -> Self {
+            let identity = authority
+                .issue_identity(&Peer::node(name).unwrap(), SystemTime::now(), Duration::from_mins(10))
+                .unwrap();
+            let options = EndpointOptions::new((Ipv4Addr::LOCALHOST, 0).into());
+            let endpoint = Endpoint::bind(identity, &options).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(folder.path()).unwrap();
+            let address = NodeAddress { node: name.into(), address: endpoint.local_address().unwrap() };
+            let served = serve_artifacts(&endpoint, store.clone());
+            Self {
+                _folder: folder,
+                _served: served,
+                neighbours: QuicNeighbours::new(endpoint, store),
+                address,
+            }
+        }
+
+        fn publish(&self, content: &[u8]) -> ArtifactId {
+            let mut manifest = Manifest::new("tokens", "tokenize");
+            manifest.files.push(self.neighbours.store.put("content", content).unwrap());
+            self.neighbours.store.publish(&manifest).unwrap()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_push_and_fetch_is_acknowledged_whether_the_content_is_there_or_not() {
+        let authority = Authority::create(SystemTime::now()).unwrap();
+        let (a, b) = (Node::start(&authority, "a"), Node::start(&authority, "b"));
+        let there = a.publish(&vec![5; 3 << 20]);
+        for round in 0_u32..100 {
+            let new = a.publish(&round.to_le_bytes());
+            for id in [new, there] {
+                a.neighbours.push(&b.address, id).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+                assert!(b.neighbours.store.has(id));
+            }
+            let back = b.publish(&(1000 + round).to_le_bytes());
+            a.neighbours.fetch(&b.address, back).await.unwrap_or_else(|error| panic!("{round}: {error}"));
+        }
+    }
 }

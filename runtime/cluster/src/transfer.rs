@@ -3,9 +3,10 @@
 //! ```text
 //! sender   -> u32 length, manifest
 //! receiver -> one byte a file: 1 if it wants the content, 0 if it has it
-//! sender   -> the wanted contents, one after the other
-//! receiver -> 1 once the artefact is durable in its store
+//! sender   -> the wanted contents, one after the other, and the end of its stream
+//! receiver -> 1 once the artefact is durable in its store, and the end of its stream
 //! ```
+//! Each side reads the other's stream to its end: one that is dropped before counts as a peer that went away.
 //! The receiver checks every hash while it writes; an artefact is visible to it whole or not at all.
 
 use std::io::Write;
@@ -69,11 +70,11 @@ where
             return Err(TransferError::Protocol("a file became shorter"));
         }
     }
-    stream.flush().await?;
-    match stream.read_u8().await? {
-        1 => Ok(()),
-        _ => Err(TransferError::Protocol("no acknowledgement")),
+    stream.shutdown().await?;
+    if stream.read_u8().await? != 1 {
+        return Err(TransferError::Protocol("no acknowledgement"));
     }
+    expect_end(stream).await
 }
 
 /// Receives an artefact into `store`.
@@ -100,11 +101,20 @@ where
     for (file, _) in manifest.files.iter().zip(&wanted).filter(|(_, wanted)| **wanted == 1) {
         receive_file(store, file, stream).await?;
     }
+    expect_end(stream).await?;
     let (publisher, published) = (store.clone(), manifest.clone());
     blocking(move || publisher.publish(&published)).await?;
     stream.write_u8(1).await?;
-    stream.flush().await?;
+    stream.shutdown().await?;
     Ok(manifest)
+}
+
+/// Reads the end of the peer's stream.
+async fn expect_end(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), TransferError> {
+    match stream.read(&mut [0]).await? {
+        0 => Ok(()),
+        _ => Err(TransferError::Protocol("more than the artefact")),
+    }
 }
 
 /// Reads one file's content; a thread of its own writes it, as disks block.
