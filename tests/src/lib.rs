@@ -89,8 +89,10 @@ fn last_line(output: &Output) -> Value {
 
 /// Whether nodes can be given network namespaces of their own here; says so where not.
 pub fn has_namespaces() -> bool {
-    let listed = Command::new("ip").args(["netns", "list"]).output();
-    let has = listed.is_ok_and(|output| output.status.success()) && Path::new("/proc/1/root").exists();
+    let name = format!("sfprobe{}", std::process::id());
+    let ip = |arguments: &[&str]| Command::new("ip").args(arguments).stderr(Stdio::null()).status();
+    let has =
+        ["add", "del"].iter().all(|what| ip(&["netns", what, &name]).is_ok_and(|status| status.success()));
     if !has {
         println!("skipped: network namespaces need root and iproute2");
     }
