@@ -73,11 +73,14 @@ impl Cleaner {
                 crate::duplicates::DISTANCE_MAX
             ));
         }
-        if !(0.0..=1.0).contains(&options.language_confidence_min) {
-            return refuse(format!(
-                "language_confidence_min is {}, not within 0 to 1",
-                options.language_confidence_min
-            ));
+        let shares = [
+            ("language_confidence_min", options.language_confidence_min),
+            ("near_duplicate_overlap", options.near_duplicate_overlap),
+        ];
+        for (name, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                return refuse(format!("{name} is {share}, not within 0 to 1"));
+            }
         }
         let simplifier = match options.simplify.then(Simplifier::new).transpose() {
             Ok(simplifier) => simplifier,
