@@ -11,7 +11,7 @@ use crate::document::{Candidate, Fault, RawDocument, Reason, Rejection};
 use crate::error::CleanError;
 use crate::extract::extract;
 use crate::language::{Language, identify};
-use crate::normal_form::{Simplifier, normalize};
+use crate::normal_form::{Simplifier, flat, normalize};
 use crate::options::CleanOptions;
 use crate::pii;
 use crate::quality::Judge;
@@ -73,11 +73,14 @@ impl Cleaner {
                 crate::duplicates::DISTANCE_MAX
             ));
         }
-        if !(0.0..=1.0).contains(&options.language_confidence_min) {
-            return refuse(format!(
-                "language_confidence_min is {}, not within 0 to 1",
-                options.language_confidence_min
-            ));
+        let shares = [
+            ("language_confidence_min", options.language_confidence_min),
+            ("near_duplicate_overlap", options.near_duplicate_overlap),
+        ];
+        for (name, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                return refuse(format!("{name} is {share}, not within 0 to 1"));
+            }
         }
         let simplifier = match options.simplify.then(Simplifier::new).transpose() {
             Ok(simplifier) => simplifier,
@@ -147,15 +150,17 @@ impl Cleaner {
         if draft.text.is_empty() {
             return draft.rejected(Fault::NoText, "nothing is left of it");
         }
-        let mut language = identify(&draft.text);
+        let mut prose = flat(&draft.text);
+        let mut language = identify(&prose);
         if let (Some(simplifier), "zh-Hant") = (&self.simplifier, language.tag) {
             draft.text = simplifier.simplify(&draft.text);
             draft.title = simplifier.simplify(&draft.title);
+            prose = flat(&draft.text);
             language.tag = "zh-Hans";
         }
-        let words = words::words(&draft.text, language.tag);
+        let words = words::words(&prose, language.tag);
         let rejection = self.unwanted(&language).or_else(|| {
-            self.judge.judge(&draft.text, &words, language.tag).map(|breach| Rejection {
+            self.judge.judge(&prose, &words, language.tag).map(|breach| Rejection {
                 reason: Reason::Rule(breach.rule),
                 detail: format!("{:.4}, the limit is {}", breach.value, breach.limit),
             })

@@ -11,6 +11,7 @@ use rs_trafilatura::page_type::PageType;
 use serde::{Deserialize, Serialize};
 
 use crate::html;
+use crate::normal_form::{KEPT_SPACE, KEPT_TAB};
 
 /// How a page's text is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -31,7 +32,8 @@ pub enum Extractor {
 pub struct Extracted {
     /// The page's title, empty where it has none.
     pub title: String,
-    /// Its text, one line a block.
+    /// Its text, one line a block; in code, spaces that the normal form keeps stand as [`KEPT_SPACE`] and
+    /// [`KEPT_TAB`].
     pub text: String,
     /// Whether the body's text stands in for the main text.
     pub is_body: bool,
@@ -39,7 +41,7 @@ pub struct Extracted {
 
 /// Finds the text of an HTML page.
 pub fn extract(page: &str, url: &str, extractor: Extractor) -> Extracted {
-    let page = page.replace('\0', "");
+    let page = page.replace(['\0', KEPT_SPACE, KEPT_TAB], "");
     let page = html::bounded(&page, html::DEPTH_MAX);
     let title = html::title(&page).unwrap_or_default();
     let main_text = match extractor {
@@ -116,7 +118,7 @@ mod tests {
                     <h1 class=title>7.2. 监控<a href=#m>¶</a></h1><div class=para>\n  守护进程\n  不与 <code>tty</code> 交互。\n\
                     </div><ul><li>日志</ul><pre># ps\n  aux</pre></div><ul class=docnav><li><a href=a>上一页</a></ul>";
         let found = extract(page, "http://example.org/", Extractor::Documentation);
-        assert_eq!(found.text, "7.2. 监控\n\n守护进程不与 tty 交互。\n\n日志\n\n# ps\naux");
+        assert_eq!(found.text, "7.2. 监控\n\n守护进程不与 tty 交互。\n\n日志\n\n# ps\n\u{fdd0}\u{fdd0}aux");
     }
 
     #[test]

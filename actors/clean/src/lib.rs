@@ -32,6 +32,7 @@ pub mod quality;
 pub mod segment;
 pub mod shards;
 pub mod signature;
+pub mod sketch;
 pub mod stage;
 pub mod tokenizer;
 pub mod words;

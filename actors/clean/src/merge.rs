@@ -8,12 +8,11 @@ use std::path::PathBuf;
 
 use crate::corpus::CorpusSink;
 use crate::document::{Candidate, Document, Fault, Reason, Rejected, Rejection, document_id, read_lines};
-use crate::duplicates::{self, Verdict};
+use crate::duplicates::{Finder, Nearness, Verdict};
 use crate::error::CleanError;
 use crate::figures::Figures;
 use crate::options::CleanOptions;
 use crate::progress::Progress;
-use crate::signature::Signature;
 
 /// Documents between two looks at whether to stop.
 const CHECK_EVERY: u64 = 512;
@@ -78,18 +77,17 @@ pub fn merge(
 
 /// A verdict on each candidate that was not rejected before, in order.
 fn find_duplicates(segments: &[Segment], options: &CleanOptions) -> Result<Vec<Verdict>, CleanError> {
-    let mut signatures: Vec<Signature> = Vec::new();
+    let mut finder = Finder::default();
     for segment in segments {
         for candidate in segment.candidates()? {
             let candidate = candidate?;
-            signatures.extend(candidate.rejection.is_none().then_some(candidate.signature));
+            if candidate.rejection.is_none() {
+                finder.add(candidate.signature, &candidate.language);
+            }
         }
     }
-    let distance = options.near_duplicates.then_some(options.near_duplicate_bits);
-    if options.exact_duplicates || distance.is_some() {
-        return Ok(duplicates::find(&signatures, options.exact_duplicates, distance));
-    }
-    Ok(vec![Verdict::Unique; signatures.len()])
+    let near = Nearness { distance: options.near_duplicate_bits, overlap: options.near_duplicate_overlap };
+    Ok(finder.find(options.exact_duplicates, options.near_duplicates.then_some(near)))
 }
 
 fn repeated(verdict: Verdict, ids: &[String]) -> Option<Rejection> {

@@ -1,6 +1,9 @@
 //! One form for all text: Unicode NFC, no control or invisible characters, plain white space, and
 //! by choice full-width to half-width and traditional to simplified Chinese.
 //!
+//! The spaces by which code is laid out stay: extraction marks them ([`KEPT_SPACE`]), since in all other
+//! text indentation and runs of spaces are a matter of layout, and say nothing.
+//!
 //! Width is not NFKC: that also turns ² into 2 and ﬁ into fi, which changes what a text says.
 
 use ferrous_opencc::OpenCC;
@@ -23,6 +26,12 @@ pub enum Width {
     /// All become half-width.
     All,
 }
+
+/// A space that stays where it is, and a tab. Noncharacters, which Unicode leaves to programs for use
+/// inside of them (section 23.7); normal form has spaces and tabs in their place.
+pub const KEPT_SPACE: char = '\u{fdd0}';
+/// See [`KEPT_SPACE`].
+pub const KEPT_TAB: char = '\u{fdd1}';
 
 /// `text` in normal form, without conversion of characters.
 pub fn normalize(text: &str, width: Width) -> String {
@@ -75,12 +84,18 @@ fn half_width(character: char, width: Width) -> char {
     }
 }
 
-/// Lines trimmed, runs of spaces as one, at most one blank line together.
+/// `text`, which is in normal form, without the indentation and the runs of spaces that code has in it.
+pub fn flat(text: &str) -> String {
+    tidy_white_space(text)
+}
+
+/// Lines trimmed, runs of spaces as one, at most one blank line together; white space that is to be
+/// kept stays before and within the first word of a line and within others.
 fn tidy_white_space(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut blank_lines = 0;
     for line in text.split('\n') {
-        let mut words = line.split(char::is_whitespace).filter(|word| !word.is_empty()).peekable();
+        let mut words = line.split(char::is_whitespace).filter(|word| !word.chars().all(is_kept)).peekable();
         if words.peek().is_none() {
             blank_lines += 1;
             continue;
@@ -90,13 +105,24 @@ fn tidy_white_space(text: &str) -> String {
         }
         blank_lines = 0;
         for (number, word) in words.enumerate() {
+            let mut word = word.trim_end_matches(is_kept);
             if number > 0 {
+                // Where a line of code was joined to the one before, its indentation is none.
+                word = word.trim_start_matches(is_kept);
                 out.push(' ');
             }
-            out.push_str(word);
+            out.extend(word.chars().map(|character| match character {
+                KEPT_SPACE => ' ',
+                KEPT_TAB => '\t',
+                _ => character,
+            }));
         }
     }
     out
+}
+
+fn is_kept(character: char) -> bool {
+    matches!(character, KEPT_SPACE | KEPT_TAB)
 }
 
 /// Converts traditional Chinese to simplified, by OpenCC's `t2s` phrases and characters.
@@ -133,6 +159,14 @@ mod tests {
     fn tidies_white_space() {
         let text = "\u{3000}\u{3000}one \t two\u{a0}three  \r\n\r\n\n\nfour\r five\u{2028}six\n\n";
         assert_eq!(normalize(text, Width::Keep), "one two three\n\nfour\nfive\nsix");
+    }
+
+    #[test]
+    fn keeps_the_white_space_of_code() {
+        let text = "One  line: \u{fdd0}joined\u{fdd1}\nif x:\n\u{fdd0}\u{fdd0}y\u{fdd0}\u{fdd0}= 1 \n\u{fdd0}\u{fdd1}\n\n\u{fdd1}z\u{fdd1}# end\u{fdd0}";
+        let normal = normalize(text, Width::Keep);
+        assert_eq!(normal, "One line: joined\nif x:\n  y  = 1\n\n\tz\t# end");
+        assert_eq!(flat(&normal), "One line: joined\nif x:\ny = 1\n\nz # end");
     }
 
     #[test]

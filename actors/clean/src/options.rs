@@ -80,10 +80,14 @@ pub struct CleanOptions {
     pub masks: Vec<MaskKind>,
     /// Leave out documents with the same letters and digits as an earlier one.
     pub exact_duplicates: bool,
-    /// Leave out documents whose SimHash differs in at most `near_duplicate_bits` bits.
+    /// Leave out documents that are nearly the same as an earlier one of their language: their SimHashes
+    /// differ in at most `near_duplicate_bits` bits, and their texts share `near_duplicate_overlap`.
     pub near_duplicates: bool,
     /// Bits of 64, at most 3.
     pub near_duplicate_bits: u32,
+    /// Share of runs of five words (Chinese: of five characters) that two documents have in common, of all
+    /// that either has, at least; 0 to 1, estimated to about 0.05. 0: SimHash alone decides.
+    pub near_duplicate_overlap: f64,
     /// Larger pages are rejected.
     pub page_bytes_max: usize,
     /// Threads a task. 0: one a core.
@@ -106,6 +110,7 @@ impl Default for CleanOptions {
             exact_duplicates: true,
             near_duplicates: true,
             near_duplicate_bits: 3,
+            near_duplicate_overlap: 0.5,
             page_bytes_max: 8 << 20,
             threads: 0,
         }

@@ -1,10 +1,13 @@
 //! Signatures by which duplicates are found.
 //!
 //! The content hash ignores case, punctuation and white space. SimHash is that of the Python
-//! package `simhash` (2.1), so that signatures can be compared with other tools' ones.
+//! package `simhash` (2.1), so that signatures can be compared with other tools' ones. A [`Sketch`]
+//! tells whether texts with near SimHashes share what they say, or only the letters it is made of.
 
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
+
+use crate::sketch::Sketch;
 
 /// Characters a shingle.
 const SHINGLE_CHARS: usize = 4;
@@ -18,12 +21,14 @@ pub struct Signature {
     /// Its SimHash.
     #[serde(with = "hex_u64")]
     pub simhash: u64,
+    /// A sketch of its runs of words.
+    pub sketch: Sketch,
 }
 
 impl Signature {
     /// The signatures of `text`.
     pub fn of(text: &str) -> Self {
-        Self { content: content_hash(text), simhash: simhash(text) }
+        Self { content: content_hash(text), simhash: simhash(text), sketch: Sketch::of(text) }
     }
 }
 
@@ -121,9 +126,11 @@ mod tests {
 
     #[test]
     fn serialises_as_hexadecimal() {
-        let signature = Signature { content: 0xab, simhash: 1 };
+        let signature = Signature { content: 0xab, simhash: 1, sketch: Sketch::of("") };
         let json = serde_json::to_string(&signature).unwrap();
-        assert_eq!(json, r#"{"content":"000000000000000000000000000000ab","simhash":"0000000000000001"}"#);
+        let start =
+            r#"{"content":"000000000000000000000000000000ab","simhash":"0000000000000001","sketch":"ff"#;
+        assert!(json.starts_with(start), "{json}");
         assert_eq!(serde_json::from_str::<Signature>(&json).unwrap(), signature);
     }
 }

@@ -115,7 +115,11 @@ fn survives_poison_in_bounded_time() {
 
 #[test]
 fn refuses_options_out_of_range() {
-    for json in [r#"{"near_duplicate_bits":4}"#, r#"{"language_confidence_min":1.5}"#] {
+    for json in [
+        r#"{"near_duplicate_bits":4}"#,
+        r#"{"language_confidence_min":1.5}"#,
+        r#"{"near_duplicate_overlap":-0.1}"#,
+    ] {
         let options: CleanOptions = serde_json::from_str(json).unwrap();
         assert!(matches!(Cleaner::new(&options), Err(CleanError::Options(_))));
     }

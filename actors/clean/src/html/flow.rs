@@ -5,8 +5,14 @@
 //! in Chinese would leave spaces between characters. Here a line is what stands between two tags
 //! that are not inline. A line that is nearly all link ("Read more: ...", "Next article") is no
 //! sentence of its page; to a reader of plain text it leads nowhere.
+//!
+//! In `pre` white space says something. What of it is more than a space between two words is marked
+//! here, so that whatever reads the page next cannot take it for layout.
+
+use std::borrow::Cow;
 
 use crate::language::is_han;
+use crate::normal_form::{KEPT_SPACE, KEPT_TAB};
 
 use super::attribute::attribute;
 use super::scan::{Kind, Piece, Scanner};
@@ -25,7 +31,7 @@ const POINTING: [&str; 9] = ["p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "div
 /// the words that announce the link.
 const LINKED_SHARE_MIN: f64 = 0.8;
 
-/// `html` with white space collapsed outside `pre`, and the text of lines that point elsewhere left
+/// `html` with white space collapsed outside `pre` and marked in it ([`KEPT_SPACE`]), and the text of lines that point elsewhere left
 /// out where `drop_pointers` is set. Tags stay as they are.
 pub fn flowing(html: &str, drop_pointers: bool) -> String {
     let mut flow = Flow { out: String::with_capacity(html.len()), drop_pointers, ..Flow::default() };
@@ -41,6 +47,7 @@ struct Flow<'a> {
     out: String,
     drop_pointers: bool,
     preformatted: bool,
+    code: Code,
     /// The pieces of the line so far, and the element that it began with.
     line: Vec<Piece<'a>>,
     element: &'a str,
@@ -96,12 +103,14 @@ impl<'a> Flow<'a> {
             match piece.kind {
                 Kind::Text if !keeps_text => {}
                 Kind::Text if !self.preformatted => words.write(piece.source, &mut self.out),
+                Kind::Text => self.code.write(piece.source, &mut self.out),
                 _ => self.out.push_str(piece.source),
             }
         }
         if words.gap != Gap::None {
             self.out.push(' ');
         }
+        self.code = Code::default();
         (self.letters, self.linked) = (0, 0);
     }
 
@@ -160,6 +169,47 @@ impl Words {
     }
 }
 
+/// How pages write a no-break space, which in code is a space as others are.
+const NO_BREAK_SPACES: [&str; 3] = ["&nbsp;", "&#160;", "&#xa0;"];
+
+/// Lines of preformatted text.
+#[derive(Default)]
+struct Code {
+    /// White space, marked, that is owed before the next character of the line; none is at its end.
+    owed: String,
+    /// Whether the line has another character yet.
+    is_begun: bool,
+}
+
+impl Code {
+    fn write(&mut self, text: &str, out: &mut String) {
+        let plain =
+            NO_BREAK_SPACES.iter().fold(Cow::Borrowed(text), |text, name| match text.contains(name) {
+                true => text.replace(name, "\u{a0}").into(),
+                false => text,
+            });
+        for character in plain.chars() {
+            match character {
+                '\n' | '\r' => {
+                    *self = Self::default();
+                    out.push(character);
+                }
+                ' ' | '\u{a0}' => self.owed.push(KEPT_SPACE),
+                '\t' => self.owed.push(KEPT_TAB),
+                _ => {
+                    // The extractor of main text closes up punctuation.
+                    let closes_up = matches!(character, '.' | ',' | ';' | ':' | '!' | '?');
+                    let is_plain = self.is_begun && !closes_up && self.owed.chars().eq([KEPT_SPACE]);
+                    out.push_str(if is_plain { " " } else { &self.owed });
+                    out.push(character);
+                    self.owed.clear();
+                    self.is_begun = true;
+                }
+            }
+        }
+    }
+}
+
 /// Han, kana and their punctuation; Hangul is written with spaces.
 fn is_wide(character: char) -> bool {
     is_han(character)
@@ -177,7 +227,17 @@ mod tests {
     #[test]
     fn collapses_white_space_but_in_preformatted_text() {
         let html = "<p>one\n  two <b>three</b>\n<i>four</i>\n</p><pre>a\n  b</pre> <p>c\td";
-        assert_eq!(flowing(html, true), "<p>one two <b>three</b><i> four</i> </p><pre>a\n  b</pre> <p>c d");
+        let flat = "<p>one two <b>three</b><i> four</i> </p><pre>a\n__b</pre> <p>c d";
+        assert_eq!(flowing(html, true).replace(KEPT_SPACE, "_"), flat);
+    }
+
+    #[test]
+    fn marks_the_white_space_of_code_that_is_more_than_a_space_between_words() {
+        let html =
+            "<pre> if <b>x</b> :\r\n\t<i> y</i>  = 1 \n \n<br>  z&nbsp;&#160;w&nbsp;<div> v\t</div></pre>";
+        let marked = flowing(html, false).replace(KEPT_SPACE, "_").replace(KEPT_TAB, "|");
+        let expected = "<pre>_if<b> x</b>_:\r\n<i>|_y</i>__= 1\n\n<br>__z__w<div>_v</div></pre>";
+        assert_eq!(marked, expected);
     }
 
     #[test]
@@ -206,7 +266,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn changes_white_space_only(html in "([<>/ac\n 中é-]|<p>|<a>|</a>|<pre>|</p>){0,60}") {
-            let dense = |text: &str| text.split_whitespace().collect::<String>();
+            let dense = |text: &str| text.split_whitespace().collect::<String>().replace(KEPT_SPACE, "");
             proptest::prop_assert_eq!(dense(&flowing(&html, false)), dense(&html));
         }
     }

@@ -85,7 +85,7 @@ impl Lines {
         }
     }
 
-    /// Lines of preformatted text stay lines; indentation is left out, as the normal form has none.
+    /// Lines of preformatted text stay lines; of its white space what [`super::flowing`] marked stays.
     fn text(&mut self, text: &str, preformatted: bool) {
         if !preformatted {
             return self.words(text);

@@ -34,8 +34,17 @@ fn options() -> CleanOptions {
 
 /// Cleans segments with that many threads, in the given order of completion, and merges them.
 fn corpus(segments: &[Vec<RawDocument>], threads: usize, order: &[usize]) -> (CorpusFiles<Vec<u8>>, Figures) {
+    corpus_with(&options(), segments, threads, order)
+}
+
+fn corpus_with(
+    options: &CleanOptions,
+    segments: &[Vec<RawDocument>],
+    threads: usize,
+    order: &[usize],
+) -> (CorpusFiles<Vec<u8>>, Figures) {
     let folder = tempfile::tempdir().unwrap();
-    let cleaner = Cleaner::new(&options()).unwrap();
+    let cleaner = Cleaner::new(options).unwrap();
     let pool = pool(threads).unwrap();
     let path = |number: usize| folder.path().join(format!("{number}.jsonl"));
     for &number in order {
@@ -49,7 +58,7 @@ fn corpus(segments: &[Vec<RawDocument>], threads: usize, order: &[usize]) -> (Co
         .collect();
     let files = CorpusFiles { documents: Vec::new(), parquet: Vec::new(), rejected: Vec::new() };
     let mut writer = CorpusWriter::new(files).unwrap();
-    let figures = merge(&list, &options(), &mut writer, &Progress::default()).unwrap();
+    let figures = merge(&list, options, &mut writer, &Progress::default()).unwrap();
     (writer.finish().unwrap(), figures)
 }
 
@@ -136,3 +145,5 @@ fn parquet_holds_the_same_documents() {
     assert_eq!(ids, expected);
     assert_eq!(ids.len() as u64, figures.documents_kept);
 }
+
+mod near;

@@ -43,6 +43,12 @@ impl Bench {
         result
     }
 
+    fn publish_warc(&self, warc: &[u8]) -> ArtifactId {
+        let mut manifest = Manifest::new(WARC, "crawl");
+        manifest.files.push(self.store.put("pages-00000.warc", warc).unwrap());
+        self.store.publish(&manifest).unwrap()
+    }
+
     fn file(&self, name: &str, content: &[u8]) -> String {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
@@ -160,12 +166,51 @@ async fn a_bytes_tokenizer_needs_no_training() {
     assert!(held_out.is_empty());
 }
 
+/// A WARC file of records: their types, addresses and blocks.
+fn warc(records: &[(&str, &str, Vec<u8>)]) -> Vec<u8> {
+    let mut warc = Vec::new();
+    for (kind, url, block) in records {
+        let length = block.len();
+        let head = format!("WARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nContent-Length: {length}\r\n\r\n");
+        warc.extend([b"WARC/1.1\r\n".as_slice(), head.as_bytes(), block, b"\r\n\r\n"].concat());
+    }
+    warc
+}
+
+/// An answer with a page.
+fn page(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n{body}").into_bytes()
+}
+
+#[tokio::test]
+async fn code_keeps_its_indentation_from_page_to_corpus() {
+    let bench = Bench::new();
+    let prose: String = LINES.iter().step_by(2).map(|line| format!("<p>{line}\n  It is so.</p>")).collect();
+    let html = format!(
+        "<title>Loops</title><main><article><h1>Loops</h1>{prose}<pre><code class=python><span>def</span> f(x):\n    \
+         <b>if</b> x &lt; 1 :\n\treturn  x   # done \n\n\n    return f(\n        x - 1)\n</code></pre>\n  \
+         <p>The  end of\n   the page, after which nothing else comes for a reader.</p></article></main>"
+    );
+    let id = bench.publish_warc(&warc(&[("response", "http://example.org/loops", page(&html))]));
+    for extractor in ["documentation", "main_text", "body"] {
+        let options = serde_json::json!({"profile": "none", "extractor": extractor});
+        let mapped = bench.run(Work::Clean, options.clone(), &[id]).await.unwrap();
+        let made = bench.run(Work::CleanReduce, options, &mapped.artifacts).await.unwrap();
+        let file = bench.store.read(made.artifacts[0], DOCUMENTS_FILE).unwrap();
+        let document: crate::document::Document = serde_json::from_slice(&file).unwrap();
+        let code = "def f(x):\n    if x < 1 :\n\treturn  x   # done\n\n    return f(\n        x - 1)\n";
+        assert!(document.text.contains(code), "{extractor}: {}", document.text);
+        for line in ["It is so.", "\nThe end of the page, after"] {
+            assert!(document.text.contains(line), "{extractor}: {}", document.text);
+        }
+        assert!(!document.text.contains("  It is so."), "{extractor}: {}", document.text);
+    }
+}
+
 #[tokio::test]
 async fn pages_of_a_crawl_are_cleaned_and_the_rest_is_passed_over() {
     let bench = Bench::new();
-    let page = |body: &str| {
-        format!("HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>{body}</p>").into_bytes()
-    };
+    let page = |body: &str| page(&format!("<p>{body}</p>"));
     let records = [
         (
             "response",
@@ -182,24 +227,8 @@ async fn pages_of_a_crawl_are_cleaned_and_the_rest_is_passed_over() {
         ),
         ("response", "http://example.org/b", page(LINES[1])),
     ];
-    let mut warc = Vec::new();
-    for (kind, url, block) in records {
-        warc.extend(
-            format!(
-                "WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nContent-Length: {}\r\n\r\n",
-                block.len()
-            )
-            .bytes(),
-        );
-        warc.extend(block);
-        warc.extend(b"\r\n\r\n");
-    }
-    let publish = |bytes: &[u8]| {
-        let mut manifest = Manifest::new(WARC, "crawl");
-        manifest.files.push(bench.store.put("pages-00000.warc", bytes).unwrap());
-        bench.store.publish(&manifest).unwrap()
-    };
-    let id = publish(&warc);
+    let warc = warc(&records);
+    let id = bench.publish_warc(&warc);
     let options = serde_json::json!({"profile": "none", "chars_min": 20});
     let mapped = bench.run(Work::Clean, options.clone(), &[id]).await.unwrap();
     let made = bench.run(Work::CleanReduce, options.clone(), &mapped.artifacts).await.unwrap();
@@ -210,7 +239,8 @@ async fn pages_of_a_crawl_are_cleaned_and_the_rest_is_passed_over() {
     assert_eq!((last.url.as_str(), last.source_position), ("http://example.org/b", 2));
     assert_eq!(last.source_artifact, id.to_string());
 
-    let error = bench.run(Work::Clean, options, &[publish(&warc[..warc.len() - 30])]).await.unwrap_err();
+    let cut = bench.publish_warc(&warc[..warc.len() - 30]);
+    let error = bench.run(Work::Clean, options, &[cut]).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Fatal);
     assert!(error.message.contains("damaged or cut"), "{error}");
 }

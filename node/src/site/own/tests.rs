@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sixfold_clean::clean::{Cleaner, Input, Page};
 use sixfold_clean::document::Candidate;
-use sixfold_clean::duplicates::{self, Verdict};
+use sixfold_clean::duplicates::{DISTANCE_MAX, Finder, Nearness, Verdict};
 use sixfold_clean::extract::Extractor;
 use sixfold_clean::options::CleanOptions;
 use sixfold_clean::quality::Profile;
@@ -85,8 +85,9 @@ fn passes_the_cleaner_without_its_frame_and_without_duplicates() {
         let long_enough = if path.starts_with("zh/") { page.chars >= 300 } else { page.words >= 250 };
         assert!(*path == "index.html" || long_enough, "{path}: {} words, {} chars", page.words, page.chars);
     }
-    let signatures: Vec<_> = pages.iter().map(|(_, page)| page.signature).collect();
-    let verdicts = duplicates::find(&signatures, true, Some(duplicates::DISTANCE_MAX));
+    let mut finder = Finder::default();
+    pages.iter().for_each(|(_, page)| finder.add(page.signature, &page.language));
+    let verdicts = finder.find(true, Some(Nearness { distance: DISTANCE_MAX, overlap: 0.0 }));
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Unique), "{verdicts:?}");
 }
 
