@@ -223,5 +223,4 @@ impl Clusters {
 }
 
 #[cfg(test)]
-#[path = "duplicates/tests.rs"]
 mod tests;
