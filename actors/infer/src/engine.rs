@@ -23,6 +23,7 @@ use generation::{ChunkLogits, Generation, Progress};
 pub use model::ModelDecoder;
 
 use crate::message::{GenerateRequest, ReplicaError, TokenEvent};
+use crate::pulse::Pulse;
 use crate::scheduler::{Chunk, Limits, Refusal, Scheduler, SequenceId};
 use crate::text::{EncodedPrompt, TextCodec};
 
@@ -58,14 +59,20 @@ pub struct Engine<D: Decoder> {
     text: Arc<TextCodec>,
     scheduler: Scheduler,
     output_tokens_max: usize,
+    pulse: Pulse,
     generations: HashMap<SequenceId, Generation<D::Cache>>,
 }
 
 impl<D: Decoder> Engine<D> {
     /// An idle engine. `output_tokens_max` bounds every answer; 0 for the model's context.
     pub fn new(decoder: D, text: Arc<TextCodec>, limits: Limits, output_tokens_max: usize) -> Self {
-        let scheduler = Scheduler::new(limits);
-        Self { decoder, text, scheduler, output_tokens_max, generations: HashMap::new() }
+        let (scheduler, pulse) = (Scheduler::new(limits), Pulse::default());
+        Self { decoder, text, scheduler, output_tokens_max, pulse, generations: HashMap::new() }
+    }
+
+    /// Beats while the engine computes.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Takes a request into the queue, or tells its client why not.
@@ -193,7 +200,8 @@ impl<D: Decoder> Engine<D> {
             let tokens = generation.and_then(|g| g.tokens().get(chunk.start..chunk.start + chunk.tokens));
             work.push(Work { tokens: tokens.unwrap_or_default(), start: chunk.start, cache, rows });
         }
-        let logits = self.decoder.forward(&mut work)?;
+        let logits = self.decoder.forward(&mut work, &self.pulse)?;
+        self.pulse.beat();
         for (chunk, cache) in chunks.iter().zip(caches) {
             if let Some(generation) = self.generations.get_mut(&chunk.id) {
                 generation.cache = Some(cache);

@@ -179,7 +179,8 @@ fn request(prompt: &str) -> GenerateRequest {
 }
 
 async fn answer(client: &dyn ReplicaClient, request: GenerateRequest) -> Vec<TokenEvent> {
-    client.generate(request).await.unwrap().collect().await
+    let events = client.generate(request).await.unwrap();
+    events.filter(|event| std::future::ready(*event != TokenEvent::Alive)).collect().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

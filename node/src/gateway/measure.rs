@@ -98,7 +98,7 @@ impl AnswerTimes {
                 }
             }
             TokenEvent::Finished { .. } => self.series.answer.record(now - self.started),
-            TokenEvent::Echo(_) | TokenEvent::Failed(_) => {}
+            TokenEvent::Echo(_) | TokenEvent::Failed(_) | TokenEvent::Alive => {}
         }
     }
 

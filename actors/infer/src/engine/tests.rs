@@ -59,6 +59,7 @@ impl Answer {
                 TokenEvent::Token(piece) => answer.tokens.push(piece),
                 TokenEvent::Finished { reason, text } => (answer.reason, answer.tail) = (Some(reason), text),
                 TokenEvent::Failed(error) => answer.error = Some(error),
+                TokenEvent::Alive => panic!("the engine itself gives no signs of life"),
             }
         }
         answer

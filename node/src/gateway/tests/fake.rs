@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -35,6 +36,10 @@ pub(super) enum Fate {
     Busy,
     /// Says nothing more after so many tokens of each answer, until it is killed.
     HangsAfter(usize),
+    /// Gives so many signs of life, at this distance, and then answers.
+    Thinks(u32, Duration),
+    /// Gives so many signs of life, at this distance, and then nothing, until it is killed.
+    Freezes(u32, Duration),
 }
 
 /// A replica whose answer is a function of the request: token `n` is the word ` wn`, the twelfth the last.
@@ -79,12 +84,23 @@ impl ReplicaClient for Fake {
         let events = events(&request, &fate);
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Alive(Arc::clone(&self.alive));
-        let (kill, hangs) = (Arc::clone(&self.kill), matches!(fate, Fate::HangsAfter(_)));
+        let kill = Arc::clone(&self.kill);
+        let hangs = matches!(fate, Fate::HangsAfter(_) | Fate::Freezes(..));
         let killed = stream::once(async move {
             kill.notified().await;
             TokenEvent::Failed(ReplicaError::Lost("killed".into()))
         });
-        let events = stream::iter(events).chain(if hangs {
+        let (signs, every) = match fate {
+            Fate::Thinks(signs, every) | Fate::Freezes(signs, every) => (signs, every),
+            _ => (0, Duration::ZERO),
+        };
+        let signs = stream::iter(0..signs).then(move |_| async move {
+            tokio::time::sleep(every).await;
+            TokenEvent::Alive
+        });
+        let mut events = stream::iter(events);
+        let start = stream::iter(events.next().await);
+        let events = start.chain(signs).chain(events).chain(if hangs {
             killed.left_stream()
         } else {
             stream::empty().right_stream()
@@ -101,6 +117,9 @@ fn events(request: &GenerateRequest, fate: &Fate) -> Vec<TokenEvent> {
     };
     let first = request.emitted.last().map_or(1, |last| last + 1);
     let mut events = vec![TokenEvent::Started { prompt_tokens: prompt.clone() }];
+    if matches!(fate, Fate::Freezes(..)) {
+        return events;
+    }
     if request.echo && request.emitted.is_empty() {
         let scored = |index: usize| request.logprobs.filter(|_| index > 0);
         let echo = prompt.iter().enumerate().map(|(index, &token)| piece(token, scored(index)));
