@@ -16,6 +16,7 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use decoder::{Decoder, DecoderShape, LogitRows, ModelError, Rows, Work};
@@ -41,7 +42,7 @@ pub struct Job {
 }
 
 /// How full an engine is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Sequences in the batch.
     pub running: usize,
@@ -51,6 +52,8 @@ pub struct Load {
     pub blocks_used: usize,
     /// KV blocks altogether.
     pub blocks: usize,
+    /// How often a sequence has given its blocks back, to be computed again.
+    pub preempted: u64,
 }
 
 /// See the module.
@@ -168,6 +171,7 @@ impl<D: Decoder> Engine<D> {
             waiting: self.scheduler.waiting(),
             blocks_used: self.scheduler.blocks_used(),
             blocks: self.scheduler.limits().kv_blocks,
+            preempted: self.scheduler.preempted(),
         }
     }
 

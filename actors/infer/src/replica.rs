@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::Semaphore;
 
+use crate::engine::Load;
 use crate::latency::Latencies;
 use crate::message::{GenerateRequest, Prompt, ReplicaError, TokenEvent};
 use crate::pulse::{self, SIGN_EVERY};
@@ -30,6 +31,12 @@ pub trait ReplicaClient: Send + Sync {
     /// # Errors
     /// [`ReplicaError`] where the replica does not take it.
     async fn generate(&self, request: GenerateRequest) -> Result<EventStream, ReplicaError>;
+
+    /// How full it is.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] where it does not say.
+    async fn load(&self) -> Result<Load, ReplicaError>;
 }
 
 /// Prompts that are tokenized at the same time; more would take the engine's cores.
@@ -135,5 +142,9 @@ impl ReplicaClient for Replica {
         let events = events.inspect(move |event| inner.latencies.record(&mut answer, event, Instant::now()));
         let pulse = self.inner.engine.pulse().clone();
         Ok(Box::pin(pulse::with_signs_of_life(Box::pin(events), pulse, SIGN_EVERY)))
+    }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        Ok(self.inner.engine.load())
     }
 }

@@ -4,6 +4,7 @@ mod api;
 mod connections;
 mod failover;
 mod fake;
+mod metrics;
 mod socket;
 mod transport;
 mod wire;

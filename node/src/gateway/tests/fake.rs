@@ -14,6 +14,7 @@ use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use sixfold_cluster::protocol::{ClusterView, KeyRecord, Service};
 use sixfold_cluster::task::{Metric, TaskAddress};
+use sixfold_infer::engine::Load;
 use sixfold_infer::message::{
     ABOUT_MODEL, Alternative, FinishReason, GenerateRequest, Prompt, ROLE, ReplicaError, Score, TokenEvent,
     TokenPiece,
@@ -50,6 +51,8 @@ pub(super) struct Fake {
     pub(super) alive: Arc<AtomicUsize>,
     /// Ends one answer of a replica that hangs.
     pub(super) kill: Arc<Notify>,
+    /// How full it says it is, if it says so.
+    pub(super) load: Mutex<Option<Load>>,
 }
 
 impl Fake {
@@ -59,6 +62,7 @@ impl Fake {
             asked: AtomicUsize::new(0),
             alive: Arc::default(),
             kill: Arc::default(),
+            load: Mutex::default(),
         })
     }
 }
@@ -106,6 +110,10 @@ impl ReplicaClient for Fake {
             stream::empty().right_stream()
         });
         Ok(events.inspect(move |_| _ = &alive).boxed())
+    }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        self.load.lock().unwrap().ok_or_else(|| ReplicaError::Lost("it does not say".into()))
     }
 }
 
@@ -165,8 +173,9 @@ impl Dial for FakeDial {
     }
 }
 
-/// The cluster that a gateway sees: fake replicas of the model `toy`, and one key.
+/// The cluster that a gateway sees: fake replicas of one model, `toy` by default, and one key.
 pub(super) struct Replicas {
+    model: &'static str,
     dial: Arc<FakeDial>,
     view: watch::Sender<ClusterView>,
 }
@@ -180,9 +189,13 @@ pub(super) struct Cluster {
 
 impl Replicas {
     pub(super) fn new(fakes: &[Arc<Fake>]) -> Self {
+        Self::of("toy", fakes)
+    }
+
+    pub(super) fn of(model: &'static str, fakes: &[Arc<Fake>]) -> Self {
         let keys = vec![KeyRecord { name: "test".into(), hash: *blake3::hash(KEY.as_bytes()).as_bytes() }];
         let (view, _) = watch::channel(ClusterView { keys, ..ClusterView::default() });
-        let replicas = Self { dial: Arc::default(), view };
+        let replicas = Self { model, dial: Arc::default(), view };
         replicas.serve(fakes);
         replicas
     }
@@ -197,7 +210,7 @@ impl Replicas {
     }
 
     /// Replaces them.
-    fn serve(&self, fakes: &[Arc<Fake>]) {
+    pub(super) fn serve(&self, fakes: &[Arc<Fake>]) {
         let version = self.view.borrow().version;
         let addresses =
             (1..).map(|index| SocketAddr::from((Ipv4Addr::LOCALHOST, (version * 100 + index) as u16)));
@@ -217,7 +230,7 @@ impl Replicas {
                     address,
                 },
                 epoch: Epoch(view.version),
-                about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from("toy"))]),
+                about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from(self.model))]),
             };
             view.services = (0..).zip(addresses).map(service).collect();
             view.version += 1;
