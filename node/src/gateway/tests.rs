@@ -4,6 +4,7 @@ mod api;
 mod connections;
 mod failover;
 mod fake;
+mod https;
 mod metrics;
 mod socket;
 mod transport;
