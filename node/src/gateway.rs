@@ -16,6 +16,7 @@ mod direct;
 mod failover;
 mod keys;
 mod limits;
+mod load;
 mod measure;
 mod openai;
 mod options;
@@ -40,12 +41,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use asked::AskedTokens;
 pub(crate) use dial::QuicDial;
+pub(crate) use measure::vllm::BUCKETS;
 pub(crate) use options::{GatewayOptions, TlsFiles};
 pub(crate) use pool::Dial;
 
 use asked::AskedCounts;
 use direct::Direct;
 use limits::Limits;
+use load::Loads;
 use pool::Pool;
 
 /// Why the gateway does not start.
@@ -76,7 +79,7 @@ pub(crate) struct GatewayParts {
     pub(crate) view: watch::Receiver<ClusterView>,
     /// How to reach a replica.
     pub(crate) dial: Arc<dyn Dial>,
-    /// The process's metrics in Prometheus' text format.
+    /// The process's metrics in Prometheus' text format; its recorder knows [`BUCKETS`].
     pub(crate) metrics_text: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
@@ -86,6 +89,7 @@ struct Shared {
     view: watch::Receiver<ClusterView>,
     pool: Arc<Pool>,
     asked: AskedCounts,
+    loads: Loads,
     limits: Limits,
     draining: AtomicBool,
     metrics_text: Arc<dyn Fn() -> String + Send + Sync>,
@@ -195,7 +199,7 @@ impl Shared {
         let GatewayParts { view, dial, metrics_text } = parts;
         let limits = Limits::new(options.requests_max, options.requests_per_key_max);
         let pool = Arc::new(Pool::new(view.clone(), dial));
-        let (asked, draining) = (AskedCounts::default(), AtomicBool::new(false));
-        Self { options, view, pool, asked, limits, draining, metrics_text }
+        let (asked, loads, draining) = (AskedCounts::default(), Loads::default(), AtomicBool::new(false));
+        Self { options, view, pool, asked, loads, limits, draining, metrics_text }
     }
 }

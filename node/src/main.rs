@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<()> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.install_default().map_err(|_| anyhow::anyhow!("TLS was set up twice"))?;
-    let metrics = Metrics::install()?;
+    let metrics = Metrics::install(&gateway::BUCKETS)?;
     if let Some(telemetry) = telemetry(&command) {
         sixfold_telemetry::init(&telemetry)?;
     }

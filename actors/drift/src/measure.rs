@@ -24,7 +24,7 @@ mod tests {
 
     #[test]
     fn figures_and_alarms_are_there_for_prometheus() {
-        let handle = sixfold_telemetry::Metrics::install().unwrap();
+        let handle = sixfold_telemetry::Metrics::install(&[]).unwrap();
         let report = DriftReport {
             model: "m".to_owned(),
             state: DriftState::NoDrift,

@@ -79,7 +79,7 @@ pub struct ReplicaState {
 struct Serving {
     replica: Replica,
     open: OpenRequests,
-    _streams: Registration,
+    _streams: [Registration; 2],
 }
 
 /// Bounds the requests whose streams are open, and tells when none is.
@@ -179,7 +179,8 @@ impl ReplicaState {
         let Loaded { replica, end, options, artifact } = loaded;
         let open =
             OpenRequests::new((options.batch_max.saturating_add(options.waiting_max)).saturating_mul(2));
-        let streams = register(&self.endpoint, &replica, open.clone());
+        let streams =
+            [register(&self.endpoint, &replica, open.clone()), register_load(&self.endpoint, &replica)];
         self.serving = Some(Serving { replica, open, _streams: streams });
         tell(myself, async move {
             let crashed = |_| Err(ModelError("the engine's thread panicked".to_owned()));
@@ -201,12 +202,13 @@ impl ReplicaState {
         let mut figures = replica.latencies().figures();
         let load = replica.engine().load();
         let counts = [
-            ("requests_running", load.running),
-            ("requests_waiting", load.waiting),
-            ("kv_blocks_used", load.blocks_used),
-            ("kv_blocks", load.blocks),
+            ("requests_running", load.running as u64),
+            ("requests_waiting", load.waiting as u64),
+            ("kv_blocks_used", load.blocks_used as u64),
+            ("kv_blocks", load.blocks as u64),
+            ("preemptions", load.preempted),
         ];
-        figures.extend(counts.map(|(name, count)| (name.to_owned(), Metric::Count(count as u64))));
+        figures.extend(counts.map(|(name, count)| (name.to_owned(), Metric::Count(count))));
         figures
     }
 
@@ -243,6 +245,20 @@ fn register(endpoint: &Endpoint, replica: &Replica, open: OpenRequests) -> Regis
             };
             if let Err(error) = answered {
                 tracing::debug!(%from, %error, "a request's stream broke");
+            }
+        });
+    })
+}
+
+/// Lets gateways see how full the replica is.
+fn register_load(endpoint: &Endpoint, replica: &Replica) -> Registration {
+    let (replica, runtime) = (replica.clone(), tokio::runtime::Handle::current());
+    endpoint.register_streams(remote::LOAD_STREAM_KIND, Role::Node, move |incoming| {
+        let replica = replica.clone();
+        runtime.spawn(async move {
+            let from = incoming.from.clone();
+            if let Err(error) = remote::tell_load(&replica, incoming).await {
+                tracing::debug!(%from, %error, "nobody was told the replica's load");
             }
         });
     })

@@ -16,6 +16,7 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use decoder::{Decoder, DecoderShape, LogitRows, ModelError, Rows, Work};
@@ -23,6 +24,7 @@ use generation::{ChunkLogits, Generation, Progress};
 pub use model::ModelDecoder;
 
 use crate::message::{GenerateRequest, ReplicaError, TokenEvent};
+use crate::pulse::Pulse;
 use crate::scheduler::{Chunk, Limits, Refusal, Scheduler, SequenceId};
 use crate::text::{EncodedPrompt, TextCodec};
 
@@ -40,7 +42,7 @@ pub struct Job {
 }
 
 /// How full an engine is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Sequences in the batch.
     pub running: usize,
@@ -50,6 +52,8 @@ pub struct Load {
     pub blocks_used: usize,
     /// KV blocks altogether.
     pub blocks: usize,
+    /// How often a sequence has given its blocks back, to be computed again.
+    pub preempted: u64,
 }
 
 /// See the module.
@@ -58,14 +62,20 @@ pub struct Engine<D: Decoder> {
     text: Arc<TextCodec>,
     scheduler: Scheduler,
     output_tokens_max: usize,
+    pulse: Pulse,
     generations: HashMap<SequenceId, Generation<D::Cache>>,
 }
 
 impl<D: Decoder> Engine<D> {
     /// An idle engine. `output_tokens_max` bounds every answer; 0 for the model's context.
     pub fn new(decoder: D, text: Arc<TextCodec>, limits: Limits, output_tokens_max: usize) -> Self {
-        let scheduler = Scheduler::new(limits);
-        Self { decoder, text, scheduler, output_tokens_max, generations: HashMap::new() }
+        let (scheduler, pulse) = (Scheduler::new(limits), Pulse::default());
+        Self { decoder, text, scheduler, output_tokens_max, pulse, generations: HashMap::new() }
+    }
+
+    /// Beats while the engine computes.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Takes a request into the queue, or tells its client why not.
@@ -161,6 +171,7 @@ impl<D: Decoder> Engine<D> {
             waiting: self.scheduler.waiting(),
             blocks_used: self.scheduler.blocks_used(),
             blocks: self.scheduler.limits().kv_blocks,
+            preempted: self.scheduler.preempted(),
         }
     }
 
@@ -193,7 +204,8 @@ impl<D: Decoder> Engine<D> {
             let tokens = generation.and_then(|g| g.tokens().get(chunk.start..chunk.start + chunk.tokens));
             work.push(Work { tokens: tokens.unwrap_or_default(), start: chunk.start, cache, rows });
         }
-        let logits = self.decoder.forward(&mut work)?;
+        let logits = self.decoder.forward(&mut work, &self.pulse)?;
+        self.pulse.beat();
         for (chunk, cache) in chunks.iter().zip(caches) {
             if let Some(generation) = self.generations.get_mut(&chunk.id) {
                 generation.cache = Some(cache);

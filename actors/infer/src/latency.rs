@@ -46,7 +46,7 @@ impl Latencies {
             TokenEvent::Finished { .. } => {
                 histograms.answer.record(now.saturating_duration_since(answer.started));
             }
-            TokenEvent::Started { .. } | TokenEvent::Echo(_) | TokenEvent::Failed(_) => {}
+            TokenEvent::Started { .. } | TokenEvent::Echo(_) | TokenEvent::Failed(_) | TokenEvent::Alive => {}
         }
     }
 

@@ -21,6 +21,7 @@ pub mod latency;
 pub mod load;
 pub mod message;
 pub mod options;
+pub mod pulse;
 pub mod remote;
 pub mod replica;
 pub mod sampler;

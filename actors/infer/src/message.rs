@@ -145,7 +145,7 @@ pub enum FinishReason {
 }
 
 /// What a replica says, in this order: `Started`, `Echo` (several), `Token` (several), `Finished`;
-/// or `Failed` at any time, as the last.
+/// or `Failed` at any time, as the last. `Alive` may come at any time before the last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum TokenEvent {
     /// The request was accepted; these are the prompt's tokens.
@@ -166,6 +166,8 @@ pub enum TokenEvent {
     },
     /// There will be no answer from this replica.
     Failed(ReplicaError),
+    /// Nothing new: the replica works, on this request or on those before it.
+    Alive,
 }
 
 /// Why a replica does not answer.

@@ -3,7 +3,8 @@
 //! The client sends the request as one message and keeps its direction open for as long as it
 //! wants the answer; the replica sends [`TokenEvent`]s. Whatever ends the client's direction
 //! cancels the request. A client that does not read fills the stream's window and then the
-//! replica's bounded channel; its sequence is held, and no other.
+//! replica's bounded channel; its sequence is held, and no other. How full a replica is comes as one
+//! message on a stream of another kind.
 //!
 //! [`serve`] and [`ask`] know bytes and frames only; [`RemoteReplica`] and [`answer`] put them on the
 //! cluster's transport, which knows who may open such streams.
@@ -25,10 +26,12 @@ use tokio::time::timeout;
 use crate::message::{GenerateRequest, ReplicaError, TokenEvent};
 use crate::replica::{EventStream, ReplicaClient};
 
-pub use quic::{RemoteReplica, answer};
+pub use quic::{RemoteReplica, answer, tell_load};
 
 /// Kind of the byte streams that carry requests, in the transport's terms.
 pub const STREAM_KIND: &str = "generate";
+/// Kind of the byte streams on which a replica says how full it is.
+pub const LOAD_STREAM_KIND: &str = "load";
 /// How long a client may take to send its request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -9,16 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use futures::{Stream, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::Semaphore;
 
+use crate::engine::Load;
 use crate::latency::Latencies;
 use crate::message::{GenerateRequest, Prompt, ReplicaError, TokenEvent};
+use crate::pulse::{self, SIGN_EVERY};
 use crate::text::{EncodedPrompt, TextCodec};
-use crate::thread::EngineHandle;
+use crate::thread::{EngineEvents, EngineHandle};
 
-/// Token events until `Finished` or `Failed`. A stream that ends before was cut off. Dropping it
-/// cancels the request.
+/// Token events until `Finished` or `Failed`, with signs of life where they pause. A stream that ends
+/// before was cut off. Dropping it cancels the request.
 pub type EventStream = Pin<Box<dyn Stream<Item = TokenEvent> + Send>>;
 
 /// Whatever answers requests: a replica of this process, one elsewhere, or a test's.
@@ -29,6 +31,12 @@ pub trait ReplicaClient: Send + Sync {
     /// # Errors
     /// [`ReplicaError`] where the replica does not take it.
     async fn generate(&self, request: GenerateRequest) -> Result<EventStream, ReplicaError>;
+
+    /// How full it is.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] where it does not say.
+    async fn load(&self) -> Result<Load, ReplicaError>;
 }
 
 /// Prompts that are tokenized at the same time; more would take the engine's cores.
@@ -80,7 +88,7 @@ impl Replica {
         self.inner.draining.store(true, Ordering::Release);
     }
 
-    async fn encode(&self, prompt: &Prompt) -> Result<EncodedPrompt, ReplicaError> {
+    fn check_length(&self, prompt: &Prompt) -> Result<(), ReplicaError> {
         let bytes = match prompt {
             Prompt::Text(text) => text.len(),
             Prompt::Tokens(tokens) => tokens.len() * size_of::<u32>(),
@@ -93,11 +101,22 @@ impl Replica {
                 format_args!("{bytes} bytes exceed the limit of {most}"),
             ));
         }
+        Ok(())
+    }
+
+    async fn encode(&self, prompt: &Prompt) -> Result<EncodedPrompt, ReplicaError> {
         let lost = |error: &dyn std::fmt::Display| ReplicaError::Lost(error.to_string());
         let _permit = self.inner.tokenizing.acquire().await.map_err(|error| lost(&error))?;
         let (text, prompt) = (Arc::clone(&self.inner.text), prompt.clone());
         let encoded = tokio::task::spawn_blocking(move || text.encode(&prompt)).await;
+        self.inner.engine.pulse().beat();
         encoded.map_err(|error| lost(&error))?.map_err(|error| ReplicaError::invalid("prompt", error))
+    }
+
+    /// Hands the request to the engine, once it is its turn to be tokenized.
+    async fn submit(self, request: GenerateRequest) -> Result<EngineEvents, ReplicaError> {
+        let prompt = self.encode(&request.prompt).await?;
+        self.inner.engine.submit(request, prompt)
     }
 }
 
@@ -112,10 +131,20 @@ impl ReplicaClient for Replica {
             return Err(ReplicaError::OtherModel { serves: self.inner.model.clone() });
         }
         request.validate()?;
-        let prompt = self.encode(&request.prompt).await?;
-        let events = self.inner.engine.submit(request, prompt)?;
+        self.check_length(&request.prompt)?;
+        // Tokenizing is a part of the stream: it may have to wait too, and gives signs of life.
+        let events = stream::once(self.clone().submit(request)).flat_map(|submitted| match submitted {
+            Ok(events) => events.left_stream(),
+            Err(error) => stream::iter([TokenEvent::Failed(error)]).right_stream(),
+        });
         let inner = Arc::clone(&self.inner);
         let mut answer = inner.latencies.begin(started);
-        Ok(Box::pin(events.inspect(move |event| inner.latencies.record(&mut answer, event, Instant::now()))))
+        let events = events.inspect(move |event| inner.latencies.record(&mut answer, event, Instant::now()));
+        let pulse = self.inner.engine.pulse().clone();
+        Ok(Box::pin(pulse::with_signs_of_life(Box::pin(events), pulse, SIGN_EVERY)))
+    }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        Ok(self.inner.engine.load())
     }
 }

@@ -103,6 +103,7 @@ pub struct Scheduler {
     limits: Limits,
     free: usize,
     next: u64,
+    preempted: u64,
     sequences: BTreeMap<SequenceId, Sequence>,
 }
 
@@ -118,7 +119,7 @@ impl Scheduler {
             waiting_max: limits.waiting_max.max(1),
             step_tokens_max: limits.step_tokens_max.max(batch_max + 1),
         };
-        Self { limits, free: limits.kv_blocks, next: 0, sequences: BTreeMap::new() }
+        Self { limits, free: limits.kv_blocks, next: 0, preempted: 0, sequences: BTreeMap::new() }
     }
 
     /// Takes a sequence of `known` tokens that will grow to at most `tokens_max`.
@@ -193,6 +194,11 @@ impl Scheduler {
         self.limits.kv_blocks - self.free
     }
 
+    /// How often a sequence has been preempted.
+    pub fn preempted(&self) -> u64 {
+        self.preempted
+    }
+
     /// The limits in force.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -257,6 +263,7 @@ impl Scheduler {
             sequence.cached = 0;
             sequence.running = false;
         }
+        self.preempted += 1;
         planner.withdraw(id);
         planner.step.preempted.push(id);
     }

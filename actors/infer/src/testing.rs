@@ -8,6 +8,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use crate::engine::{Decoder, DecoderShape, Engine, LogitRows, ModelError, Work};
 use crate::message::{GenerateRequest, Prompt, Sampling};
+use crate::pulse::Pulse;
 use crate::replica::Replica;
 use crate::scheduler::Limits;
 use crate::text::TextCodec;
@@ -130,7 +131,7 @@ impl Decoder for ToyDecoder {
         Vec::new()
     }
 
-    fn forward(&mut self, work: &mut [Work<'_, Vec<u32>>]) -> Result<ToyLogits, ModelError> {
+    fn forward(&mut self, work: &mut [Work<'_, Vec<u32>>], _: &Pulse) -> Result<ToyLogits, ModelError> {
         self.calls_left =
             self.calls_left.checked_sub(1).ok_or_else(|| ModelError("out of calls".to_owned()))?;
         let mut rows = Vec::new();

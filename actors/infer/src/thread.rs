@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{Decoder, Engine, Job, Load, ModelError};
 use crate::message::{GenerateRequest, ReplicaError, TokenEvent};
+use crate::pulse::Pulse;
 use crate::text::EncodedPrompt;
 
 /// Jobs that wait for the engine to look at them, between two steps.
@@ -48,6 +49,7 @@ pub struct EngineHandle {
     bell: Arc<Bell>,
     stopping: Arc<AtomicBool>,
     load: watch::Receiver<Load>,
+    pulse: Pulse,
     events_max: usize,
 }
 
@@ -70,6 +72,7 @@ pub fn spawn<D: Decoder>(
         bell: Arc::default(),
         stopping: Arc::default(),
         load,
+        pulse: engine.pulse().clone(),
         events_max: events_max.max(EVENTS_MIN),
     };
     let (bell, stopping) = (Arc::clone(&handle.bell), Arc::clone(&handle.stopping));
@@ -114,6 +117,11 @@ impl EngineHandle {
     /// Follows how full the engine is.
     pub fn watch(&self) -> watch::Receiver<Load> {
         self.load.clone()
+    }
+
+    /// Beats while the engine computes.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Ends the thread after its current step; clients are told that the replica shuts down.

@@ -13,11 +13,12 @@ use ractor::Actor;
 use serde_json::json;
 use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::{
-    ErrorClass, LinkChoice, LocalHost, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec,
+    ErrorClass, LinkChoice, LocalHost, Metric, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec,
 };
 use sixfold_infer::actor::InferenceReplica;
+use sixfold_infer::engine::Load;
 use sixfold_infer::message::{
-    ChatMessage, FinishReason, GenerateRequest, Prompt, ReplicaError, Sampling, TokenEvent,
+    ChatMessage, FinishReason, GenerateRequest, Prompt, ReplicaError, Sampling, TokenEvent, TokenPiece,
 };
 use sixfold_infer::remote::RemoteReplica;
 use sixfold_infer::replica::ReplicaClient;
@@ -56,8 +57,8 @@ fn tokenizer() -> String {
     .to_string()
 }
 
-fn publish_model(store: &Store) -> ArtifactId {
-    let config = ModelConfig {
+fn tiny() -> ModelConfig {
+    ModelConfig {
         vocab_size: 258,
         hidden_size: 32,
         intermediate_size: 48,
@@ -71,7 +72,10 @@ fn publish_model(store: &Store) -> ArtifactId {
         tie_word_embeddings: true,
         bos_token_id: None,
         eos_token_id: None,
-    };
+    }
+}
+
+fn publish_model(store: &Store, config: ModelConfig) -> ArtifactId {
     let sharding = Sharding::new(&config, 4).unwrap();
     let config_json = serde_json::to_vec(&config.to_hugging_face(4)).unwrap();
     let geometry = Geometry { config, sharding };
@@ -101,10 +105,14 @@ fn endpoint(identity: Identity) -> Endpoint {
 
 impl Cluster {
     fn new() -> Self {
+        Self::of(tiny())
+    }
+
+    fn of(config: ModelConfig) -> Self {
         let authority = Authority::create(SystemTime::now()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let model = publish_model(&store);
+        let model = publish_model(&store, config);
         let gateway = Self::identity(&authority, "node-1");
         Self { gateway: endpoint(gateway), authority, store, model, _folder: folder }
     }
@@ -179,7 +187,23 @@ fn request(prompt: &str) -> GenerateRequest {
 }
 
 async fn answer(client: &dyn ReplicaClient, request: GenerateRequest) -> Vec<TokenEvent> {
-    client.generate(request).await.unwrap().collect().await
+    let events = client.generate(request).await.unwrap();
+    events.filter(|event| std::future::ready(*event != TokenEvent::Alive)).collect().await
+}
+
+/// An answer whatever events it came in: pieces of prompt and answer, the last text, and the end.
+fn told(events: Vec<TokenEvent>) -> (Vec<TokenPiece>, Option<(FinishReason, String)>) {
+    let (mut pieces, mut end) = (Vec::new(), None);
+    for event in events {
+        match event {
+            TokenEvent::Echo(more) => pieces.extend(more),
+            TokenEvent::Token(piece) => pieces.push(piece),
+            TokenEvent::Finished { reason, text } => end = Some((reason, text)),
+            TokenEvent::Started { .. } | TokenEvent::Alive => {}
+            TokenEvent::Failed(error) => panic!("{error}"),
+        }
+    }
+    (pieces, end)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,6 +245,51 @@ async fn answers_do_not_depend_on_the_batch_and_continue_on_another_replica() {
     assert_eq!(other, [TokenEvent::Failed(ReplicaError::OtherModel { serves: "tiny".into() })]);
 }
 
+/// Prompts of less than a block whose answers need a second one, in a cache of four blocks: blocks run
+/// out while the batch decodes, never before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_runs_out_while_decoding_changes_no_answer() {
+    let heads = ModelConfig { num_attention_heads: 8, num_key_value_heads: 8, head_dim: 32, ..tiny() };
+    let cluster = Cluster::of(heads);
+    let roomy = cluster.replica(r#"{"model_name":"tiny","threads":1,"batch_max":1}"#).await;
+    let tight = cluster.replica(r#"{"model_name":"tiny","threads":1,"batch_max":4,"kv_cache_mib":1}"#).await;
+    roomy.announced().await;
+    tight.announced().await;
+    let (alone, together) = (roomy.client(&cluster), tight.client(&cluster));
+    assert_eq!(together.load().await.unwrap(), Load { blocks: 4, ..Load::default() });
+    let requests: Vec<_> = (0..8_usize)
+        .map(|index| GenerateRequest {
+            output_tokens_max: Some(64),
+            ..request(
+                &"the blocks run out in the middle of this text, again".repeat(2)[index..40 + 2 * index],
+            )
+        })
+        .collect();
+    let expected: Vec<_> = futures::stream::iter(requests.clone())
+        .then(|request| async { told(answer(&alone, request).await) })
+        .collect()
+        .await;
+    assert!(expected.iter().all(|(pieces, end)| pieces.len() > 64 && end.is_some()));
+    let answers = join_all(requests.into_iter().map(|request| answer(&together, request))).await;
+    for (index, (answer, expected)) in answers.into_iter().zip(expected).enumerate() {
+        assert_eq!(told(answer), expected, "answer {index}");
+    }
+    assert_eq!(alone.load().await.unwrap().preempted, 0);
+    // The last event is sent within a step, and the load is told after it.
+    let load = loop {
+        let load = together.load().await.unwrap();
+        if load.blocks_used == 0 {
+            break load;
+        }
+    };
+    assert!(load.preempted > 0, "{load:?}");
+    assert_eq!(load, Load { blocks: 4, preempted: load.preempted, ..Load::default() });
+    let reported = |record: &Record| matches!(record, Record::Progress(figures) if figures["preemptions"] == Metric::Count(load.preempted));
+    while !tight.host.records().iter().any(reported) {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_task_finishes_what_it_began() {
     let cluster = Cluster::new();
@@ -233,7 +302,7 @@ async fn a_cancelled_task_finishes_what_it_began() {
     let rest: Vec<_> = begun.collect().await;
     assert!(matches!(rest.last(), Some(TokenEvent::Finished { .. })), "{rest:?}");
     let output = process.result.await.unwrap().unwrap();
-    assert_eq!(output.metrics["answers"], sixfold_cluster::task::Metric::Count(1));
+    assert_eq!(output.metrics["answers"], Metric::Count(1));
     process.actor.wait(None).await.unwrap();
     assert!(matches!(client.generate(request("late")).await, Err(ReplicaError::Lost(_))));
 }

@@ -168,7 +168,7 @@ async fn read(
                 answered.tokens += 1;
                 token.text
             }
-            TokenEvent::Echo(_) => continue,
+            TokenEvent::Echo(_) | TokenEvent::Alive => continue,
             TokenEvent::Finished { text, .. } => {
                 piece(&text);
                 answered.text.push_str(&text);

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sixfold_infer::engine::Load;
 use sixfold_infer::message::{GenerateRequest, ReplicaError};
 use sixfold_infer::replica::{EventStream, ReplicaClient};
 
 use super::Shared;
+use super::load::added;
 use super::session::Session;
 
 /// All replicas of the cluster as if they were one that never dies.
@@ -42,5 +44,10 @@ impl ReplicaClient for Direct {
     async fn generate(&self, mut request: GenerateRequest) -> Result<EventStream, ReplicaError> {
         request.model = self.model(request.model)?;
         Ok(Session::new(&self.shared, request).into_events())
+    }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        let loads = self.shared.pool.loads().await;
+        Ok(loads.into_iter().map(|(_, load)| load).fold(Load::default(), added))
     }
 }

@@ -3,6 +3,10 @@
 //! A replica that dies or fails in the middle is replaced: another one gets the same request with
 //! the tokens emitted so far and goes on where it stopped, by the replica protocol's promise. What
 //! it says again (its start, a prompt's echo) is left out.
+//!
+//! A replica that says nothing for a while is taken for dead. One that is slow says that it is alive,
+//! for as long as it computes; so the deadline is one between two signs of life, and no prompt is too
+//! long for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -99,7 +103,7 @@ impl Answer {
         }
     }
 
-    /// The next event; `None` after the last. Never [`TokenEvent::Failed`].
+    /// The next event; `None` after the last. Never [`TokenEvent::Failed`] nor [`TokenEvent::Alive`].
     pub(super) async fn next(&mut self) -> Option<Result<TokenEvent, AnswerError>> {
         while !self.ended {
             match self.step().await {
@@ -121,10 +125,10 @@ impl Answer {
             self.repeats = self.echoed;
             return Ok(None);
         };
-        let patience = self.patience.event;
+        let (patience, since) = (self.patience.event, Instant::now());
         let lost = match timeout(patience, events.next()).await {
             Ok(Some(TokenEvent::Failed(error))) => error,
-            Ok(Some(event)) => return Ok(self.fresh(event)),
+            Ok(Some(event)) => return Ok(self.fresh(event, since.elapsed())),
             Ok(None) => ReplicaError::Lost("its answer was cut off".to_owned()),
             Err(_) => ReplicaError::Lost(format!("it said nothing for {} ms", patience.as_millis())),
         };
@@ -141,8 +145,8 @@ impl Answer {
         self.source = None;
     }
 
-    /// What of an event the client has not seen.
-    fn fresh(&mut self, event: TokenEvent) -> Option<TokenEvent> {
+    /// What the client has not seen of an event that took so long to come.
+    fn fresh(&mut self, event: TokenEvent, waited: Duration) -> Option<TokenEvent> {
         match event {
             TokenEvent::Started { .. } if self.started => None,
             TokenEvent::Started { .. } => {
@@ -165,6 +169,11 @@ impl Answer {
             TokenEvent::Finished { .. } | TokenEvent::Failed(_) => {
                 self.end();
                 Some(event)
+            }
+            TokenEvent::Alive => {
+                // Time with a replica that works is no time without one.
+                self.failed.since += waited;
+                None
             }
         }
     }

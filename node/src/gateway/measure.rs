@@ -1,4 +1,6 @@
-//! Names and moments of the gateway's metrics.
+//! Names and moments of the gateway's metrics: under our own names, and under vLLM's.
+
+pub(super) mod vllm;
 
 use std::time::Instant;
 
@@ -35,6 +37,7 @@ pub(super) fn describe() {
     describe_counter!(PROMPT_TOKENS, "Tokens of prompts.");
     describe_counter!(GENERATION_TOKENS, "Tokens of answers.");
     describe_counter!(RESUMED, "Times that another replica went on with an answer.");
+    vllm::describe();
 }
 
 /// Counts a response.
@@ -51,6 +54,8 @@ pub(super) fn running(requests: usize) {
 pub(super) struct AnswerTimes {
     started: Instant,
     last_token: Option<Instant>,
+    /// Whether the answer has begun and not ended.
+    open: bool,
     series: Series,
 }
 
@@ -62,6 +67,7 @@ struct Series {
     prompt_tokens: Counter,
     generation_tokens: Counter,
     resumed: Counter,
+    vllm: vllm::Series,
 }
 
 impl Series {
@@ -74,13 +80,14 @@ impl Series {
             prompt_tokens: counter!(PROMPT_TOKENS, label.iter()),
             generation_tokens: counter!(GENERATION_TOKENS, label.iter()),
             resumed: counter!(RESUMED, label.iter()),
+            vllm: vllm::Series::of(model),
         }
     }
 }
 
 impl AnswerTimes {
     pub(super) fn new(model: &str) -> Self {
-        Self { started: Instant::now(), last_token: None, series: Series::of(model) }
+        Self { started: Instant::now(), last_token: None, open: false, series: Series::of(model) }
     }
 
     /// Records an event.
@@ -88,22 +95,43 @@ impl AnswerTimes {
         let now = Instant::now();
         match event {
             TokenEvent::Started { prompt_tokens } => {
+                self.open = true;
                 self.series.prompt_tokens.increment(prompt_tokens.len() as u64);
+                self.series.vllm.started(prompt_tokens.len() as u64);
             }
             TokenEvent::Token(_) => {
                 self.series.generation_tokens.increment(1);
                 match self.last_token.replace(now) {
-                    Some(last) => self.series.per_token.record(now - last),
-                    None => self.series.first_token.record(now - self.started),
+                    Some(last) => {
+                        self.series.per_token.record(now - last);
+                        self.series.vllm.next_token(now - last);
+                    }
+                    None => {
+                        self.series.first_token.record(now - self.started);
+                        self.series.vllm.first_token(now - self.started);
+                    }
                 }
             }
-            TokenEvent::Finished { .. } => self.series.answer.record(now - self.started),
-            TokenEvent::Echo(_) | TokenEvent::Failed(_) => {}
+            TokenEvent::Finished { reason, .. } => {
+                self.open = false;
+                self.series.answer.record(now - self.started);
+                self.series.vllm.finished(*reason, now - self.started);
+            }
+            TokenEvent::Echo(_) | TokenEvent::Failed(_) | TokenEvent::Alive => {}
         }
     }
 
-    /// Records that other replicas went on with the answer.
-    pub(super) fn resumed(&self, times: u64) {
-        self.series.resumed.increment(times);
+    /// The answer failed: its client hears so.
+    pub(super) fn failed(&mut self) {
+        self.open = false;
+    }
+
+    /// Records that other replicas went on with the answer, and that its client did not wait for its end
+    /// where it has none.
+    pub(super) fn close(&self, resumed: u64) {
+        self.series.resumed.increment(resumed);
+        if self.open {
+            self.series.vllm.aborted();
+        }
     }
 }

@@ -38,7 +38,8 @@ pub(crate) struct GatewayOptions {
     pub(crate) body_deadline_ms: u64,
     /// How long a client may leave an answer unread.
     pub(crate) write_deadline_ms: u64,
-    /// How long a replica may be silent before another one is asked.
+    /// How long a replica may be silent before another one is asked. One that computes gives a sign of
+    /// life every two seconds, or with every layer of the model where a layer takes longer.
     pub(crate) event_deadline_ms: u64,
     /// How long a request waits for a replica to come back where none is left.
     pub(crate) replica_wait_ms: u64,

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use sixfold_cluster::protocol::{ClusterView, Service};
 use sixfold_cluster::task::{Metric, TaskAddress};
+use sixfold_infer::engine::Load;
 use sixfold_infer::message::{ABOUT_MODEL, ROLE};
 use sixfold_infer::replica::ReplicaClient;
 use sixfold_wire::id::{Epoch, TaskId};
@@ -90,6 +92,20 @@ impl Pool {
         let entry = table.replicas.values().filter(fits).min_by_key(|entry| entry.rank())?;
         entry.outstanding.fetch_add(1, Ordering::Relaxed);
         Some(Given { entry: Arc::clone(entry) })
+    }
+
+    /// How full each replica is, with the name of its model; those that do not say so are left out.
+    pub(super) async fn loads(&self) -> Vec<(String, Load)> {
+        let entries: Vec<Arc<Entry>> = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            self.refresh(&mut table);
+            table.replicas.values().cloned().collect()
+        };
+        let asked = entries.iter().map(|entry| async {
+            let load = entry.client.load().await.ok()?;
+            Some((entry.model.clone(), load))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Follows the changes of the cluster.

@@ -30,11 +30,12 @@ impl Session {
 
     async fn next(&mut self) -> Option<Result<TokenEvent, AnswerError>> {
         let event = self.answer.next().await?;
-        if let Ok(event) = &event {
-            self.times.record(event);
-            if let TokenEvent::Started { prompt_tokens } = event {
-                self.shared.asked.record(&self.model, prompt_tokens);
-            }
+        match &event {
+            Ok(event) => self.times.record(event),
+            Err(_) => self.times.failed(),
+        }
+        if let Ok(TokenEvent::Started { prompt_tokens }) = &event {
+            self.shared.asked.record(&self.model, prompt_tokens);
         }
         Some(event)
     }
@@ -76,6 +77,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.times.resumed(self.answer.resumed());
+        self.times.close(self.answer.resumed());
     }
 }

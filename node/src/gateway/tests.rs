@@ -4,6 +4,8 @@ mod api;
 mod connections;
 mod failover;
 mod fake;
+mod https;
+mod metrics;
 mod socket;
 mod transport;
 mod wire;

@@ -105,6 +105,19 @@ impl Decoder {
     /// # Errors
     /// [`DecodeError`] if a chunk does not fit the model or the cache; then nothing has changed.
     pub fn forward(&self, chunks: &mut [Chunk<'_>]) -> Result<Logits, DecodeError> {
+        self.forward_with(chunks, |_| {})
+    }
+
+    /// As [`Decoder::forward`]; says the number of each layer once it is computed, so that a caller
+    /// can tell a long call from one that is stuck.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_with(
+        &self,
+        chunks: &mut [Chunk<'_>],
+        computed: impl Fn(usize),
+    ) -> Result<Logits, DecodeError> {
         self.check(chunks)?;
         let more = chunks.iter_mut().map(|chunk| (&mut *chunk.sequence, chunk.tokens.len()));
         KvSequence::reserve(&mut more.collect::<Vec<_>>())?;
@@ -113,6 +126,7 @@ impl Decoder {
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             self.attend(layer, weights, &mut x, chunks, &rows);
             self.feed_forward(weights, &mut x);
+            computed(layer);
         }
         chunks.iter_mut().for_each(|chunk| chunk.sequence.advance(chunk.tokens.len()));
         let x = rows.keep_wanted(chunks, &x, self.geometry.config.hidden_size);

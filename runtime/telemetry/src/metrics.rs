@@ -6,8 +6,10 @@
 //!
 //! A histogram holds seconds: `histogram!("..._seconds").record(duration)`. It is shown as a
 //! summary whose quantiles are those of the last minute or two, and whose sum and count are those
-//! of the process's life.
+//! of the process's life; or, where [`Metrics::install`] was told of buckets for it, as Prometheus'
+//! histogram, which adds up over processes.
 
+mod histogram;
 mod registry;
 mod summary;
 #[cfg(test)]
@@ -27,12 +29,13 @@ pub struct InstallError;
 pub struct Metrics;
 
 impl Metrics {
-    /// Takes what is recorded from now on.
+    /// Takes what is recorded from now on. Latencies whose names are in `buckets` are shown as
+    /// histograms up to these bounds, in seconds, ascending, and one beyond.
     ///
     /// # Errors
     /// [`InstallError`] where it was called before.
-    pub fn install() -> Result<MetricsHandle, InstallError> {
-        let registry = Arc::new(Registry::default());
+    pub fn install(buckets: &[(&str, &'static [f64])]) -> Result<MetricsHandle, InstallError> {
+        let registry = Arc::new(Registry::new(buckets));
         metrics::set_global_recorder(Arc::clone(&registry)).map_err(|_| InstallError)?;
         Ok(MetricsHandle { registry })
     }

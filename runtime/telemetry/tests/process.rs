@@ -31,8 +31,8 @@ fn case() {
     let output = if path.is_empty() { LogOutput::Stderr } else { LogOutput::File(path.into()) };
     init(&worker(form, output)).unwrap();
     assert!(matches!(init(&worker(form, LogOutput::Stderr)), Err(LogError::Twice)));
-    let handle = Metrics::install().unwrap();
-    assert!(Metrics::install().is_err());
+    let handle = Metrics::install(&[]).unwrap();
+    assert!(Metrics::install(&[]).is_err());
     metrics::counter!("case_total").increment(4);
     assert!(handle.render().contains("case_total 4\n"));
     tracing::debug!("quiet");

@@ -1,5 +1,7 @@
 //! The model as the engine sees it.
 
+use crate::pulse::Pulse;
+
 /// Sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecoderShape {
@@ -75,9 +77,14 @@ pub trait Decoder: Send + 'static {
     /// An empty cache.
     fn cache(&self) -> Self::Cache;
 
-    /// Computes the work and returns the logits that it wants.
+    /// Computes the work and returns the logits that it wants. Beats the pulse on the way, so that a
+    /// call that takes long is told from one that is stuck.
     ///
     /// # Errors
     /// [`ModelError`] where it cannot; the caches are then of no use.
-    fn forward(&mut self, work: &mut [Work<'_, Self::Cache>]) -> Result<Self::Logits, ModelError>;
+    fn forward(
+        &mut self,
+        work: &mut [Work<'_, Self::Cache>],
+        pulse: &Pulse,
+    ) -> Result<Self::Logits, ModelError>;
 }

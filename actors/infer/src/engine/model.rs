@@ -3,6 +3,7 @@
 use sixfold_model::{Chunk, KEYS_PER_BLOCK, KvPool, KvSequence, Logits, Wanted};
 
 use super::decoder::{Decoder, DecoderShape, LogitRows, ModelError, Rows, Work};
+use crate::pulse::Pulse;
 
 /// A trained model and the blocks that its sequences may hold.
 pub struct ModelDecoder {
@@ -42,12 +43,13 @@ impl Decoder for ModelDecoder {
         self.pool.sequence()
     }
 
-    fn forward(&mut self, work: &mut [Work<'_, KvSequence>]) -> Result<Logits, ModelError> {
+    fn forward(&mut self, work: &mut [Work<'_, KvSequence>], pulse: &Pulse) -> Result<Logits, ModelError> {
         let mut chunks: Vec<Chunk<'_>> = work
             .iter_mut()
             .map(|work| Chunk { tokens: work.tokens, sequence: work.cache, wanted: wanted(work.rows) })
             .collect();
-        self.model.forward(&mut chunks).map_err(|error| ModelError(error.to_string()))
+        let forward = self.model.forward_with(&mut chunks, |_layer| pulse.beat());
+        forward.map_err(|error| ModelError(error.to_string()))
     }
 }
 
@@ -70,5 +72,41 @@ impl LogitRows for Logits {
             normalizer.log_probability(logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY))
         };
         tokens.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, initialize};
+
+    use super::*;
+
+    #[test]
+    fn the_pulse_beats_with_every_layer() {
+        let config = ModelConfig {
+            vocab_size: 16,
+            hidden_size: 16,
+            intermediate_size: 16,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_id: None,
+        };
+        let sharding = Sharding::new(&config, 2).unwrap();
+        let geometry = Geometry { config, sharding };
+        let parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 1);
+        let mut decoder = ModelDecoder::new(sixfold_model::Decoder::new(geometry, &parameters), 1 << 20);
+        let (mut cache, pulse) = (decoder.cache(), Pulse::default());
+        for calls in 1..3 {
+            let work = Work { tokens: &[1, 2], start: 0, cache: &mut cache, rows: Rows::None };
+            decoder.forward(&mut [work], &pulse).unwrap();
+            assert_eq!(pulse.beats(), 3 * calls);
+        }
     }
 }

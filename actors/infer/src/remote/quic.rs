@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use sixfold_transport::identity::Expected;
 use sixfold_transport::{ByteStream, Connection, Endpoint, IncomingStream, OpenError};
 use sixfold_wire::stream::Refusal;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{STREAM_KIND, StreamError, ask, serve};
+use super::{LOAD_STREAM_KIND, STREAM_KIND, StreamError, ask, receive, send, serve};
+use crate::engine::Load;
 use crate::message::{GenerateRequest, ReplicaError};
 use crate::replica::{EventStream, Replica, ReplicaClient};
 
@@ -31,10 +33,10 @@ impl RemoteReplica {
         Self { endpoint, node: node.to_owned(), address, connection: Mutex::new(None) }
     }
 
-    async fn open(&self) -> Result<ByteStream, ReplicaError> {
+    async fn open(&self, kind: &str) -> Result<ByteStream, ReplicaError> {
         let lost = |error: &dyn std::fmt::Display| ReplicaError::Lost(error.to_string());
         let connection = self.connect().await?;
-        connection.open_stream(STREAM_KIND, &()).await.map_err(|error| match error {
+        connection.open_stream(kind, &()).await.map_err(|error| match error {
             OpenError::Refused { refusal: Refusal::Other(reason), .. } => ReplicaError::Busy(reason),
             error => lost(&error),
         })
@@ -56,10 +58,21 @@ impl RemoteReplica {
 #[async_trait]
 impl ReplicaClient for RemoteReplica {
     async fn generate(&self, request: GenerateRequest) -> Result<EventStream, ReplicaError> {
-        let late = |_| ReplicaError::Lost(format!("no answer within {} ms", ACCEPT_DEADLINE.as_millis()));
-        let stream = timeout(ACCEPT_DEADLINE, self.open()).await.map_err(late)??;
+        let stream = timeout(ACCEPT_DEADLINE, self.open(STREAM_KIND)).await.map_err(|_| late())??;
         ask(&request, stream.recv, stream.send).await
     }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        let told = async {
+            let mut stream = self.open(LOAD_STREAM_KIND).await?;
+            receive(&mut stream.recv).await.map_err(|error| ReplicaError::Lost(error.to_string()))
+        };
+        timeout(ACCEPT_DEADLINE, told).await.map_err(|_| late())?
+    }
+}
+
+fn late() -> ReplicaError {
+    ReplicaError::Lost(format!("no answer within {} ms", ACCEPT_DEADLINE.as_millis()))
 }
 
 /// Answers the request on a stream that a gateway opened.
@@ -69,4 +82,14 @@ impl ReplicaClient for RemoteReplica {
 pub async fn answer(replica: &Replica, incoming: IncomingStream) -> Result<(), StreamError> {
     let stream = incoming.accept().await?;
     serve(replica, stream.recv, stream.send).await
+}
+
+/// Says how full the replica is on a stream that a gateway opened.
+///
+/// # Errors
+/// [`StreamError`] where the stream broke.
+pub async fn tell_load(replica: &Replica, incoming: IncomingStream) -> Result<(), StreamError> {
+    let mut stream = incoming.accept().await?;
+    send(&mut stream.send, &replica.engine().load()).await?;
+    Ok(stream.send.shutdown().await?)
 }

@@ -52,7 +52,7 @@ impl Collected {
                 self.reason = Some(reason);
                 self.text += &text;
             }
-            TokenEvent::Failed(_) => {}
+            TokenEvent::Failed(_) | TokenEvent::Alive => {}
         }
     }
 

@@ -94,7 +94,7 @@ impl Chunks {
             TokenEvent::Finished { reason, text } => {
                 self.chunk(Delta { index, text, reason: Some(reason), ..Delta::default() });
             }
-            TokenEvent::Failed(_) => {}
+            TokenEvent::Failed(_) | TokenEvent::Alive => {}
         }
     }
 

@@ -22,9 +22,12 @@ async fn ask(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn plain_text_stays_on_loopback() {
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+        let listen = listen.parse().unwrap();
+        let error = start(GatewayOptions { listen, ..GatewayOptions::default() }).await.err().unwrap();
+        assert!(error.to_string().contains("without TLS"), "{error}");
+    }
     let listen = "0.0.0.0:0".parse().unwrap();
-    let error = start(GatewayOptions { listen, ..GatewayOptions::default() }).await.err().unwrap();
-    assert!(error.to_string().contains("without TLS"), "{error}");
     let tls = Some(TlsFiles { certificate: "/nowhere/a.pem".into(), key: "/nowhere/b.pem".into() });
     let error = start(GatewayOptions { listen, tls, ..GatewayOptions::default() }).await.err().unwrap();
     assert!(error.to_string().contains("/nowhere/a.pem"), "{error}");

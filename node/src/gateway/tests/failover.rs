@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde_json::json;
@@ -42,6 +43,50 @@ async fn a_silent_replica_is_replaced() {
         cluster.post_json("/v1/completions", &json!({"model": "toy", "prompt": "a", "max_tokens": 1})).await;
     assert_eq!((status, answer["choices"][0]["text"].as_str()), (StatusCode::OK, Some(" w1!")));
     assert_eq!(fakes[0].alive.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_slow_replica_that_gives_signs_of_life_is_waited_for() {
+    let options = GatewayOptions { event_deadline_ms: 1_000, ..GatewayOptions::default() };
+    let fakes = [Fake::new(Fate::Thinks(20, Duration::from_millis(100))), Fake::new(Fate::Lives)];
+    let asked = json!({"model": "toy", "prompt": "a", "stream": true});
+    let (slow, quick) = (Cluster::with_options(&fakes, options), Cluster::new(&[Fake::new(Fate::Lives)]));
+    let began = Instant::now();
+    let chunks = sse(&slow.post("/v1/completions", &asked).await.1);
+    assert!(began.elapsed() >= Duration::from_secs(2), "longer than the deadline");
+    let visible = |chunks: &[serde_json::Value]| -> Vec<_> {
+        chunks.iter().map(|chunk| chunk["choices"].clone()).collect()
+    };
+    assert_eq!(visible(&chunks), visible(&sse(&quick.post("/v1/completions", &asked).await.1)));
+    assert_eq!(fakes.map(|fake| fake.asked.load(Ordering::SeqCst)), [1, 0]);
+}
+
+#[tokio::test]
+async fn a_replica_whose_signs_of_life_end_is_replaced() {
+    let fakes = [Fake::new(Fate::Freezes(3, Duration::from_millis(20))), Fake::new(Fate::Lives)];
+    let cluster = Cluster::new(&fakes);
+    let (status, answer) =
+        cluster.post_json("/v1/completions", &json!({"model": "toy", "prompt": "a", "max_tokens": 1})).await;
+    assert_eq!((status, answer["choices"][0]["text"].as_str()), (StatusCode::OK, Some(" w1!")));
+    assert_eq!(fakes[0].alive.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn time_with_a_slow_replica_is_no_time_without_one() {
+    // It works for longer than a request waits for a replica, and dies; another one comes a little later.
+    let options = GatewayOptions { replica_wait_ms: 2_000, ..GatewayOptions::default() };
+    let slow = Fake::new(Fate::Freezes(25, Duration::from_millis(100)));
+    let cluster = Arc::new(Cluster::with_options(&[Arc::clone(&slow)], options));
+    let waiting = Arc::clone(&cluster);
+    let answer = tokio::spawn(async move {
+        waiting.post_json("/v1/completions", &json!({"model": "toy", "prompt": "a", "max_tokens": 2})).await
+    });
+    slow.kill.notify_one();
+    while slow.asked.load(Ordering::SeqCst) < 1 || slow.alive.load(Ordering::SeqCst) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    *slow.fate.lock().unwrap() = Fate::Lives;
+    assert_eq!(answer.await.unwrap().1["choices"][0]["text"], " w1 w2!");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -13,6 +14,7 @@ use futures::stream::{self, StreamExt};
 use serde_json::Value;
 use sixfold_cluster::protocol::{ClusterView, KeyRecord, Service};
 use sixfold_cluster::task::{Metric, TaskAddress};
+use sixfold_infer::engine::Load;
 use sixfold_infer::message::{
     ABOUT_MODEL, Alternative, FinishReason, GenerateRequest, Prompt, ROLE, ReplicaError, Score, TokenEvent,
     TokenPiece,
@@ -35,6 +37,10 @@ pub(super) enum Fate {
     Busy,
     /// Says nothing more after so many tokens of each answer, until it is killed.
     HangsAfter(usize),
+    /// Gives so many signs of life, at this distance, and then answers.
+    Thinks(u32, Duration),
+    /// Gives so many signs of life, at this distance, and then nothing, until it is killed.
+    Freezes(u32, Duration),
 }
 
 /// A replica whose answer is a function of the request: token `n` is the word ` wn`, the twelfth the last.
@@ -45,6 +51,8 @@ pub(super) struct Fake {
     pub(super) alive: Arc<AtomicUsize>,
     /// Ends one answer of a replica that hangs.
     pub(super) kill: Arc<Notify>,
+    /// How full it says it is, if it says so.
+    pub(super) load: Mutex<Option<Load>>,
 }
 
 impl Fake {
@@ -54,6 +62,7 @@ impl Fake {
             asked: AtomicUsize::new(0),
             alive: Arc::default(),
             kill: Arc::default(),
+            load: Mutex::default(),
         })
     }
 }
@@ -79,17 +88,32 @@ impl ReplicaClient for Fake {
         let events = events(&request, &fate);
         self.alive.fetch_add(1, Ordering::SeqCst);
         let alive = Alive(Arc::clone(&self.alive));
-        let (kill, hangs) = (Arc::clone(&self.kill), matches!(fate, Fate::HangsAfter(_)));
+        let kill = Arc::clone(&self.kill);
+        let hangs = matches!(fate, Fate::HangsAfter(_) | Fate::Freezes(..));
         let killed = stream::once(async move {
             kill.notified().await;
             TokenEvent::Failed(ReplicaError::Lost("killed".into()))
         });
-        let events = stream::iter(events).chain(if hangs {
+        let (signs, every) = match fate {
+            Fate::Thinks(signs, every) | Fate::Freezes(signs, every) => (signs, every),
+            _ => (0, Duration::ZERO),
+        };
+        let signs = stream::iter(0..signs).then(move |_| async move {
+            tokio::time::sleep(every).await;
+            TokenEvent::Alive
+        });
+        let mut events = stream::iter(events);
+        let start = stream::iter(events.next().await);
+        let events = start.chain(signs).chain(events).chain(if hangs {
             killed.left_stream()
         } else {
             stream::empty().right_stream()
         });
         Ok(events.inspect(move |_| _ = &alive).boxed())
+    }
+
+    async fn load(&self) -> Result<Load, ReplicaError> {
+        self.load.lock().unwrap().ok_or_else(|| ReplicaError::Lost("it does not say".into()))
     }
 }
 
@@ -101,6 +125,9 @@ fn events(request: &GenerateRequest, fate: &Fate) -> Vec<TokenEvent> {
     };
     let first = request.emitted.last().map_or(1, |last| last + 1);
     let mut events = vec![TokenEvent::Started { prompt_tokens: prompt.clone() }];
+    if matches!(fate, Fate::Freezes(..)) {
+        return events;
+    }
     if request.echo && request.emitted.is_empty() {
         let scored = |index: usize| request.logprobs.filter(|_| index > 0);
         let echo = prompt.iter().enumerate().map(|(index, &token)| piece(token, scored(index)));
@@ -146,8 +173,9 @@ impl Dial for FakeDial {
     }
 }
 
-/// The cluster that a gateway sees: fake replicas of the model `toy`, and one key.
+/// The cluster that a gateway sees: fake replicas of one model, `toy` by default, and one key.
 pub(super) struct Replicas {
+    model: &'static str,
     dial: Arc<FakeDial>,
     view: watch::Sender<ClusterView>,
 }
@@ -161,9 +189,13 @@ pub(super) struct Cluster {
 
 impl Replicas {
     pub(super) fn new(fakes: &[Arc<Fake>]) -> Self {
+        Self::of("toy", fakes)
+    }
+
+    pub(super) fn of(model: &'static str, fakes: &[Arc<Fake>]) -> Self {
         let keys = vec![KeyRecord { name: "test".into(), hash: *blake3::hash(KEY.as_bytes()).as_bytes() }];
         let (view, _) = watch::channel(ClusterView { keys, ..ClusterView::default() });
-        let replicas = Self { dial: Arc::default(), view };
+        let replicas = Self { model, dial: Arc::default(), view };
         replicas.serve(fakes);
         replicas
     }
@@ -178,7 +210,7 @@ impl Replicas {
     }
 
     /// Replaces them.
-    fn serve(&self, fakes: &[Arc<Fake>]) {
+    pub(super) fn serve(&self, fakes: &[Arc<Fake>]) {
         let version = self.view.borrow().version;
         let addresses =
             (1..).map(|index| SocketAddr::from((Ipv4Addr::LOCALHOST, (version * 100 + index) as u16)));
@@ -198,7 +230,7 @@ impl Replicas {
                     address,
                 },
                 epoch: Epoch(view.version),
-                about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from("toy"))]),
+                about: BTreeMap::from([(ABOUT_MODEL.to_owned(), Metric::from(self.model))]),
             };
             view.services = (0..).zip(addresses).map(service).collect();
             view.version += 1;

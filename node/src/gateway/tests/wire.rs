@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::fake::KEY;
@@ -43,7 +43,7 @@ pub(super) async fn exchange(address: SocketAddr, request: &str) -> Received {
 }
 
 /// Reads until the gateway closes.
-pub(super) async fn receive(mut stream: TcpStream) -> Received {
+pub(super) async fn receive(mut stream: impl AsyncRead + Unpin) -> Received {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();

@@ -3,7 +3,7 @@
 //! A series that is known is found in a concurrent map without a common lock; only one that is new
 //! goes through the mutex that keeps families whole: one kind a name, and a bound on all series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,13 +12,14 @@ use dashmap::DashMap;
 use metrics::atomics::AtomicU64;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
+use super::histogram::{Buckets, Counts};
 use super::summary::{Figures, Summary};
 use super::text;
 
 /// Counters and gauges at most.
 const NUMBERS_MAX: usize = 8192;
-/// Latencies at most; each takes about 52 KiB.
-const SUMMARIES_MAX: usize = 512;
+/// Latencies at most; each that is a summary takes about 52 KiB.
+const LATENCIES_MAX: usize = 512;
 
 /// Counts the series that had no room, or a name or labels that Prometheus does not take.
 const REFUSED: &str = "sixfold_metrics_refused_total";
@@ -28,6 +29,8 @@ const REFUSED_HELP: &str = "Registrations of series that had no room or no valid
 #[derive(Default)]
 pub(super) struct Registry {
     series: DashMap<Key, Series>,
+    /// Bounds of the latencies that are shown as histograms, by name.
+    buckets: HashMap<String, &'static [f64]>,
     families: Mutex<Families>,
     refused: AtomicU64,
 }
@@ -37,7 +40,7 @@ struct Families {
     by_name: BTreeMap<String, Family>,
     help: BTreeMap<String, String>,
     numbers: usize,
-    summaries: usize,
+    latencies: usize,
 }
 
 struct Family {
@@ -45,12 +48,13 @@ struct Family {
     by_labels: BTreeMap<String, Series>,
 }
 
-/// What a family's series are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a family's series are; a histogram's have the same bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     Counter,
     Gauge,
     Summary,
+    Histogram(&'static [f64]),
 }
 
 /// Counters are numbers, gauges the bits of floating-point numbers.
@@ -59,6 +63,7 @@ enum Series {
     Counter(Arc<AtomicU64>),
     Gauge(Arc<AtomicU64>),
     Summary(Arc<Summary>),
+    Histogram(Arc<Buckets>),
 }
 
 /// A family at one moment.
@@ -76,9 +81,15 @@ pub(super) enum Value {
     Counter(u64),
     Gauge(f64),
     Summary(Figures),
+    Histogram(Counts),
 }
 
 impl Registry {
+    pub(super) fn new(buckets: &[(&str, &'static [f64])]) -> Self {
+        let buckets = buckets.iter().map(|&(name, bounds_s)| (name.to_owned(), bounds_s));
+        Self { buckets: buckets.collect(), ..Self::default() }
+    }
+
     /// Everything as it is now, sorted.
     pub(super) fn snapshot(&self) -> Vec<FamilySnapshot> {
         let now = Instant::now();
@@ -129,7 +140,7 @@ impl Families {
     fn add(&mut self, name: &str, labels: String, kind: Kind) -> Option<Series> {
         let (count, max) = match kind {
             Kind::Counter | Kind::Gauge => (&mut self.numbers, NUMBERS_MAX),
-            Kind::Summary => (&mut self.summaries, SUMMARIES_MAX),
+            Kind::Summary | Kind::Histogram(_) => (&mut self.latencies, LATENCIES_MAX),
         };
         let other_kind = self.by_name.get(name).is_some_and(|family| family.kind != kind);
         if *count >= max || other_kind || name == REFUSED {
@@ -156,6 +167,7 @@ impl Series {
             Kind::Counter => Self::Counter(Arc::default()),
             Kind::Gauge => Self::Gauge(Arc::default()),
             Kind::Summary => Self::Summary(Arc::new(Summary::new(Instant::now()))),
+            Kind::Histogram(bounds_s) => Self::Histogram(Arc::new(Buckets::new(bounds_s))),
         }
     }
 
@@ -164,6 +176,7 @@ impl Series {
             Self::Counter(_) => Kind::Counter,
             Self::Gauge(_) => Kind::Gauge,
             Self::Summary(_) => Kind::Summary,
+            Self::Histogram(buckets) => Kind::Histogram(buckets.bounds_s()),
         }
     }
 
@@ -172,6 +185,7 @@ impl Series {
             Self::Counter(count) => Value::Counter(count.load(Ordering::Relaxed)),
             Self::Gauge(bits) => Value::Gauge(f64::from_bits(bits.load(Ordering::Relaxed))),
             Self::Summary(summary) => Value::Summary(summary.figures(now)),
+            Self::Histogram(buckets) => Value::Histogram(buckets.counts()),
         }
     }
 }
@@ -204,8 +218,10 @@ impl Recorder for Registry {
     }
 
     fn register_histogram(&self, key: &Key, _metadata: &Metadata<'_>) -> Histogram {
-        match self.series(key, Kind::Summary) {
+        let bounds_s = self.buckets.get(key.name()).copied();
+        match self.series(key, bounds_s.map_or(Kind::Summary, Kind::Histogram)) {
             Some(Series::Summary(summary)) => Histogram::from_arc(summary),
+            Some(Series::Histogram(buckets)) => Histogram::from_arc(buckets),
             _ => Histogram::noop(),
         }
     }

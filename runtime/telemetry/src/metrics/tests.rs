@@ -52,6 +52,34 @@ sixfold_metrics_refused_total 0
 }
 
 #[test]
+fn a_latency_with_buckets_is_a_histogram() {
+    let registry = Registry::new(&[("d_seconds", &[0.25, 1.0])]);
+    with_local_recorder(&registry, || {
+        for time_ms in [1, 250, 251, 1000, 3000] {
+            histogram!("d_seconds", "model" => "m").record(Duration::from_millis(time_ms));
+        }
+        histogram!("d_seconds", "model" => "m").record(f64::NAN);
+        histogram!("d_seconds").record(-1.0);
+        histogram!("d_seconds", "le" => "1").record(1.0);
+    });
+    let expected = r#"# TYPE d_seconds histogram
+d_seconds_bucket{le="0.25"} 0
+d_seconds_bucket{le="1"} 0
+d_seconds_bucket{le="+Inf"} 0
+d_seconds_sum 0
+d_seconds_count 0
+d_seconds_bucket{model="m",le="0.25"} 2
+d_seconds_bucket{model="m",le="1"} 4
+d_seconds_bucket{model="m",le="+Inf"} 5
+d_seconds_sum{model="m"} 4.502
+d_seconds_count{model="m"} 5
+"#;
+    let text = shown(&registry);
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(refused(&registry), 1, "the bound's label is the histogram's own");
+}
+
+#[test]
 fn series_are_bounded_and_what_has_no_room_is_counted() {
     let registry = Registry::default();
     with_local_recorder(&registry, || {

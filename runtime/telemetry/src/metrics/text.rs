@@ -6,11 +6,14 @@ use std::fmt::Write;
 
 use metrics::Key;
 
+use super::histogram::Counts;
 use super::registry::{FamilySnapshot, Kind, Value};
 use super::summary::{Figures, QUANTILES};
 
-/// Labels of a summary's own.
+/// The label of a summary's own.
 const QUANTILE: &str = "quantile";
+/// The label of a histogram's own.
+const BOUND: &str = "le";
 
 /// Writes families in their order.
 pub(super) fn render(families: &[FamilySnapshot]) -> String {
@@ -29,7 +32,8 @@ pub(super) fn labels(key: &Key) -> Option<String> {
     }
     let mut sorted = BTreeMap::new();
     for label in key.labels() {
-        let valid = is_name(label.key(), false) && label.key() != QUANTILE && !label.key().starts_with("__");
+        let own = [QUANTILE, BOUND].contains(&label.key());
+        let valid = is_name(label.key(), false) && !own && !label.key().starts_with("__");
         if !valid || sorted.insert(label.key(), label.value()).is_some() {
             return None;
         }
@@ -57,6 +61,7 @@ fn write_family(text: &mut String, family: &FamilySnapshot) -> std::fmt::Result 
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
         Kind::Summary => "summary",
+        Kind::Histogram(_) => "histogram",
     };
     writeln!(text, "# TYPE {name} {kind}")?;
     for (labels, value) in &family.values {
@@ -64,6 +69,7 @@ fn write_family(text: &mut String, family: &FamilySnapshot) -> std::fmt::Result 
             Value::Counter(count) => writeln!(text, "{name}{} {count}", braced(labels))?,
             Value::Gauge(value) => writeln!(text, "{name}{} {}", braced(labels), number(*value))?,
             Value::Summary(figures) => write_summary(text, name, labels, figures)?,
+            Value::Histogram(counts) => write_histogram(text, name, labels, counts)?,
         }
     }
     Ok(())
@@ -77,6 +83,16 @@ fn write_summary(text: &mut String, name: &str, labels: &str, figures: &Figures)
     let labels = braced(labels);
     writeln!(text, "{name}_sum{labels} {}", number(figures.sum))?;
     writeln!(text, "{name}_count{labels} {}", figures.count)
+}
+
+fn write_histogram(text: &mut String, name: &str, labels: &str, counts: &Counts) -> std::fmt::Result {
+    let comma = if labels.is_empty() { "" } else { "," };
+    for (bound, count) in &counts.cumulative {
+        writeln!(text, "{name}_bucket{{{labels}{comma}{BOUND}=\"{}\"}} {count}", number(*bound))?;
+    }
+    let labels = braced(labels);
+    writeln!(text, "{name}_sum{labels} {}", number(counts.sum_s))?;
+    writeln!(text, "{name}_count{labels} {}", counts.count())
 }
 
 fn braced(labels: &str) -> String {
