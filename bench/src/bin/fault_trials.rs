@@ -1,7 +1,9 @@
 //! Trials of faults in whole clusters: `kill -9` at random moments, each recorded by itself.
 //!
 //! A trial is a seed: it decides the moment and the victim. What a trial came to is compared with a run
-//! that nothing disturbed.
+//! that nothing disturbed. A loss is noticed by whoever is first: a daemon whose child ends, a rank whose link
+//! closes, the coordinator. Steps redone count from the last one that was seen before the kill. Where the
+//! coordinator was killed, it works again when a client has its answer; the longest of a trial counts.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -21,10 +23,10 @@ const COORDINATOR_KILLS: u64 = 3;
 const NODES: usize = 5;
 /// Figures of a trial that the table shows, with their titles.
 const FIGURES: [(&str, &str); 5] = [
-    ("detected_ms", "detected after ms"),
-    ("placed_ms", "placed after ms"),
-    ("resumed_ms", "works again after ms"),
-    ("steps_redone", "steps redone"),
+    ("detected_ms", "noticed after ms"),
+    ("placed_ms", "placed ms later"),
+    ("resumed_ms", "works again ms after notice"),
+    ("steps_redone", "steps redone, at least"),
     ("seconds", "whole job s"),
 ];
 
