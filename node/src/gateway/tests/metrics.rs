@@ -125,7 +125,10 @@ async fn replicas_say_how_full_they_are() {
     assert_eq!(figures(&scrape(address).await), [4.0, 6.0, 0.375, 0.375]);
     replicas.serve(&[]);
     // Replicas are asked once a second.
-    while figures(&scrape(address).await) != [0.0; 4] {
-        tokio::task::yield_now().await;
-    }
+    let idle = async {
+        while figures(&scrape(address).await) != [0.0; 4] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), idle).await.expect("a model that has gone is not idle");
 }
