@@ -1,4 +1,4 @@
-//! What the benchmarks share: a second process, figures of a process, reports.
+//! What the benchmarks share: a second process, reports.
 //!
 //! The benchmarks are the binaries: `remote_ref` (actor channels) and `tensor_link` (tensor links
 //! beside plain TCP), each between two processes, itself and a child of the same program; and
@@ -6,4 +6,3 @@
 
 pub mod peer;
 pub mod report;
-pub mod usage;

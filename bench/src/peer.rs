@@ -62,7 +62,7 @@ impl Partner {
     /// # Errors
     /// If the child has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
-        crate::usage::resident_bytes(&self.child.id().to_string())
+        Ok(sixfold_telemetry::usage::resident_bytes(&self.child.id().to_string())?)
     }
 }
 

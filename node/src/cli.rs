@@ -54,6 +54,9 @@ pub(crate) enum Command {
     Artifacts(ArtifactsArgs),
     /// Ask a served model.
     Query(QueryArgs),
+    /// How fast this machine trains, multiplies matrices and attends, without a cluster.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// The stage kinds of a job file and their options.
     Stages {
         /// One kind only.
@@ -62,6 +65,107 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Whole training steps of a Llama-style decoder on random tokens: forward, backward, AdamW.
+    Train(TrainBenchArgs),
+    /// Matrix products C = A B of the given sizes.
+    Gemm(GemmBenchArgs),
+    /// Causal attention over one document, forward and backward.
+    Attention(AttentionBenchArgs),
+}
+
+/// What every benchmark is told.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Compute threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: usize,
+    /// Number type of weights and activations.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub(crate) dtype: Dtype,
+    /// Print one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    F32,
+}
+
+#[derive(Args)]
+pub(crate) struct TrainBenchArgs {
+    /// Width of the residual stream.
+    #[arg(long, default_value_t = 384)]
+    pub(crate) dim: usize,
+    /// Decoder layers.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) layers: usize,
+    /// Query heads.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) heads: usize,
+    /// Key and value heads; 0: as many as query heads.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) kv_heads: usize,
+    /// Width of the feed-forward layer.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) hidden: usize,
+    /// Words of the vocabulary.
+    #[arg(long, default_value_t = 8192)]
+    pub(crate) vocab: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) seq: usize,
+    /// Sequences of a step.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) batch: usize,
+    /// Sequences that go through the model together; 0: as the job's default.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) micro_batch: usize,
+    /// Logical tensor shards: what exactness on any plan is paid with.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) shards: usize,
+    /// The head is the embedding.
+    #[arg(long)]
+    pub(crate) tied: bool,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) steps: u64,
+    /// Steps before them, besides the very first.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warmup: u64,
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct GemmBenchArgs {
+    /// Sizes M,N,K: C is M x N, the sum goes over K.
+    #[arg(value_name = "M,N,K", required = true)]
+    pub(crate) shapes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct AttentionBenchArgs {
+    /// Tokens of the document; several are measured one after another.
+    #[arg(value_name = "TOKENS", required = true)]
+    pub(crate) lengths: Vec<usize>,
+    /// Query heads.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) heads: usize,
+    /// Key and value heads; 0: as many as query heads.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) kv_heads: usize,
+    /// Elements of a head.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) head_dim: usize,
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
 }
 
 /// How to reach the cluster.

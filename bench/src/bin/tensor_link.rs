@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use sixfold_bench::peer;
 use sixfold_bench::report::Report;
-use sixfold_bench::{peer, usage};
+use sixfold_telemetry::usage;
 use sixfold_transport::identity::Role;
 use sixfold_transport::link::{LinkError, TensorLink};
 use sixfold_transport::tensor::{LinkKey, TensorEndpoint, TensorOptions};

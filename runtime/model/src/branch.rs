@@ -3,32 +3,30 @@
 //! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
 //! Shapes: `x`, `h`, `y` are `[rows, d]`.
 
-use sixfold_tensor::{Panels, Purpose, add_assign, rms_norm, rms_norm_backward};
+use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
 
-use crate::linear::pack;
 use crate::pass::Pass;
 use crate::tensor_group::GroupError;
 use crate::unit::{Tensor, UnitBuffer, UnitId};
 
-/// What a branch computes from its normed input, one logical shard at a time.
+/// What a branch computes from its normed input, for all of the rank's logical shards.
 pub(crate) trait Body {
-    /// What the backward pass needs of one shard's forward pass.
+    /// What the backward pass needs of the forward pass.
     type Tape;
     /// The norm before the body.
     const NORM: Tensor;
     /// The dropout after the body.
     const DROPOUT: Purpose;
 
-    /// One shard's partial result, or nothing where the shard is empty.
-    fn forward(pass: &mut Pass<'_>, layer: usize, shard: usize, h: &[f32]) -> Option<(Vec<f32>, Self::Tape)>;
+    /// The sum of the shards' partial results.
+    fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, Self::Tape);
 
-    /// One shard's part of the gradient of `h`, which is given packed; adds to the gradients of the shard's units.
+    /// The sum of the shards' parts of the gradient of `h`; adds to the gradients of the shards' units.
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
-        shard: usize,
         tape: &Self::Tape,
-        h: &Panels,
+        h: &[f32],
         dy: &[f32],
         gradients: &mut UnitBuffer,
     ) -> Vec<f32>;
@@ -37,8 +35,7 @@ pub(crate) trait Body {
 /// What the backward pass needs of a branch's forward pass.
 pub(crate) struct BranchTape<T> {
     normed: Normed,
-    /// One entry for each of the rank's shards, in order.
-    shards: Vec<Option<T>>,
+    body: T,
 }
 
 /// Runs `x + dropout(body(norm(x)))`.
@@ -48,15 +45,11 @@ pub(crate) fn forward<B: Body>(
     x: Vec<f32>,
 ) -> Result<(Vec<f32>, BranchTape<B::Tape>), GroupError> {
     let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x);
-    let mut shards = Vec::with_capacity(pass.slice.shards.len());
-    let mut y = pass.sum(normed.x.len(), |pass, shard| {
-        let (partial, tape) = B::forward(pass, layer, shard, &normed.h).unzip();
-        shards.push(tape);
-        partial
-    })?;
+    let (mut y, body) = B::forward(pass, layer, &normed.h);
+    pass.group.sum(&mut y)?;
     pass.dropout(&mut y, layer, B::DROPOUT);
     add_assign(&mut y, &normed.x);
-    Ok((y, BranchTape { normed, shards }))
+    Ok((y, BranchTape { normed, body }))
 }
 
 /// The gradient of the branch's input from that of its output.
@@ -67,15 +60,11 @@ pub(crate) fn backward<B: Body>(
     dx: Vec<f32>,
     gradients: &mut UnitBuffer,
 ) -> Result<Vec<f32>, GroupError> {
-    let BranchTape { normed, shards } = tape;
+    let BranchTape { normed, body } = tape;
     let mut dy = dx.clone();
     pass.dropout(&mut dy, layer, B::DROPOUT);
-    let first = pass.slice.shards.start;
-    let h = pack(&normed.h, pass.width());
-    let dh = pass.sum(dy.len(), |pass, shard| {
-        let tape = shards[shard - first].as_ref()?;
-        Some(B::backward(pass, layer, shard, tape, &h, &dy, gradients))
-    })?;
+    let mut dh = B::backward(pass, layer, &body, &normed.h, &dy, gradients);
+    pass.group.sum(&mut dh)?;
     let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), &dh, gradients);
     add_assign(&mut dx_branch, &dx);
     Ok(dx_branch)

@@ -13,14 +13,14 @@ mod weights;
 use std::ops::Range;
 
 use sixfold_tensor::{
-    Mat, MatMut, Panels, RopeTable, Start, add_assign, matmul_panels, rms_norm, rope, swiglu,
+    Leaves, Mat, MatMut, Panels, RopeTable, Start, add_assign, matmul_panels, matmul_tree, rms_norm, rope,
+    swiglu,
 };
 
 pub use kv_cache::{KvPool, KvSequence, OutOfBlocks};
 pub use logits::{Logits, Normalizer};
 use weights::{LayerWeights, Weights};
 
-use crate::tensor_group::sum_shards;
 use crate::unit::{Geometry, UnitBuffer};
 
 /// A model ready to compute logits. It holds no state of any request and may be shared by threads.
@@ -188,44 +188,15 @@ impl Decoder {
             chunk.sequence.write(layer, &k[keys.clone()], &v[keys]);
             chunk.sequence.attend(layer, config.num_attention_heads, &q[queries.clone()], &mut o[queries]);
         }
-        let cut = |shard: usize| {
-            let heads = &self.geometry.sharding.shard(shard).query_heads;
-            heads.start * config.head_dim..heads.end * config.head_dim
-        };
-        add_assign(x, &self.sum_partials(&o, &weights.output, cut));
+        add_assign(x, &project_tree(&o, &weights.output));
     }
 
     fn feed_forward(&self, weights: &LayerWeights, x: &mut [f32]) {
         let h = self.norm(x, &weights.feed_forward_norm);
-        let gate = project(&h, &weights.gate);
-        let up = project(&h, &weights.up);
-        let mut product = vec![0.0; gate.len()];
-        swiglu(&gate, &up, &mut product);
-        let cut = |shard: usize| self.geometry.sharding.shard(shard).feed_forward.clone();
-        add_assign(x, &self.sum_partials(&product, &weights.down, cut));
-    }
-
-    /// Adds the partial results of the logical shards, each from its columns of `inputs`.
-    fn sum_partials(
-        &self,
-        inputs: &[f32],
-        shards: &[Option<Panels>],
-        cut: impl Fn(usize) -> Range<usize>,
-    ) -> Vec<f32> {
-        let d = self.geometry.config.hidden_size;
-        let width: usize = shards.iter().flatten().map(Panels::rows).sum();
-        let rows = inputs.len() / width;
-        let mut leaf = |shard: usize| {
-            let partial = shards[shard].as_ref().map(|panels| {
-                let mut partial = vec![0.0; rows * d];
-                let inputs = Mat::row_major(inputs, rows, width).columns(cut(shard));
-                matmul_panels(inputs, panels, &mut MatMut::row_major(&mut partial, rows, d), Start::Zero);
-                partial
-            });
-            Ok::<_, std::convert::Infallible>(partial)
-        };
-        let Ok(sum) = sum_shards(0..shards.len(), &mut leaf);
-        sum.unwrap_or_default()
+        let gate_up = project(&h, &weights.gate_up);
+        let mut product = vec![0.0; gate_up.len() / 2];
+        swiglu(&gate_up, self.geometry.config.intermediate_size, &mut product);
+        add_assign(x, &project_tree(&product, &weights.down));
     }
 }
 
@@ -239,6 +210,15 @@ fn project(x: &[f32], weight: &Panels) -> Vec<f32> {
         &mut MatMut::row_major(&mut y, rows, weight.cols()),
         Start::Zero,
     );
+    y
+}
+
+/// As [`project`], for a weight whose sum is cut into the logical shards.
+fn project_tree(x: &[f32], (weight, leaves): &(Panels, Leaves)) -> Vec<f32> {
+    let rows = x.len() / weight.rows();
+    let mut y = vec![0.0; rows * weight.cols()];
+    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
+    matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, &mut out);
     y
 }
 

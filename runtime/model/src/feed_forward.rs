@@ -1,19 +1,20 @@
-//! The feed-forward layer: SwiGLU between two projections, one logical shard at a time.
+//! The feed-forward layer: SwiGLU between two projections, for all of the rank's shards at once.
 //!
-//! Shapes: `h` is `[rows, d]`; `gate`, `up` and their product are `[rows, columns of the shard]`.
+//! Shapes: `h` is `[rows, d]`; `gate_up` is `[rows, 2 columns]`, gates before ups; their product is `[rows,
+//! columns]`, where `columns` are those of the rank's shards, side by side.
 
-use sixfold_tensor::{Panels, Purpose, Start, swiglu, swiglu_backward};
+use sixfold_tensor::{Purpose, swiglu, swiglu_backward};
 
 use crate::branch::Body;
-use crate::linear::{Linear, shared_weight_gradient, weight_gradient};
+use crate::linear::weight_gradient;
+use crate::packed::{GATE_UP, shard_ranges};
 use crate::pass::Pass;
-use crate::unit::{Tensor, UnitBuffer, UnitId};
+use crate::unit::{Place, Tensor, UnitBuffer, UnitId};
 
 pub(crate) struct FeedForward;
 
 pub(crate) struct FeedForwardTape {
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    gate_up: Vec<f32>,
     product: Vec<f32>,
 }
 
@@ -22,54 +23,44 @@ impl Body for FeedForward {
     const NORM: Tensor = Tensor::FeedForwardNorm;
     const DROPOUT: Purpose = Purpose::MLP_DROPOUT;
 
-    fn forward(
-        pass: &mut Pass<'_>,
-        layer: usize,
-        shard: usize,
-        h: &[f32],
-    ) -> Option<(Vec<f32>, FeedForwardTape)> {
-        let columns = pass.geometry.sharding.shard(shard).feed_forward.len();
-        if columns == 0 {
-            return None;
+    fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, FeedForwardTape) {
+        let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
+        let gate_up = weights.gate_up.forward(h, rows);
+        let mut product = vec![0.0; gate_up.len() / 2];
+        if !product.is_empty() {
+            swiglu(&gate_up, weights.down.inputs(), &mut product);
         }
-        let d = pass.width();
-        let unit = |tensor| pass.parameters.unit(UnitId::of_layer(layer, tensor, shard));
-        let flops = &mut pass.work.projections;
-        let gate = Linear::new(unit(Tensor::Gate), d).forward(h, flops);
-        let up = Linear::new(unit(Tensor::Up), d).forward(h, flops);
-        let mut product = vec![0.0; gate.len()];
-        swiglu(&gate, &up, &mut product);
-        let partial = Linear::new(unit(Tensor::Down), columns).forward(&product, flops);
-        Some((partial, FeedForwardTape { gate, up, product }))
+        let y = weights.down.forward_tree(&product, rows);
+        pass.work.projections += weights.gate_up.flops(rows) + weights.down.flops(rows);
+        (y, FeedForwardTape { gate_up, product })
     }
 
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
-        shard: usize,
         tape: &FeedForwardTape,
-        h: &Panels,
+        h: &[f32],
         dy: &[f32],
         gradients: &mut UnitBuffer,
     ) -> Vec<f32> {
-        let d = pass.width();
-        let columns = pass.geometry.sharding.shard(shard).feed_forward.len();
-        let id = |tensor| UnitId::of_layer(layer, tensor, shard);
-        let weight = |tensor| pass.parameters.unit(id(tensor));
-        let flops = &mut pass.work.projections;
-
-        let mut dproduct = vec![0.0; tape.product.len()];
-        Linear::new(weight(Tensor::Down), columns).input_gradient(dy, &mut dproduct, Start::Zero, flops);
-        weight_gradient(dy, &tape.product, gradients.unit_mut(id(Tensor::Down)), columns, flops);
-
-        let (mut dgate, mut dup) = (vec![0.0; dproduct.len()], vec![0.0; dproduct.len()]);
-        swiglu_backward(&dproduct, &tape.gate, &tape.up, &mut dgate, &mut dup);
-        shared_weight_gradient(&dgate, h, gradients.unit_mut(id(Tensor::Gate)), flops);
-        shared_weight_gradient(&dup, h, gradients.unit_mut(id(Tensor::Up)), flops);
-
-        let mut dh = vec![0.0; dy.len()];
-        Linear::new(weight(Tensor::Gate), d).input_gradient(&dgate, &mut dh, Start::Zero, flops);
-        Linear::new(weight(Tensor::Up), d).input_gradient(&dup, &mut dh, Start::FromC, flops);
-        dh
+        let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
+        let columns = weights.down.inputs();
+        let dproduct = weights.down.backward(dy, rows);
+        let ranges = shard_ranges(pass.geometry, pass.slice, layer, &[Tensor::Down]);
+        for (shard, ranges) in pass.slice.shards.clone().zip(ranges) {
+            let unit = UnitId::of_layer(layer, Tensor::Down, shard);
+            let range = ranges[0].clone();
+            if !range.is_empty() {
+                weight_gradient(dy, d, &tape.product, columns, range, gradients.unit_mut(unit));
+            }
+        }
+        let mut d_gate_up = vec![0.0; tape.gate_up.len()];
+        if !dproduct.is_empty() {
+            swiglu_backward(&dproduct, &tape.gate_up, columns, &mut d_gate_up);
+        }
+        let run = gradients.index().run(Place::Layer(layer as u32), &GATE_UP, &pass.slice.shards);
+        weight_gradient(&d_gate_up, 2 * columns, h, d, 0..d, &mut gradients.values_mut()[run]);
+        pass.work.projections += 2 * (weights.gate_up.flops(rows) + weights.down.flops(rows));
+        weights.gate_up.backward_tree(&d_gate_up, rows)
     }
 }

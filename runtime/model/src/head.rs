@@ -4,12 +4,12 @@
 //! largest logit and the sum of exponents of a row are taken over shards in the tree.
 
 use sixfold_tensor::{
-    IGNORED_TARGET, Start, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
+    IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
     logit_maxima, target_logits,
 };
 
 use crate::branch::Normed;
-use crate::linear::{Linear, pack, shared_weight_gradient};
+use crate::linear::{pack, shared_weight_gradient};
 use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
 use crate::unit::{Geometry, UnitBuffer, UnitId};
@@ -57,15 +57,11 @@ fn vocabulary(geometry: &Geometry, shard: usize) -> VocabularyShard {
 }
 
 fn logits(pass: &mut Pass<'_>, h: &[f32]) -> Vec<Vec<f32>> {
-    let d = pass.width();
+    let rows = pass.rows();
     let mut logits = Vec::with_capacity(pass.slice.shards.len());
-    for shard in pass.slice.shards.clone() {
-        let unit = pass.parameters.get(table(pass.geometry, shard)).unwrap_or_default();
-        logits.push(if unit.is_empty() {
-            Vec::new()
-        } else {
-            Linear::new(unit, d).forward(h, &mut pass.work.head)
-        });
+    for weight in &pass.weights.head {
+        logits.push(weight.forward(h, rows));
+        pass.work.head += weight.flops(rows);
     }
     logits
 }
@@ -104,8 +100,8 @@ pub(crate) fn backward(
 ) -> Result<Vec<f32>, GroupError> {
     let HeadTape { normed, mut logits, max, exp_sum } = tape;
     let first = pass.slice.shards.start;
-    let d = pass.width();
-    let h = pack(&normed.h, d);
+    let rows = pass.rows();
+    let h = pack(&normed.h, pass.width());
     let dh = pass.sum(normed.h.len(), |pass, shard| {
         let dlogits = &mut logits[shard - first];
         if dlogits.is_empty() {
@@ -113,12 +109,10 @@ pub(crate) fn backward(
         }
         let vocabulary = vocabulary(pass.geometry, shard);
         cross_entropy_gradient(dlogits, vocabulary, &pass.batch.targets, &max, &exp_sum, scale);
-        let flops = &mut pass.work.head;
-        shared_weight_gradient(dlogits, &h, gradients.unit_mut(UnitId::head(shard)), flops);
-        let mut dh = vec![0.0; normed.h.len()];
-        let weight = pass.parameters.unit(table(pass.geometry, shard));
-        Linear::new(weight, d).input_gradient(dlogits, &mut dh, Start::Zero, flops);
-        Some(dh)
+        shared_weight_gradient(dlogits, &h, gradients.unit_mut(UnitId::head(shard)));
+        let weight = &pass.weights.head[shard - first];
+        pass.work.head += 2 * weight.flops(rows);
+        Some(weight.backward(dlogits, rows))
     })?;
     Ok(normed.backward(pass, UnitId::FINAL_NORM, &dh, gradients))
 }

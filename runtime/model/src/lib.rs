@@ -23,6 +23,7 @@ mod init;
 mod linear;
 mod network;
 mod optimizer;
+mod packed;
 mod pass;
 mod sampling;
 mod sharding;
@@ -41,6 +42,7 @@ pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_para
 pub use init::initialize;
 pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums};
+pub use packed::PackedWeights;
 pub use pass::Work;
 pub use sampling::{SamplingOptions, greedy, sample};
 pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};

@@ -13,6 +13,7 @@ use crate::branch::{self, BranchTape};
 use crate::embedding;
 use crate::feed_forward::{FeedForward, FeedForwardTape};
 use crate::head::{self, HeadTape};
+use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
 use crate::tensor_group::{GroupError, TensorGroup};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
@@ -29,6 +30,8 @@ pub struct Network {
 pub struct Surroundings<'a> {
     /// The parameters of the slice.
     pub parameters: &'a UnitBuffer,
+    /// The same, packed.
+    pub weights: &'a PackedWeights,
     /// What the step's random numbers follow from.
     pub seed: StepSeed,
     /// The ranks that own the other logical shards.
@@ -145,6 +148,7 @@ impl Network {
             slice: &self.slice,
             rope: &self.rope,
             parameters: around.parameters,
+            weights: around.weights,
             batch,
             positions: batch.positions(),
             seed: around.seed,

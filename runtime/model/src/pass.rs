@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use sixfold_tensor::{Counter, Purpose, RopeTable, dropout};
 
 use crate::batch::{MicroBatch, StepSeed};
+use crate::packed::PackedWeights;
 use crate::sharding::even_part;
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
-use crate::unit::{Geometry, ModelSlice, Tensor, UnitBuffer};
+use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
 /// Floating-point operations that a rank has really done, counted at the calls of the kernels.
 /// Norms, activations and look-ups are not matrix work and are not counted.
@@ -29,19 +30,13 @@ impl Work {
     }
 }
 
-impl Work {
-    /// Where the projection `tensor` of a shard is counted.
-    pub(crate) fn of_projection(&mut self, tensor: Tensor, kv_copied: bool) -> &mut u64 {
-        if tensor.is_key_value() && kv_copied { &mut self.kv_copies } else { &mut self.projections }
-    }
-}
-
 /// One micro-batch on its way through a slice of the model.
 pub(crate) struct Pass<'a> {
     pub(crate) geometry: &'a Geometry,
     pub(crate) slice: &'a ModelSlice,
     pub(crate) rope: &'a RopeTable,
     pub(crate) parameters: &'a UnitBuffer,
+    pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
     /// The position of each row in its document.
     pub(crate) positions: Vec<u32>,

@@ -358,6 +358,24 @@ impl UnitIndex {
         self.ranges.get(&unit).cloned()
     }
 
+    /// Where the units of `tensors` of one place and of `shards` lie, which must be neighbours in the buffer, as
+    /// the canonical order has them; those that are not of the set are left out.
+    ///
+    /// # Panics
+    /// If other units lie between them.
+    pub(crate) fn run(&self, place: Place, tensors: &[Tensor], shards: &Range<usize>) -> Range<usize> {
+        let units = tensors.iter().flat_map(|&tensor| {
+            shards.clone().map(move |shard| UnitId { place, tensor, shard: shard as u32 })
+        });
+        units.filter_map(|unit| self.range(unit)).fold(0..0, |run, next| {
+            assert!(
+                run.is_empty() || run.end == next.start,
+                "{place:?}: {tensors:?} do not lie side by side"
+            );
+            if run.is_empty() { next } else { run.start..next.end }
+        })
+    }
+
     /// Numbers in the whole buffer.
     pub fn len(&self) -> usize {
         self.len

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Alone, Chunk, DecodeError, Decoder, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice, Network,
-    OutOfBlocks, Output, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted, Work, initialize,
-    sample,
+    OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted, Work,
+    initialize, sample,
 };
 use sixfold_tensor::IGNORED_TARGET;
 
@@ -54,10 +54,12 @@ fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<V
 /// The loss of each row in training.
 fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
     let parameters = parameters(geometry);
-    let network = Network::new(Arc::new(geometry.clone()), ModelSlice::whole(geometry));
+    let slice = ModelSlice::whole(geometry);
+    let weights = &PackedWeights::new(geometry, &slice, &parameters);
+    let network = Network::new(Arc::new(geometry.clone()), slice);
     let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
-    let mut around =
-        Surroundings { parameters: &parameters, seed, group: &mut Alone, work: &mut Work::default() };
+    let (parameters, work) = (&parameters, &mut Work::default());
+    let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
     let (Output::Losses(losses), _) = network.forward(&mut around, batch, Vec::new()).unwrap() else {
         panic!("the whole model ends with losses")
     };

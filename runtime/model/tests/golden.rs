@@ -10,8 +10,8 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use sixfold_model::{
     Alone, Chunk, Decoder, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
-    OptimizerOptions, Output, SquareSums, StepSeed, Surroundings, UnitBuffer, UnitIndex, Wanted, Work,
-    finish_gradients, gradient_index, read_parameters, write_parameters,
+    OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitBuffer, UnitIndex,
+    Wanted, Work, finish_gradients, gradient_index, read_parameters, write_parameters,
 };
 
 /// Some with copies of key-value heads (4), some with empty shards (8).
@@ -83,7 +83,9 @@ impl Model {
         let network = Network::new(Arc::new(self.geometry.clone()), slice.clone());
         let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
         let work = &mut Work::default();
-        let mut around = Surroundings { parameters: &self.parameters, seed, group: &mut Alone, work };
+        let parameters = &self.parameters;
+        let weights = &PackedWeights::new(&self.geometry, &slice, parameters);
+        let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
         let scale = 1.0 / batch.counted_targets() as f32;
         let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

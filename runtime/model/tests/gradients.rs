@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, SquareSums, StepSeed,
-    Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index, initialize,
+    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, PackedWeights, SquareSums,
+    StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index,
+    initialize,
 };
 use sixfold_tensor::IGNORED_TARGET;
 
@@ -62,7 +63,8 @@ fn network(
     let network = Network::new(Arc::new(geometry.clone()), slice.clone());
     let seed = StepSeed { seed: 1, step: 0, dropout };
     let mut work = Work::default();
-    let mut around = Surroundings { parameters, seed, group: &mut Alone, work: &mut work };
+    let weights = &PackedWeights::new(geometry, &slice, parameters);
+    let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work: &mut work };
     let scale = 1.0 / batch.counted_targets() as f32;
     let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitIndex, Work, finish_gradients,
-    gradient_index, initialize,
+    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitIndex, Work,
+    finish_gradients, gradient_index, initialize,
 };
 use sixfold_tensor::{add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
@@ -57,6 +57,8 @@ pub struct Trainer {
     /// Pipeline stages of the plan.
     stages: usize,
     parameters: UnitBuffer,
+    /// The parameters as the products of the current step read them.
+    weights: PackedWeights,
     optimizer: Optimizer,
     gradient_index: Arc<UnitIndex>,
     seed: u64,
@@ -97,6 +99,7 @@ impl Trainer {
             stages: plan.pipeline_parallel,
             optimizer: Optimizer::new(job.optimizer.clone(), &parameters),
             gradient_index: Arc::new(gradient_index(&job.geometry, &slice)),
+            weights: PackedWeights::new(&job.geometry, &slice, &parameters),
             network: Network::new(Arc::new(job.geometry.clone()), slice),
             parameters,
             seed: job.seed,
@@ -144,6 +147,7 @@ impl Trainer {
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
         self.check(&batch)?;
+        self.weights.pack(self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
@@ -214,6 +218,7 @@ impl Trainer {
         let received = self.links.previous.as_mut().map(|link| link.receive(activations)).transpose()?;
         let mut around = Surroundings {
             parameters: &self.parameters,
+            weights: &self.weights,
             seed: StepSeed { seed: self.seed, step, dropout: self.dropout },
             group: &mut self.links.tensor,
             work: &mut self.work,
@@ -240,6 +245,7 @@ impl Trainer {
         let received = self.links.next.as_mut().map(|link| link.receive(activations)).transpose()?;
         let mut around = Surroundings {
             parameters: &self.parameters,
+            weights: &self.weights,
             seed: StepSeed { seed: self.seed, step, dropout: self.dropout },
             group: &mut self.links.tensor,
             work: &mut self.work,

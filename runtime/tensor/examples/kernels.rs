@@ -126,19 +126,19 @@ fn attentions() {
 
 fn element_wise() {
     let len = 2048 * 1024;
-    let (gate, up, mut out) = (random(1, len), random(2, len), vec![0.0; len]);
-    println!("swiglu {:.2} Gelement/s", giga(len, best(|| swiglu(&gate, &up, &mut out))));
+    let (gate_up, mut out) = (random(1, 2 * len), vec![0.0; len]);
+    println!("swiglu {:.2} Gelement/s", giga(len, best(|| swiglu(&gate_up, 1024, &mut out))));
     let mut rstd = vec![0.0; 2048];
     println!(
         "rms_norm {:.2} Gelement/s",
-        giga(len, best(|| rms_norm(&gate, &up[..1024], 1e-5, &mut out, &mut rstd)))
+        giga(len, best(|| rms_norm(&gate_up[..len], &gate_up[len..][..1024], 1e-5, &mut out, &mut rstd)))
     );
     let shard = VocabularyShard { first_id: 0, columns: 8192, words: 8192 };
     let mut sums = vec![0.0; len / 8192];
     let maxima = vec![1.0; len / 8192];
     println!(
         "exp sums {:.2} Gelement/s",
-        giga(len, best(|| logit_exp_sums(&gate, shard, &maxima, &mut sums)))
+        giga(len, best(|| logit_exp_sums(&gate_up[..len], shard, &maxima, &mut sums)))
     );
     let (mut param, mut m, mut v) = (random(3, len), random(4, len), random(5, len));
     let adam = AdamW {
@@ -152,7 +152,7 @@ fn element_wise() {
     };
     println!(
         "adamw {:.2} Gelement/s",
-        giga(len, best(|| adamw_step(&mut param, &mut m, &mut v, &gate, &adam)))
+        giga(len, best(|| adamw_step(&mut param, &mut m, &mut v, &gate_up[..len], &adam)))
     );
     println!(
         "random words {:.2} G/s",

@@ -55,7 +55,7 @@ pub use cross_entropy::{
 pub use device::{Gpu, gpus};
 pub use dropout::dropout;
 pub use elementwise::{add, add_assign, embed, embed_backward, scale};
-pub use matmul::{matmul, matmul_panels};
+pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, Start};
 pub use memory::keep_freed_memory;
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};

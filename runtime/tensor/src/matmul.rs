@@ -7,12 +7,16 @@
 //! Blocking (register tile, L1/L2 blocks, packed panels) follows Goto and van de Geijn, "Anatomy of
 //! High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
 
+mod tree;
+
 use std::cell::RefCell;
 
 use crate::simd::simd_level;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
 use crate::transpose::transpose;
 use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
+
+pub use tree::{Leaves, matmul_tree};
 
 /// Up to this many rows, panels are the outer loop and threads split the columns: each panel is read once.
 const NARROW_ROWS: usize = 48;

@@ -1,10 +1,10 @@
 //! A model's weights, packed once for many tokens, few and one alike.
 //!
 //! Projections whose outputs are cut (queries, gate, head) are one matrix, since every output
-//! element is a sum of its own. Projections whose inputs are cut are kept by logical shard, since
-//! their partial results are added in the tree.
+//! element is a sum of its own. Projections whose inputs are cut have sums that are cut into the
+//! logical shards, and added in the tree.
 
-use sixfold_tensor::{Mat, Panels};
+use sixfold_tensor::{Leaves, Mat, Panels};
 
 use crate::hugging_face::assemble;
 use crate::unit::{Geometry, Place, Tensor, UnitBuffer, UnitId};
@@ -22,13 +22,13 @@ pub(crate) struct LayerWeights {
     pub(crate) query: Panels,
     pub(crate) key: Panels,
     pub(crate) value: Panels,
-    /// For each logical shard; nothing where it is empty.
-    pub(crate) output: Vec<Option<Panels>>,
+    /// Its sum is cut into the shards.
+    pub(crate) output: (Panels, Leaves),
     pub(crate) feed_forward_norm: Vec<f32>,
-    pub(crate) gate: Panels,
-    pub(crate) up: Panels,
-    /// For each logical shard; nothing where it is empty.
-    pub(crate) down: Vec<Option<Panels>>,
+    /// Gates, then ups.
+    pub(crate) gate_up: Panels,
+    /// Its sum is cut into the shards.
+    pub(crate) down: (Panels, Leaves),
 }
 
 impl Weights {
@@ -54,14 +54,10 @@ impl LayerWeights {
         let panels = |tensor| pack_rows(&whole(tensor), d);
         let by_shard = |tensor| {
             let shards = 0..geometry.sharding.logical();
-            shards
-                .map(|shard| {
-                    let unit = UnitId::of_layer(layer, tensor, shard);
-                    let columns = geometry.region(unit).columns.len();
-                    (columns > 0).then(|| pack_rows(parameters.unit(unit), columns))
-                })
-                .collect()
+            let cut = |shard| vec![geometry.region(UnitId::of_layer(layer, tensor, shard)).columns];
+            (pack_rows(&whole(tensor), geometry.whole(tensor).1), Leaves::new(shards.map(cut)))
         };
+        let gate_up = [whole(Tensor::Gate), whole(Tensor::Up)].concat();
         Self {
             attention_norm: whole(Tensor::AttentionNorm),
             query: panels(Tensor::Query),
@@ -69,8 +65,7 @@ impl LayerWeights {
             value: panels(Tensor::Value),
             output: by_shard(Tensor::AttentionOutput),
             feed_forward_norm: whole(Tensor::FeedForwardNorm),
-            gate: panels(Tensor::Gate),
-            up: panels(Tensor::Up),
+            gate_up: pack_rows(&gate_up, d),
             down: by_shard(Tensor::Down),
         }
     }

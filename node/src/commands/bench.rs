@@ -1,0 +1,233 @@
+//! `sixfold bench`: what the engine does on this machine, beside which a peer's figures can be set.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use sixfold_telemetry::usage;
+use sixfold_tensor::{
+    AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, Start,
+    attention, attention_backward, matmul_panels, set_threads, simd_level,
+};
+use sixfold_train::{TrainOptions, measure};
+
+use super::print_json;
+use crate::cli::{AttentionBenchArgs, BenchArgs, BenchCommand, Dtype, GemmBenchArgs, TrainBenchArgs};
+
+/// A kernel is repeated for so long ...
+const REPEAT_FOR: Duration = Duration::from_millis(300);
+/// ... and at least so often.
+const REPEATS_MIN: usize = 4;
+
+/// `sixfold bench train|gemm|attention`.
+pub(crate) fn run(command: BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Train(args) => train(&args),
+        BenchCommand::Gemm(args) => gemm(&args),
+        BenchCommand::Attention(args) => attend(&args),
+    }
+}
+
+fn train(args: &TrainBenchArgs) -> Result<()> {
+    let options = TrainOptions {
+        layers: args.layers,
+        hidden_size: args.dim,
+        heads: args.heads,
+        kv_heads: if args.kv_heads == 0 { args.heads } else { args.kv_heads },
+        feed_forward_size: args.hidden,
+        context_length: args.seq,
+        tie_embeddings: args.tied,
+        tensor_shards: args.shards,
+        batch_sequences: args.batch,
+        micro_batch_sequences: args.micro_batch,
+        learning_rate: 3e-4,
+        min_learning_rate: 3e-5,
+        threads: args.bench.threads,
+        ..TrainOptions::default()
+    };
+    let bar =
+        if args.bench.json { ProgressBar::hidden() } else { ProgressBar::new(1 + args.warmup + args.steps) };
+    let before = usage::cpu_seconds()?;
+    let measured = measure(&options, args.vocab, args.warmup, args.steps, |step| bar.set_position(step))?;
+    let cpu = (usage::cpu_seconds()? - before) / (1 + args.warmup + args.steps) as f64;
+    bar.finish_and_clear();
+    let times = Times::of(measured.steps).context("`--steps` is 0: nothing was timed")?;
+    let tokens = options.batch_tokens() as f64;
+    let result = json!({
+        "peer": concat!("sixfold ", env!("CARGO_PKG_VERSION")),
+        "mode": mode(&args.bench),
+        "simd": simd_level().name(),
+        "threads": args.bench.threads,
+        "params": measured.parameters,
+        "tok_s": (tokens / times.median).round(),
+        "best_tok_s": (tokens / times.least).round(),
+        "step_ms": tenths(times.median * 1e3),
+        "min_ms": tenths(times.least * 1e3),
+        "gflops": tenths(measured.flop / times.median / 1e9),
+        "cpu_s_per_step": (cpu * 100.0).round() / 100.0,
+        "loss0": (f64::from(measured.first_loss) * 1e3).round() / 1e3,
+        "first_s": tenths(measured.first.as_secs_f64()),
+        "rss_mib": usage::peak_resident_bytes("self")? >> 20,
+    });
+    show(&args.bench, &[result]);
+    Ok(())
+}
+
+fn gemm(args: &GemmBenchArgs) -> Result<()> {
+    set_threads(args.bench.threads)?;
+    let shapes = args.shapes.iter().map(|shape| parse_shape(shape)).collect::<Result<Vec<_>>>()?;
+    let results: Vec<Value> = shapes
+        .into_iter()
+        .map(|[m, n, k]| {
+            let (a, b) = (random(0, m * k), random(1, n * k));
+            let panels = Panels::pack(Mat::row_major(&b, n, k).transposed());
+            let mut c = vec![0.0; m * n];
+            let times = repeat(|| {
+                matmul_panels(
+                    Mat::row_major(&a, m, k),
+                    &panels,
+                    &mut MatMut::row_major(&mut c, m, n),
+                    Start::Zero,
+                );
+            });
+            let flop = 2.0 * (m * n * k) as f64;
+            json!({"m": m, "n": n, "k": k, "mode": mode(&args.bench), "threads": args.bench.threads,
+                "gflops": tenths(flop / times.median / 1e9), "best_gflops": tenths(flop / times.least / 1e9)})
+        })
+        .collect();
+    show(&args.bench, &results);
+    Ok(())
+}
+
+fn attend(args: &AttentionBenchArgs) -> Result<()> {
+    set_threads(args.bench.threads)?;
+    let kv_heads = if args.kv_heads == 0 { args.heads } else { args.kv_heads };
+    if kv_heads == 0 || args.head_dim == 0 || !args.heads.is_multiple_of(kv_heads) {
+        bail!(
+            "{} query heads, {kv_heads} KV heads of {}: heads must be a multiple of KV heads",
+            args.heads,
+            args.head_dim
+        );
+    }
+    let results: Vec<Value> = args
+        .lengths
+        .iter()
+        .map(|&tokens| {
+            let shape = AttentionShape {
+                tokens,
+                q_heads: args.heads,
+                kv_heads,
+                head_dim: args.head_dim,
+                keys: tokens,
+                query_offset: 0,
+            };
+            let width = tokens * args.head_dim;
+            let (q, d_out) = (random(0, width * args.heads), random(1, width * args.heads));
+            let (k, v) = (random(2, width * kv_heads), random(3, width * kv_heads));
+            let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * args.heads]);
+            let forward = repeat(|| attention(&q, &k, &v, &shape, &[0], &mut out, &mut lse));
+            let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+            let backward = repeat(|| {
+                let saved =
+                    AttentionSaved { q_thd: &q, k_thd: &k, v_thd: &v, out_thd: &out, lse_th: &lse };
+                let gradients =
+                    AttentionGradients { d_q_thd: &mut dq, d_k_thd: &mut dk, d_v_thd: &mut dv };
+                attention_backward(&d_out, &saved, &shape, &[0], gradients);
+            });
+            // Two products over half of all pairs; backward has five.
+            let flop = 2.0 * (tokens * tokens * args.heads * args.head_dim) as f64;
+            json!({"tokens": tokens, "heads": args.heads, "kv_heads": kv_heads, "head_dim": args.head_dim,
+                "mode": mode(&args.bench), "threads": args.bench.threads,
+                "forward_ms": tenths(forward.median * 1e3), "forward_gflops": tenths(flop / forward.median / 1e9),
+                "backward_ms": tenths(backward.median * 1e3),
+                "backward_gflops": tenths(2.5 * flop / backward.median / 1e9)})
+        })
+        .collect();
+    show(&args.bench, &results);
+    Ok(())
+}
+
+fn mode(args: &BenchArgs) -> &'static str {
+    match args.dtype {
+        Dtype::F32 => "f32",
+    }
+}
+
+/// One JSON line a result, or a line of names and figures.
+fn show(args: &BenchArgs, results: &[Value]) {
+    for result in results {
+        if args.json {
+            print_json(result);
+            continue;
+        }
+        let figures = result.as_object().into_iter().flatten();
+        let figures: Vec<String> = figures.map(|(name, value)| format!("{name} {value}")).collect();
+        println!("{}", figures.join("  ").replace('"', ""));
+    }
+}
+
+fn parse_shape(text: &str) -> Result<[usize; 3]> {
+    let sizes: Option<Vec<usize>> = text.split(',').map(|size| size.parse().ok()).collect();
+    match sizes.as_deref() {
+        Some(&[m, n, k]) if m.min(n).min(k) > 0 => Ok([m, n, k]),
+        _ => bail!("`{text}` is no shape: write M,N,K, three sizes of at least 1"),
+    }
+}
+
+/// Seconds of repeated runs.
+struct Times {
+    median: f64,
+    least: f64,
+}
+
+impl Times {
+    fn of(times: Vec<Duration>) -> Option<Self> {
+        let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+        seconds.sort_by(f64::total_cmp);
+        Some(Self { median: *seconds.get(seconds.len() / 2)?, least: *seconds.first()? })
+    }
+}
+
+/// Runs a kernel again and again; the first run, which takes the memory, does not count.
+fn repeat(mut kernel: impl FnMut()) -> Times {
+    kernel();
+    let since = Instant::now();
+    let mut times = Vec::new();
+    while since.elapsed() < REPEAT_FOR || times.len() < REPEATS_MIN {
+        let since = Instant::now();
+        kernel();
+        times.push(since.elapsed());
+    }
+    Times::of(times).unwrap_or(Times { median: f64::NAN, least: f64::NAN })
+}
+
+fn random(stream: u32, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    Counter::new(1, 0, 0, stream, Purpose::INITIALISATION).fill_normal(0, &mut values);
+    values
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_three_sizes() {
+        assert_eq!(parse_shape("3,5,7").unwrap(), [3, 5, 7]);
+        for wrong in ["", "3", "3,5", "3,5,7,9", "3,x,7", "0,5,7"] {
+            assert!(parse_shape(wrong).unwrap_err().to_string().contains("M,N,K"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_median_and_the_least_of_times() {
+        let times = Times::of([3, 1, 2].map(Duration::from_secs).to_vec()).unwrap();
+        assert_eq!((times.median, times.least), (2.0, 1.0));
+        assert!(Times::of(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,207 @@
+//! A rank's weights as products read them, packed once a step for all of its micro-batches.
+//!
+//! A projection is computed for all of the rank's logical shards at once. Where its outputs are cut
+//! (queries, keys, values, gate, up), every output element is a sum of its own, so the shards of
+//! several projections are one matrix. Where its inputs are cut, the sum is cut into the same
+//! [`Leaves`] as if each shard were computed by itself. Backward, the roles are exchanged.
+//!
+//! Shapes: a weight is `[outputs, inputs]`; the shards of an input that is cut lie side by side.
+
+use std::ops::Range;
+
+use sixfold_tensor::{Leaves, Mat, MatMut, Panels, Start, matmul_panels, matmul_tree};
+
+use crate::head::table;
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId};
+
+/// Queries, keys and values, side by side.
+pub(crate) const QUERY_KEY_VALUE: [Tensor; 3] = [Tensor::Query, Tensor::Key, Tensor::Value];
+/// Both projections into the feed-forward layer, side by side.
+pub(crate) const GATE_UP: [Tensor; 2] = [Tensor::Gate, Tensor::Up];
+
+/// The weights of a slice, packed for forward and backward.
+#[derive(Debug, Clone)]
+pub struct PackedWeights {
+    first_layer: usize,
+    layers: Vec<PackedLayer>,
+    /// For each of the rank's shards; of no size where the shard is empty or the head is elsewhere.
+    pub(crate) head: Vec<Packed>,
+}
+
+/// The projections of one layer.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedLayer {
+    pub(crate) query_key_value: Packed,
+    pub(crate) attention_output: Packed,
+    pub(crate) gate_up: Packed,
+    pub(crate) down: Packed,
+}
+
+/// A weight as the right operand of both its products.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Packed {
+    /// `[inputs][outputs]`
+    forward: Panels,
+    /// `[outputs][inputs]`
+    backward: Panels,
+    /// The sum over the logical shards, over whichever dim they cut.
+    leaves: Leaves,
+}
+
+impl PackedWeights {
+    /// The weights of `slice` among `parameters`.
+    pub fn new(geometry: &Geometry, slice: &ModelSlice, parameters: &UnitBuffer) -> Self {
+        let layers = slice.layers.clone().map(|layer| PackedLayer::new(geometry, slice, layer));
+        let head = if slice.output { slice.shards.len() } else { 0 };
+        let mut this = Self {
+            first_layer: slice.layers.start,
+            layers: layers.collect(),
+            head: vec![Packed::default(); head],
+        };
+        this.pack(geometry, slice, parameters);
+        this
+    }
+
+    /// Packs changed parameters into the memory of the former ones.
+    pub fn pack(&mut self, geometry: &Geometry, slice: &ModelSlice, parameters: &UnitBuffer) {
+        let mut whole = Vec::new();
+        for (layer, packed) in slice.layers.clone().zip(&mut self.layers) {
+            packed.pack(geometry, slice, layer, parameters, &mut whole);
+        }
+        for (shard, packed) in slice.shards.clone().zip(&mut self.head) {
+            let unit = parameters.get(table(geometry, shard)).unwrap_or_default();
+            let d = geometry.config.hidden_size;
+            packed.pack(unit, unit.len() / d, d);
+        }
+    }
+
+    pub(crate) fn layer(&self, layer: usize) -> &PackedLayer {
+        &self.layers[layer - self.first_layer]
+    }
+}
+
+impl PackedLayer {
+    fn new(geometry: &Geometry, slice: &ModelSlice, layer: usize) -> Self {
+        let packed = |tensors: &[Tensor]| {
+            let leaves = Leaves::new(shard_ranges(geometry, slice, layer, tensors));
+            Packed { leaves, ..Packed::default() }
+        };
+        Self {
+            query_key_value: packed(&QUERY_KEY_VALUE),
+            attention_output: packed(&[Tensor::AttentionOutput]),
+            gate_up: packed(&GATE_UP),
+            down: packed(&[Tensor::Down]),
+        }
+    }
+
+    fn pack(
+        &mut self,
+        geometry: &Geometry,
+        slice: &ModelSlice,
+        layer: usize,
+        parameters: &UnitBuffer,
+        whole: &mut Vec<f32>,
+    ) {
+        let d = geometry.config.hidden_size;
+        let place = Place::Layer(layer as u32);
+        let run = |tensors| &parameters.values()[parameters.index().run(place, tensors, &slice.shards)];
+        for (tensors, packed) in
+            [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (&GATE_UP, &mut self.gate_up)]
+        {
+            let weight = run(tensors);
+            packed.pack(weight, weight.len() / d, d);
+        }
+        for (tensor, packed) in
+            [(Tensor::AttentionOutput, &mut self.attention_output), (Tensor::Down, &mut self.down)]
+        {
+            let ranges = shard_ranges(geometry, slice, layer, &[tensor]);
+            let width = ranges.iter().flatten().map(|range| range.len()).sum();
+            whole.resize(d * width, 0.0);
+            for (shard, columns) in slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0])) {
+                let Some(unit) = parameters.get(UnitId::of_layer(layer, tensor, shard)) else { continue };
+                for (row, from) in whole.chunks_exact_mut(width).zip(unit.chunks_exact(columns.len())) {
+                    row[columns.clone()].copy_from_slice(from);
+                }
+            }
+            packed.pack(whole, d, width);
+        }
+    }
+}
+
+/// For each of the rank's logical shards where it lies in the dim that shards cut, in a matrix of
+/// `tensors` side by side: a range in each of them.
+pub(crate) fn shard_ranges(
+    geometry: &Geometry,
+    slice: &ModelSlice,
+    layer: usize,
+    tensors: &[Tensor],
+) -> Vec<Vec<Range<usize>>> {
+    let mut ranges = vec![Vec::new(); slice.shards.len()];
+    let mut end = 0;
+    for &tensor in tensors {
+        for (shard, ranges) in slice.shards.clone().zip(&mut ranges) {
+            let region = geometry.region(UnitId::of_layer(layer, tensor, shard));
+            let is_input = matches!(tensor, Tensor::AttentionOutput | Tensor::Down);
+            let len = if is_input { region.columns.len() } else { region.rows.len() };
+            ranges.push(end..end + len);
+            end += len;
+        }
+    }
+    ranges
+}
+
+impl Packed {
+    /// A weight of `[outputs, inputs]`.
+    fn pack(&mut self, weight: &[f32], outputs: usize, inputs: usize) {
+        let weight = Mat::row_major(weight, outputs, inputs);
+        self.forward.pack_from(weight.transposed());
+        self.backward.pack_from(weight);
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.forward.rows()
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.forward.cols()
+    }
+
+    /// Operations of one product with so many rows.
+    pub(crate) fn flops(&self, rows: usize) -> u64 {
+        2 * rows as u64 * self.inputs() as u64 * self.outputs() as u64
+    }
+
+    /// `y = x W^T` for a weight whose outputs are cut.
+    pub(crate) fn forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        product(x, rows, &self.forward)
+    }
+
+    /// `dx = dy W`, the sum over the rank's shards, for a weight whose outputs are cut.
+    pub(crate) fn backward_tree(&self, dy: &[f32], rows: usize) -> Vec<f32> {
+        tree(dy, rows, &self.backward, &self.leaves)
+    }
+
+    /// `y = x W^T`, the sum over the rank's shards, for a weight whose inputs are cut.
+    pub(crate) fn forward_tree(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        tree(x, rows, &self.forward, &self.leaves)
+    }
+
+    /// `dx = dy W` for a weight whose inputs are cut.
+    pub(crate) fn backward(&self, dy: &[f32], rows: usize) -> Vec<f32> {
+        product(dy, rows, &self.backward)
+    }
+}
+
+fn product(x: &[f32], rows: usize, weight: &Panels) -> Vec<f32> {
+    let mut y = vec![0.0; rows * weight.cols()];
+    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
+    matmul_panels(Mat::row_major(x, rows, weight.rows()), weight, &mut out, Start::Zero);
+    y
+}
+
+fn tree(x: &[f32], rows: usize, weight: &Panels, leaves: &Leaves) -> Vec<f32> {
+    let mut y = vec![0.0; rows * weight.cols()];
+    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
+    matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, &mut out);
+    y
+}
