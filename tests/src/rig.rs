@@ -10,8 +10,8 @@ use crate::{Running, Site, root, stage};
 
 /// Pages of the site that is crawled.
 const PAGES: usize = 60;
-/// Paragraphs a page: with these, cleaning the pages takes longer than a look at it.
-const PARAGRAPHS: usize = 150;
+/// Paragraphs a page: with these, cleaning the pages takes far longer than a look at it.
+const PARAGRAPHS: usize = 400;
 /// How long the site takes to answer a request.
 const SITE_DELAY: Duration = Duration::from_millis(20);
 

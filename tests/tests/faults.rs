@@ -7,6 +7,9 @@ use std::collections::HashSet;
 use serde_json::Value;
 use sixfold_tests::{MIDDLES, Rig, Running, alone, has_namespaces, is_amid, kill, outcome, result};
 
+/// Runs in which a fault may come too late to be one.
+const TRIES: usize = 5;
+
 /// Prints how long each fault took to be noticed and mended.
 fn tell(what: &str, job: &Value) {
     for recovery in job["recoveries"].as_array().into_iter().flatten() {
@@ -50,16 +53,26 @@ fn machines_that_burn_down_in_every_stage_cost_no_bit() {
     let rig = Rig::whole_way();
     let expected = outcome(&rig.start(4, &[]).finish());
     for middle in MIDDLES {
-        let stage = middle.0;
-        let mut run = rig.start(5, &[]);
-        run.wait_for(stage, |job| is_amid(job, middle));
-        let node = run.host_of(stage);
-        run.destroy_node(&node);
-        let job = run.finish();
-        tell(&format!("{node} in {stage}"), &job);
-        assert_eq!(outcome(&job), expected, "{stage}");
-        assert!(recovered(&job).contains(stage), "{node} died after {stage}: {}", job["recoveries"]);
+        // A node may have done its part of the stage between the look and the kill; then it loses nothing,
+        // and another run is needed to see it lose something.
+        let hit = (0..TRIES).any(|_| {
+            let job = burn_down(&rig, middle);
+            assert_eq!(outcome(&job), expected, "{middle:?}");
+            recovered(&job).contains(middle.0)
+        });
+        assert!(hit, "{TRIES} nodes died, each after its part of {middle:?}");
     }
+}
+
+/// A run of which a node that works on a stage is lost with its data.
+fn burn_down(rig: &Rig, middle: (&str, &str, u64)) -> Value {
+    let mut run = rig.start(5, &[]);
+    run.wait_for(middle.0, |job| is_amid(job, middle));
+    let node = run.host_of(middle.0);
+    run.destroy_node(&node);
+    let job = run.finish();
+    tell(&format!("{node} in {}", middle.0), &job);
+    job
 }
 
 #[test]
