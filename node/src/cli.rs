@@ -132,7 +132,7 @@ pub(crate) struct TrainBenchArgs {
     #[arg(long)]
     pub(crate) tied: bool,
     /// Steps that are timed.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: u64,
     /// Steps before them, besides the very first.
     #[arg(long, default_value_t = 2)]

@@ -48,11 +48,17 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
     };
     let bar =
         if args.bench.json { ProgressBar::hidden() } else { ProgressBar::new(1 + args.warmup + args.steps) };
-    let before = usage::cpu_seconds()?;
-    let measured = measure(&options, args.vocab, args.warmup, args.steps, |step| bar.set_position(step))?;
-    let cpu = (usage::cpu_seconds()? - before) / (1 + args.warmup + args.steps) as f64;
+    let mut cpu = Vec::new();
+    let measured = measure(&options, args.vocab, args.warmup, args.steps, |step| {
+        bar.set_position(step);
+        cpu.push(usage::cpu_seconds());
+    })?;
     bar.finish_and_clear();
-    let times = Times::of(measured.steps).context("`--steps` is 0: nothing was timed")?;
+    let cpu = cpu.into_iter().collect::<Result<Vec<f64>, _>>()?;
+    let cpu = cpu[args.warmup as usize..].windows(2).map(|two| two[1] - two[0]).collect();
+    let cpu = Times::of(cpu).context("nothing was timed")?;
+    let times = measured.steps.iter().map(Duration::as_secs_f64).collect();
+    let times = Times::of(times).context("nothing was timed")?;
     let tokens = options.batch_tokens() as f64;
     let result = json!({
         "peer": concat!("sixfold ", env!("CARGO_PKG_VERSION")),
@@ -65,7 +71,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "step_ms": tenths(times.median * 1e3),
         "min_ms": tenths(times.least * 1e3),
         "gflops": tenths(measured.flop / times.median / 1e9),
-        "cpu_s_per_step": (cpu * 100.0).round() / 100.0,
+        "cpu_s_per_step": (cpu.median * 100.0).round() / 100.0,
         "loss0": (f64::from(measured.first_loss) * 1e3).round() / 1e3,
         "first_s": tenths(measured.first.as_secs_f64()),
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
@@ -182,8 +188,7 @@ struct Times {
 }
 
 impl Times {
-    fn of(times: Vec<Duration>) -> Option<Self> {
-        let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+    fn of(mut seconds: Vec<f64>) -> Option<Self> {
         seconds.sort_by(f64::total_cmp);
         Some(Self { median: *seconds.get(seconds.len() / 2)?, least: *seconds.first()? })
     }
@@ -197,7 +202,7 @@ fn repeat(mut kernel: impl FnMut()) -> Times {
     while since.elapsed() < REPEAT_FOR || times.len() < REPEATS_MIN {
         let since = Instant::now();
         kernel();
-        times.push(since.elapsed());
+        times.push(since.elapsed().as_secs_f64());
     }
     Times::of(times).unwrap_or(Times { median: f64::NAN, least: f64::NAN })
 }
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_median_and_the_least_of_times() {
-        let times = Times::of([3, 1, 2].map(Duration::from_secs).to_vec()).unwrap();
+        let times = Times::of(vec![3.0, 1.0, 2.0]).unwrap();
         assert_eq!((times.median, times.least), (2.0, 1.0));
         assert!(Times::of(Vec::new()).is_none());
     }
