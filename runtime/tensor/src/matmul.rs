@@ -71,7 +71,7 @@ pub(crate) fn matmul_panels_at(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut
     } else if c.rows <= NARROW_ROWS {
         narrow(level, a, b, c, start);
     } else {
-        wide(level, a, b, c, start);
+        wide(a, c, |a, c| wide_rows(level, a, b, c, start));
     }
 }
 
@@ -123,8 +123,8 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
     }
 }
 
-/// Many rows: each task takes some rows and all columns.
-fn wide(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: Start) {
+/// Many rows: each task takes some rows of `a` and `c`, and all columns.
+fn wide(a: Mat<'_>, c: &mut MatMut<'_>, multiply_rows: impl Fn(Mat<'_>, MatMut<'_>) + Sync) {
     let (cols, row_stride) = (c.cols, c.row_stride);
     let cost = c.rows * a.cols * cols;
     let rows_a_task = c.rows.div_ceil(threads::parts(cost)).next_multiple_of(TILE_ROWS);
@@ -133,7 +133,7 @@ fn wide(level: SimdLevel, a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: Sta
         let rows = data.len().div_ceil(row_stride);
         let first = task * rows_a_task;
         let c = MatMut::with_stride(data, rows, cols, row_stride);
-        wide_rows(level, a.row_range(first..first + rows), b, c, start);
+        multiply_rows(a.row_range(first..first + rows), c);
     });
 }
 

@@ -31,8 +31,8 @@ const POINTING: [&str; 9] = ["p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "div
 /// the words that announce the link.
 const LINKED_SHARE_MIN: f64 = 0.8;
 
-/// `html` with white space collapsed outside `pre` and marked in it ([`KEPT_SPACE`]), and the text of lines that point elsewhere left
-/// out where `drop_pointers` is set. Tags stay as they are.
+/// `html` with white space collapsed outside `pre` and marked in it ([`KEPT_SPACE`]), and the text of lines
+/// that point elsewhere left out where `drop_pointers` is set. Tags stay as they are.
 pub fn flowing(html: &str, drop_pointers: bool) -> String {
     let mut flow = Flow { out: String::with_capacity(html.len()), drop_pointers, ..Flow::default() };
     for piece in Scanner::new(html) {

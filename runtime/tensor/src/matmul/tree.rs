@@ -1,13 +1,13 @@
 //! Products whose sums are cut into the leaves of a tree: what a row-parallel projection computes.
 //!
-//! `k` is cut into leaves (logical shards). A leaf is one accumulator an element, as in [`matmul_panels`](super::matmul_panels), over
-//! the leaf's ranges of `k` in their order; leaves are added in the balanced binary tree over their index. Both
+//! `k` is cut into leaves (logical shards). A leaf is one accumulator an element, as in
+//! [`matmul_panels`](super::matmul_panels), over the leaf's ranges of `k` in their order; leaves are added in the balanced binary tree over their index. Both
 //! happen tile by tile, so partial results never leave the first cache. The bits are those of one product a leaf
 //! and [`tree_sum`](crate::tree_sum) over them.
 
 use std::ops::Range;
 
-use super::{NARROW_ROWS, PACKED_ROWS, exchange, pack_rows};
+use super::{NARROW_ROWS, PACKED_ROWS, exchange, pack_rows, wide};
 use crate::simd::simd_level;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
 use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
@@ -69,7 +69,7 @@ pub(crate) fn matmul_tree_at(level: SimdLevel, a: Mat<'_>, b: &Panels, leaves: &
         return (0..c.rows).for_each(|row| c.row_mut(row).fill(NOTHING));
     }
     let product = Product { level, b, leaves };
-    if c.rows <= NARROW_ROWS { product.narrow(a, c) } else { product.wide(a, c) }
+    if c.rows <= NARROW_ROWS { product.narrow(a, c) } else { wide(a, c, |a, c| product.wide_rows(a, c)) }
 }
 
 /// A tile's sum, and one for each level of the tree that waits for its other half.
@@ -111,20 +111,6 @@ impl Product<'_> {
         });
         PACKED_ROWS.set(packed);
         exchange(c, &mut outputs, |c_row, output| c_row.copy_from_slice(output));
-    }
-
-    /// Many rows: each task takes some rows and all columns.
-    fn wide(&self, a: Mat<'_>, c: &mut MatMut<'_>) {
-        let (cols, row_stride) = (c.cols, c.row_stride);
-        let cost = c.rows * a.cols * cols;
-        let rows_a_task = c.rows.div_ceil(threads::parts(cost)).next_multiple_of(TILE_ROWS);
-        let end = (c.rows - 1) * row_stride + cols;
-        threads::for_each_chunk(&mut c.data[..end], rows_a_task * row_stride, cost, |task, data| {
-            let rows = data.len().div_ceil(row_stride);
-            let first = task * rows_a_task;
-            let c = MatMut::with_stride(data, rows, cols, row_stride);
-            self.wide_rows(a.row_range(first..first + rows), c);
-        });
     }
 
     fn wide_rows(&self, a: Mat<'_>, mut c: MatMut<'_>) {
