@@ -13,10 +13,10 @@ use sixfold_tensor::{
 
 use crate::batch::MicroBatch;
 use crate::branch::Body;
-use crate::linear::weight_gradient;
+use crate::linear::{Gradients, pack};
 use crate::packed::{QUERY_KEY_VALUE, shard_ranges};
 use crate::pass::Pass;
-use crate::unit::{Place, Tensor, UnitBuffer, UnitId};
+use crate::unit::{Place, Tensor, UnitId};
 
 /// Keys that attention takes together, counted from the start of the document. A part of the
 /// fixed order of additions: it travels with the model.
@@ -103,23 +103,23 @@ impl Body for Attention {
         tape: &AttentionTape,
         h: &[f32],
         dy: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let d_o = weights.attention_output.backward(dy, rows);
         let mut d_qkv = vec![0.0; rows * weights.query_key_value.outputs()];
-        for (heads, shard) in Heads::of(pass, layer).iter().zip(&tape.shards) {
-            let unit = UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
-            let width = weights.attention_output.inputs();
-            weight_gradient(dy, d, &tape.o, width, heads.o.clone(), gradients.unit_mut(unit));
+        let all_heads = Heads::of(pass, layer);
+        let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
+        let units: Vec<_> = all_heads.iter().map(|heads| (unit(heads), heads.o.clone())).collect();
+        gradients.of_inputs(&units, dy, d, &tape.o);
+        for (heads, shard) in all_heads.iter().zip(&tape.shards) {
             let parts = heads_gradient(pass, heads, shard, &tape.o, &d_o);
             for (part, columns) in parts.iter().zip(&heads.qkv) {
                 scatter(part, rows, columns, &mut d_qkv);
             }
         }
-        let run = gradients.index().run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        let outputs = weights.query_key_value.outputs();
-        weight_gradient(&d_qkv, outputs, h, d, 0..d, &mut gradients.values_mut()[run]);
+        let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
+        gradients.of_outputs(run, &d_qkv, &pack(h, d));
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(&d_qkv, rows)
     }

@@ -5,9 +5,10 @@
 
 use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
 
+use crate::linear::Gradients;
 use crate::pass::Pass;
 use crate::tensor_group::GroupError;
-use crate::unit::{Tensor, UnitBuffer, UnitId};
+use crate::unit::{Tensor, UnitId};
 
 /// What a branch computes from its normed input, for all of the rank's logical shards.
 pub(crate) trait Body {
@@ -28,7 +29,7 @@ pub(crate) trait Body {
         tape: &Self::Tape,
         h: &[f32],
         dy: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32>;
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn backward<B: Body>(
     layer: usize,
     tape: BranchTape<B::Tape>,
     dx: Vec<f32>,
-    gradients: &mut UnitBuffer,
+    gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
     let BranchTape { normed, body } = tape;
     let mut dy = dx.clone();
@@ -85,30 +86,20 @@ impl Normed {
         Self { x, h, rstd }
     }
 
-    /// The gradient of the norm's input; the weight's gradient is kept by sequence block.
+    /// The gradient of the norm's input; the weight's gradient is kept by sequence block, summed over the
+    /// micro-batch's data groups.
     pub(crate) fn backward(
         &self,
         pass: &Pass<'_>,
         norm: UnitId,
         dh: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
-        let d = pass.width();
         let weight = pass.parameters.unit(norm);
         let mut dx = vec![0.0; dh.len()];
-        for (block, dw) in gradients.unit_mut(norm).chunks_exact_mut(d).enumerate() {
-            for rows in pass.block_rows(block) {
-                let elements = rows.start * d..rows.end * d;
-                rms_norm_backward(
-                    &dh[elements.clone()],
-                    &self.x[elements.clone()],
-                    weight,
-                    &self.rstd[rows],
-                    &mut dx[elements],
-                    dw,
-                );
-            }
-        }
+        gradients.add_leaves(norm, |leaves| {
+            rms_norm_backward(dh, &self.x, weight, &self.rstd, &pass.segments(), &mut dx, leaves);
+        });
         dx
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use sixfold_tensor::RopeTable;
+use sixfold_tensor::{RopeTable, Start};
 
 use crate::attention::{Attention, AttentionTape};
 use crate::batch::{MicroBatch, StepSeed};
@@ -13,6 +13,7 @@ use crate::branch::{self, BranchTape};
 use crate::embedding;
 use crate::feed_forward::{FeedForward, FeedForwardTape};
 use crate::head::{self, HeadTape};
+use crate::linear::Gradients;
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
 use crate::tensor_group::{GroupError, TensorGroup};
@@ -51,6 +52,11 @@ impl Tape {
     /// Tokens of the micro-batch.
     pub fn rows(&self) -> usize {
         self.batch.tokens.len()
+    }
+
+    /// Data groups of the micro-batch.
+    pub fn groups(&self) -> usize {
+        self.batch.groups
     }
 }
 
@@ -108,13 +114,17 @@ impl Network {
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
     }
 
-    /// Takes the gradient back through the slice and adds to `gradients` (laid out by
-    /// [`gradient_index`]). `received` is the gradient of the slice's output, which the slice that
+    /// Takes the gradient back through the slice and into `sums` (laid out by [`gradient_index`]), which begin at zero
+    /// or continue as `start` says: the first micro-batch of a data group overwrites what was there, and so does one that
+    /// holds several groups. `received` is the gradient of the slice's output, which the slice that
     /// holds the head makes itself: there each row's loss counts `scale` times. Returns the
     /// gradient of the slice's input, or nothing from the slice that holds the embedding.
     ///
     /// # Errors
     /// [`GroupError`] if the tensor-parallel group fails.
+    ///
+    /// # Panics
+    /// If a micro-batch of several groups is to continue sums.
     ///
     /// [`gradient_index`]: crate::gradient::gradient_index
     pub fn backward(
@@ -123,9 +133,11 @@ impl Network {
         tape: Tape,
         received: Vec<f32>,
         scale: f32,
-        gradients: &mut UnitBuffer,
+        sums: &mut UnitBuffer,
+        start: Start,
     ) -> Result<Option<Vec<f32>>, GroupError> {
         let Tape { batch, layers, head } = tape;
+        let gradients = &mut Gradients::new(sums, start, &batch);
         let mut pass = self.pass(around, &batch);
         let mut dx = match head {
             Some(head) => head::backward(&mut pass, head, scale, gradients)?,

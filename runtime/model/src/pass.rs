@@ -1,7 +1,7 @@
 //! What every layer needs while a micro-batch goes through: [`Pass`], and the [`Work`] it counts.
 
 use serde::{Deserialize, Serialize};
-use sixfold_tensor::{Counter, Purpose, RopeTable, dropout};
+use sixfold_tensor::{Counter, Purpose, RopeTable, Segment, dropout};
 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::packed::PackedWeights;
@@ -80,11 +80,19 @@ impl Pass<'_> {
         }
     }
 
-    /// Row ranges of sequence block `block`: its part of every sequence, in order.
-    pub(crate) fn block_rows(&self, block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let length = self.batch.length;
-        let part = even_part(length, self.geometry.sharding.logical(), block);
-        (0..self.batch.sequences())
-            .map(move |sequence| sequence * length + part.start..sequence * length + part.end)
+    /// For each sequence block of each sequence, in order: its last row plus one, and the leaf that sums over it
+    /// belong to. Leaves are data groups, and within a group sequence blocks.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let (length, blocks) = (self.batch.length, self.geometry.sharding.logical());
+        let sequences = self.batch.sequences();
+        let mut segments = Vec::with_capacity(sequences * blocks);
+        for sequence in 0..sequences {
+            let group = sequence * self.batch.groups / sequences;
+            for block in 0..blocks {
+                let end = sequence * length + even_part(length, blocks, block).end;
+                segments.push(Segment { end, leaf: group * blocks + block });
+            }
+        }
+        segments
     }
 }

@@ -416,6 +416,12 @@ impl UnitBuffer {
         &mut self.values
     }
 
+    /// The numbers of two units, to change, if both are in the index.
+    pub(crate) fn two_mut(&mut self, first: UnitId, second: UnitId) -> Option<[&mut [f32]; 2]> {
+        let ranges = [self.index.range(first)?, self.index.range(second)?];
+        self.values.get_disjoint_mut(ranges).ok()
+    }
+
     /// The numbers of one unit.
     ///
     /// # Panics

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitIndex, Work,
-    finish_gradients, gradient_index, initialize,
+    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, Work, finish_gradients,
+    gradient_index, initialize,
 };
-use sixfold_tensor::{add_assign, tree_sum_scalars};
+use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
 
 use crate::error::{PlaceError, StepError};
 use crate::links::RankLinks;
 use crate::share::ParameterShare;
+
+/// Tokens that go through the model together, where data groups are small.
+const PASS_TOKENS: usize = 2048;
 
 /// What is the same on every rank and for every plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +63,7 @@ pub struct Trainer {
     /// The parameters as the products of the current step read them.
     weights: PackedWeights,
     optimizer: Optimizer,
-    gradient_index: Arc<UnitIndex>,
+    groups: GroupTree,
     seed: u64,
     dropout: f32,
     links: RankLinks,
@@ -98,7 +101,7 @@ impl Trainer {
             place: plan.coordinates(rank),
             stages: plan.pipeline_parallel,
             optimizer: Optimizer::new(job.optimizer.clone(), &parameters),
-            gradient_index: Arc::new(gradient_index(&job.geometry, &slice)),
+            groups: GroupTree::new(Arc::new(gradient_index(&job.geometry, &slice))),
             weights: PackedWeights::new(&job.geometry, &slice, &parameters),
             network: Network::new(Arc::new(job.geometry.clone()), slice),
             parameters,
@@ -156,12 +159,12 @@ impl Trainer {
         self.links.data.sum(&mut loss)?;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
-        let index = self.parameters.index().clone();
-        let gradients = finish_gradients(geometry, slice, index, &sum.gradients, &mut self.links.tensor)?;
-        let mut squares = SquareSums::of_slice(geometry, slice, &gradients, self.place.tensor == 0);
+        finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
         let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
         let gradient_norm = squares.norm(self.network.geometry());
-        let learning_rate = self.optimizer.step(&mut self.parameters, &gradients, step, gradient_norm);
+        let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
+        self.groups.give_back(sum);
         Ok(StepReport { loss, gradient_norm, learning_rate })
     }
 
@@ -185,32 +188,33 @@ impl Trainer {
 
     /// Runs the pipeline over all micro-batches and adds up the rank's groups.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<GroupSum, StepError> {
-        let per_group = batch.groups[0].len();
-        let mut micro_batches: VecDeque<MicroBatch> = batch.groups.into_iter().flatten().collect();
+        let (micro_batches, per_sum) = passes(batch.groups, self.stages);
         let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
+        let mut micro_batches = micro_batches.into_iter();
         let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
-        let mut tree = GroupTree::default();
-        let mut group = GroupSum::zeros(self.gradient_index.clone());
+        let mut group = self.groups.take();
         for op in ops {
             match op {
                 PipelineOp::Forward(_) => {
-                    if let Some(micro_batch) = micro_batches.pop_front() {
+                    if let Some(micro_batch) = micro_batches.next() {
                         tapes.push_back(self.forward(step, micro_batch)?);
                     }
                 }
                 PipelineOp::Backward(index) => {
                     if let Some((tape, loss)) = tapes.pop_front() {
                         group.loss += loss;
-                        self.backward(step, tape, scale, &mut group.gradients)?;
+                        let start = if index % per_sum == 0 { Start::Zero } else { Start::FromC };
+                        self.backward(step, tape, scale, &mut group.gradients, start)?;
                     }
-                    if (index + 1) % per_group == 0 {
-                        let next = GroupSum::zeros(self.gradient_index.clone());
-                        tree.push(std::mem::replace(&mut group, next));
+                    if (index + 1) % per_sum == 0 {
+                        self.groups.push(group);
+                        group = self.groups.take();
                     }
                 }
             }
         }
-        tree.finish().ok_or(StepError::Groups { groups: 0 })
+        self.groups.give_back(group);
+        self.groups.finish().ok_or(StepError::Groups { groups: 0 })
     }
 
     fn forward(&mut self, step: u64, micro_batch: MicroBatch) -> Result<(Tape, f32), StepError> {
@@ -230,7 +234,11 @@ impl Trainer {
                 Ok((tape, 0.0))
             }
             (Output::Activations(_), None) => Ok((tape, 0.0)),
-            (Output::Losses(losses), _) => Ok((tape, tree_sum_scalars(&losses))),
+            (Output::Losses(losses), _) => {
+                let groups: Vec<f32> =
+                    losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
+                Ok((tape, tree_sum_scalars(&groups)))
+            }
         }
     }
 
@@ -240,6 +248,7 @@ impl Trainer {
         tape: Tape,
         scale: f32,
         gradients: &mut UnitBuffer,
+        start: Start,
     ) -> Result<(), StepError> {
         let activations = tape.rows() * self.network.geometry().config.hidden_size;
         let received = self.links.next.as_mut().map(|link| link.receive(activations)).transpose()?;
@@ -250,8 +259,8 @@ impl Trainer {
             group: &mut self.links.tensor,
             work: &mut self.work,
         };
-        let before =
-            self.network.backward(&mut around, tape, received.unwrap_or_default(), scale, gradients)?;
+        let received = received.unwrap_or_default();
+        let before = self.network.backward(&mut around, tape, received, scale, gradients, start)?;
         match (before, self.links.previous.as_mut()) {
             (Some(dx), Some(previous)) => Ok(previous.send(&dx)?),
             _ => Ok(()),
@@ -280,4 +289,30 @@ impl Trainer {
         squares.values = table;
         Ok(loss)
     }
+}
+
+/// What goes through the pipeline, in order, and how many of them are one sum.
+///
+/// Where a group is one micro-batch, neighbouring groups go together: their products are larger, and their gradients
+/// are added in the tree without a buffer each. Every stage is left with two micro-batches at least, where there are
+/// as many groups.
+fn passes(groups: Vec<Vec<MicroBatch>>, stages: usize) -> (Vec<MicroBatch>, usize) {
+    let per_group = groups[0].len();
+    let (count, rows) = (groups.len(), groups[0][0].tokens.len());
+    let micro_batches: Vec<MicroBatch> = groups.into_iter().flatten().collect();
+    let for_stages = if stages > 1 { count / (2 * stages) } else { count };
+    let together = (PASS_TOKENS / rows.max(1)).min(for_stages);
+    let follow = micro_batches.windows(2).all(|pair| pair[0].is_followed_by(&pair[1]));
+    if per_group > 1 || together < 2 || !follow {
+        return (micro_batches, per_group);
+    }
+    let together = 1 << together.ilog2();
+    let mut passes: Vec<MicroBatch> = Vec::with_capacity(count / together);
+    for (index, micro_batch) in micro_batches.into_iter().enumerate() {
+        match passes.last_mut().filter(|_| index % together != 0) {
+            Some(pass) => pass.append(micro_batch),
+            None => passes.push(micro_batch),
+        }
+    }
+    (passes, 1)
 }

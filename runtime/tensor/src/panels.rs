@@ -5,8 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Mat;
 use crate::transpose::transpose;
+use crate::{Mat, threads};
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
@@ -42,10 +42,10 @@ impl Panels {
             return;
         }
         let elements: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        for (index, panel) in elements.chunks_mut(panel_len).enumerate() {
+        threads::for_each_chunk(elements, panel_len, b.rows * b.cols, |index, panel| {
             let first = index * PANEL_COLUMNS;
             pack_panel(b.columns(first..b.cols.min(first + PANEL_COLUMNS)), panel);
-        }
+        });
     }
 
     /// The summed dim `k`.

@@ -36,6 +36,11 @@ impl Leaves {
         Self(leaves)
     }
 
+    /// How many there are, empty ones included.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The ranges of each leaf.
     pub(super) fn ranges(&self) -> &[Vec<Range<usize>>] {
         &self.0
