@@ -2,74 +2,87 @@
 
 use std::ops::Range;
 
-use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, row_index, value_stride};
+use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, head_of, row_place, value_stride};
 use crate::math::{exp, ln};
 use crate::order::{fold_lanes, larger, largest_lane};
 use crate::simd::simd_dispatch;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
-use crate::{PANEL_COLUMNS, SimdLevel, Start, threads};
+use crate::{Mat, MatMut, PANEL_COLUMNS, SimdLevel, Start, threads};
 
 /// Rows that share one pass over the keys: a block of keys stays in L1 for four tiles.
 const CHUNK_ROWS: usize = 4 * TILE_ROWS;
 /// Rows of one task.
 const TASK_ROWS: usize = 4 * CHUNK_ROWS;
 
-/// Rows of one KV head in one segment, and their results.
+/// Rows of one KV head in one segment, and where their results go.
 struct Task<'a, B> {
     segment: &'a Segment,
     blocks: &'a B,
     kv_head: usize,
     rows: Range<usize>,
-    /// `[rows][head_dim]`
-    out: Vec<f32>,
-    lse: Vec<f32>,
+    /// For each row its head of the output and its log-sum-exp.
+    results: Vec<(&'a mut [f32], &'a mut f32)>,
 }
 
 pub(super) fn run<B: KeyValueBlocks>(
     level: SimdLevel,
-    q_thd: &[f32],
+    q: Mat<'_>,
     work: &[(Segment, &B)],
     shape: &AttentionShape,
-    out_thd: &mut [f32],
+    out: MatMut<'_>,
     lse_th: &mut [f32],
 ) {
+    let mut tasks = tasks(work, shape, out, lse_th);
+    let cost = work.iter().map(|(segment, _)| segment.cost(shape)).sum();
+    threads::for_each(&mut tasks, cost, |task| task.run(level, q, shape));
+}
+
+/// Cuts the work into tasks and hands each its heads of the output.
+fn tasks<'a, B>(
+    work: &'a [(Segment, &'a B)],
+    shape: &AttentionShape,
+    out: MatMut<'a>,
+    lse_th: &'a mut [f32],
+) -> Vec<Task<'a, B>> {
     let mut tasks = Vec::new();
+    let mut out_rows = out.data.chunks_mut(out.row_stride.max(1));
+    let mut lse_rows = lse_th.chunks_exact_mut(shape.q_heads);
     for (segment, blocks) in work {
-        let rows = segment.rows(shape);
+        let (rows, first_task) = (segment.rows(shape), tasks.len());
         for kv_head in 0..shape.kv_heads {
-            tasks.extend((0..rows).step_by(TASK_ROWS).map(|first| Task {
-                segment,
-                blocks: *blocks,
-                kv_head,
-                rows: first..rows.min(first + TASK_ROWS),
-                out: Vec::new(),
-                lse: Vec::new(),
+            tasks.extend((0..rows).step_by(TASK_ROWS).map(|first| {
+                let rows = first..rows.min(first + TASK_ROWS);
+                Task { segment, blocks: *blocks, kv_head, results: Vec::with_capacity(rows.len()), rows }
             }));
         }
-    }
-    let cost = work.iter().map(|(segment, _)| segment.cost(shape)).sum();
-    threads::for_each(&mut tasks, cost, |task| task.run(level, q_thd, shape));
-    for task in &tasks {
-        let results = task.out.chunks_exact(shape.head_dim).zip(&task.lse);
-        for (row, (out, &lse)) in task.rows.clone().zip(results) {
-            let index = row_index(shape, task.segment, task.kv_head, row);
-            out_thd[index * shape.head_dim..][..shape.head_dim].copy_from_slice(out);
-            lse_th[index] = lse;
+        let tasks = &mut tasks[first_task..];
+        let tasks_a_head = rows.div_ceil(TASK_ROWS);
+        let queries = out_rows.by_ref().zip(lse_rows.by_ref()).take(segment.queries.len());
+        for (query, (out, lse)) in queries.enumerate() {
+            let heads = out[..out_width(shape)].chunks_exact_mut(shape.head_dim).zip(lse);
+            for (head, results) in heads.enumerate() {
+                let row = query * shape.group() + head % shape.group();
+                tasks[head / shape.group() * tasks_a_head + row / TASK_ROWS].results.push(results);
+            }
         }
     }
+    tasks
+}
+
+fn out_width(shape: &AttentionShape) -> usize {
+    shape.q_heads * shape.head_dim
 }
 
 impl<B: KeyValueBlocks> Task<'_, B> {
-    fn run(&mut self, level: SimdLevel, q_thd: &[f32], shape: &AttentionShape) {
-        self.out.reserve_exact(self.rows.len() * shape.head_dim);
-        self.lse.reserve_exact(self.rows.len());
+    fn run(&mut self, level: SimdLevel, q: Mat<'_>, shape: &AttentionShape) {
         let mut chunk = Chunk::new(shape.head_dim, self.rows.len().min(CHUNK_ROWS));
+        let mut results = std::mem::take(&mut self.results).into_iter();
         for first in self.rows.clone().step_by(CHUNK_ROWS) {
             let rows = first..self.rows.end.min(first + CHUNK_ROWS);
             chunk.begin(rows.len());
             for (r, row) in rows.clone().enumerate() {
-                let index = row_index(shape, self.segment, self.kv_head, row);
-                chunk.set_query(r, &q_thd[index * shape.head_dim..][..shape.head_dim]);
+                let (token, head) = row_place(shape, self.segment, self.kv_head, row);
+                chunk.set_query(r, head_of(q, token, head, shape.head_dim));
             }
             let limit = |row: usize| self.segment.first_position() + row / shape.group();
             for block in 0..=limit(rows.end - 1) / KEY_BLOCK {
@@ -81,7 +94,7 @@ impl<B: KeyValueBlocks> Task<'_, B> {
                     (self.blocks.keys(self.kv_head, block), self.blocks.values(self.kv_head, block));
                 chunk.attend(level, keys, values, &visible[..rows.len()], shape.scale());
             }
-            chunk.finish(&mut self.out, &mut self.lse);
+            chunk.finish(results.by_ref().take(rows.len()));
         }
     }
 }
@@ -185,11 +198,12 @@ impl Chunk {
         }
     }
 
-    fn finish(&self, out: &mut Vec<f32>, lse: &mut Vec<f32>) {
-        for (r, output) in self.outputs.chunks_exact(value_stride(self.head_dim)).take(self.rows).enumerate()
-        {
-            out.extend(output[..self.head_dim].iter().map(|element| element / self.sums[r]));
-            lse.push(self.maxima[r] + ln(self.sums[r]));
+    fn finish<'a>(&self, results: impl Iterator<Item = (&'a mut [f32], &'a mut f32)>) {
+        let outputs = self.outputs.chunks_exact(value_stride(self.head_dim));
+        for (r, ((out, lse), output)) in results.zip(outputs).enumerate() {
+            let sum = self.sums[r];
+            out.iter_mut().zip(output).for_each(|(out, element)| *out = element / sum);
+            *lse = self.maxima[r] + ln(sum);
         }
     }
 }
