@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sixfold_telemetry::usage;
 use sixfold_tensor::{
     AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, RowsMut,
-    Start, attention, attention_backward, matmul_panels, set_threads, simd_level,
+    Start, attention, attention_backward, keep_freed_memory, matmul_panels, set_threads, simd_level,
 };
 use sixfold_train::{TrainOptions, measure};
 
@@ -22,6 +22,7 @@ const REPEATS_MIN: usize = 4;
 
 /// `sixfold bench train|gemm|attention`.
 pub(crate) fn run(command: BenchCommand) -> Result<()> {
+    keep_freed_memory();
     match command {
         BenchCommand::Train(args) => train(&args),
         BenchCommand::Gemm(args) => gemm(&args),

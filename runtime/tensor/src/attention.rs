@@ -28,7 +28,7 @@ pub use blocks::{BlockedKeyValues, KeyValueBlocks, value_stride};
 use std::ops::Range;
 
 use crate::simd::simd_level;
-use crate::{Mat, MatMut, SimdLevel};
+use crate::{Mat, MatMut, PANEL_COLUMNS, SimdLevel, threads};
 
 /// Keys of one block; also the page of a KV cache.
 pub const KEY_BLOCK: usize = crate::tile::SCORE_STRIDE;
@@ -81,6 +81,34 @@ impl AttentionShape {
     }
 }
 
+/// Keys of a block; none if the end is not beyond the start. Both ascend from row to row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Visible {
+    start: usize,
+    end: usize,
+}
+
+impl Visible {
+    /// The keys that any of some rows sees, given their first and last.
+    fn any(rows: &[Self]) -> Self {
+        Self { start: rows[0].start, end: rows[rows.len() - 1].end }
+    }
+
+    /// The keys that all of some rows see.
+    fn all(rows: &[Self]) -> Self {
+        Self { start: rows[rows.len() - 1].start, end: rows[0].end }
+    }
+
+    fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    /// Whether it has any of the keys of a panel's width from `column` on.
+    fn meets_panel(self, column: usize) -> bool {
+        !self.is_empty() && self.start < column + PANEL_COLUMNS && column < self.end
+    }
+}
+
 fn check_rows(what: &str, mat: &Mat<'_>, shape: (usize, usize)) {
     assert_eq!((mat.rows, mat.cols), shape, "shape of the {what}");
     assert_eq!(mat.col_stride, 1, "elements of the {what} lie side by side");
@@ -99,6 +127,19 @@ impl Segment {
     /// The first query's position in the document.
     fn first_position(&self) -> usize {
         self.keys.len() - self.queries.len()
+    }
+
+    /// The keys of `block` that row of work `row` sees.
+    fn visible(&self, shape: &AttentionShape, row: usize, block: usize) -> Visible {
+        let in_block = |key: usize| key.saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
+        let position = self.first_position() + row / shape.group();
+        Visible { start: 0, end: in_block(position + 1) }
+    }
+
+    /// The rows of work that see any of `keys`, given as positions in the document.
+    fn rows_that_see(&self, shape: &AttentionShape, keys: Range<usize>) -> Range<usize> {
+        let first = keys.start.saturating_sub(self.first_position());
+        first * shape.group()..self.rows(shape)
     }
 
     /// Multiply-adds of one product over all rows and keys.
@@ -178,9 +219,16 @@ fn attention_at(
     shape.check(&q, (out.rows, out.cols), lse_th);
     shape.check_keys(&k, &v);
     let segments = segments(shape, document_starts);
-    pack::with_packed(shape, &segments, k, v, |packed| {
-        let work: Vec<_> = segments.iter().cloned().zip(packed).collect();
-        forward::run(level, q, &work, shape, out, lse_th);
+    let sources = segments.iter().map(|segment| pack::Unpacked { shape, segment, k, v });
+    let sources: Vec<_> = sources.collect();
+    // Whole heads where there are enough of them for the threads.
+    if threads::threads() == 1 || segments.len() * shape.kv_heads >= 2 * threads::threads() {
+        let work: Vec<_> = segments.iter().zip(&sources).collect();
+        return forward::run(level, q, &work, shape, usize::MAX, out, lse_th);
+    }
+    pack::with_packed(shape, &sources, |packed| {
+        let work: Vec<_> = segments.iter().zip(packed).collect();
+        forward::run(level, q, &work, shape, forward::TASK_ROWS, out, lse_th);
     });
 }
 
@@ -198,8 +246,9 @@ pub fn attention_blocks<B: KeyValueBlocks>(
     lse_th: &mut [f32],
 ) {
     shape.check(&q, (out.rows, out.cols), lse_th);
-    let work: Vec<_> = segments(shape, &[0]).into_iter().map(|segment| (segment, blocks)).collect();
-    forward::run(simd_level(), q, &work, shape, out, lse_th);
+    let (segments, source) = (segments(shape, &[0]), pack::Cached(blocks));
+    let work: Vec<_> = segments.iter().map(|segment| (segment, &source)).collect();
+    forward::run(simd_level(), q, &work, shape, forward::TASK_ROWS, out, lse_th);
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Backward: probabilities are recomputed from the scores and the saved log-sum-exp, block by block (Dao et al. 2022).
 
+mod scratch;
 mod task;
 
 use std::ops::Range;

@@ -1,37 +1,106 @@
-//! The keys and values of a call, packed into blocks: one KV head of one document after the other.
+//! Where a task finds the keys and values of its head: in a cache's blocks, or in matrices, of which it packs blocks.
 
 use std::cell::Cell;
 
-use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, value_stride};
+use super::{AttentionShape, KEY_BLOCK, KeyValueBlocks, Segment, head_of, value_stride};
 use crate::transpose::transpose;
 use crate::{Mat, threads};
 
 thread_local! {
-    /// Packed blocks, kept because megabytes that are new in each call cost page faults.
+    /// Packed blocks, kept because memory that is new in each call costs page faults.
     static PACKED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// The blocks of one segment: `[kv_head][block]` of keys `[head_dim][64]` and then values `[64][value_stride]`.
-pub(super) struct PackedSegment<'a> {
+/// The blocks of one KV head of one segment.
+pub(super) trait HeadBlocks {
+    /// Keys `[head_dim][64]` and values `[64][value_stride]` of a block; slots beyond the segment's end hold anything.
+    fn block(&self, block: usize) -> (&[f32], &[f32]);
+}
+
+/// The keys and values of one segment.
+pub(super) trait Source: Sync {
+    /// Lends the blocks of one KV head to `work`.
+    fn with_head(&self, kv_head: usize, work: impl FnOnce(&dyn HeadBlocks));
+}
+
+/// The blocks of a cache.
+pub(super) struct Cached<'a, B>(pub(super) &'a B);
+
+struct CachedHead<'a, B> {
+    blocks: &'a B,
+    kv_head: usize,
+}
+
+impl<B: KeyValueBlocks> Source for Cached<'_, B> {
+    fn with_head(&self, kv_head: usize, work: impl FnOnce(&dyn HeadBlocks)) {
+        work(&CachedHead { blocks: self.0, kv_head });
+    }
+}
+
+impl<B: KeyValueBlocks> HeadBlocks for CachedHead<'_, B> {
+    fn block(&self, block: usize) -> (&[f32], &[f32]) {
+        (self.blocks.keys(self.kv_head, block), self.blocks.values(self.kv_head, block))
+    }
+}
+
+/// Keys and values as matrices. A task that takes all rows of a head packs the head itself, while it is in the caches.
+pub(super) struct Unpacked<'a> {
+    pub(super) shape: &'a AttentionShape,
+    pub(super) segment: &'a Segment,
+    pub(super) k: Mat<'a>,
+    pub(super) v: Mat<'a>,
+}
+
+impl Source for Unpacked<'_> {
+    fn with_head(&self, kv_head: usize, work: impl FnOnce(&dyn HeadBlocks)) {
+        with_scratch(head_len(self.shape, self.segment), |data| {
+            self.pack(kv_head, data);
+            work(&PackedHead { data, head_dim: self.shape.head_dim });
+        });
+    }
+}
+
+impl Unpacked<'_> {
+    fn pack(&self, kv_head: usize, to: &mut [f32]) {
+        let (head_dim, stride) = (self.shape.head_dim, value_stride(self.shape.head_dim));
+        for (block, to) in to.chunks_exact_mut(block_len(head_dim)).enumerate() {
+            let first = self.segment.keys.start + block * KEY_BLOCK;
+            let count = KEY_BLOCK.min(self.segment.keys.end - first);
+            let (keys, values) = to.split_at_mut(head_dim * KEY_BLOCK);
+            let from = &self.k.data[first * self.k.row_stride + kv_head * head_dim..];
+            transpose(from, self.k.row_stride, keys, KEY_BLOCK, count, head_dim);
+            for (key, row) in values.chunks_exact_mut(stride).take(count).enumerate() {
+                row[..head_dim].copy_from_slice(head_of(self.v, first + key, kv_head, head_dim));
+            }
+        }
+    }
+}
+
+/// Packed blocks, which several tasks share.
+pub(super) struct Packed<'a> {
+    /// `[kv_head][block]`
     data: &'a [f32],
     head_len: usize,
     head_dim: usize,
 }
 
-impl PackedSegment<'_> {
-    fn block(&self, kv_head: usize, block: usize) -> (&[f32], &[f32]) {
-        let len = block_len(self.head_dim);
-        self.data[kv_head * self.head_len + block * len..][..len].split_at(self.head_dim * KEY_BLOCK)
+impl Source for Packed<'_> {
+    fn with_head(&self, kv_head: usize, work: impl FnOnce(&dyn HeadBlocks)) {
+        let data = &self.data[kv_head * self.head_len..][..self.head_len];
+        work(&PackedHead { data, head_dim: self.head_dim });
     }
 }
 
-impl KeyValueBlocks for PackedSegment<'_> {
-    fn keys(&self, kv_head: usize, block: usize) -> &[f32] {
-        self.block(kv_head, block).0
-    }
+/// One head: blocks of keys and then values.
+struct PackedHead<'a> {
+    data: &'a [f32],
+    head_dim: usize,
+}
 
-    fn values(&self, kv_head: usize, block: usize) -> &[f32] {
-        self.block(kv_head, block).1
+impl HeadBlocks for PackedHead<'_> {
+    fn block(&self, block: usize) -> (&[f32], &[f32]) {
+        let len = block_len(self.head_dim);
+        self.data[block * len..][..len].split_at(self.head_dim * KEY_BLOCK)
     }
 }
 
@@ -43,58 +112,42 @@ fn head_len(shape: &AttentionShape, segment: &Segment) -> usize {
     segment.keys.len().div_ceil(KEY_BLOCK) * block_len(shape.head_dim)
 }
 
-/// Packs what each segment reads and lends it to `work`. Slots beyond a segment's end hold anything.
-pub(super) fn with_packed<R>(
-    shape: &AttentionShape,
-    segments: &[Segment],
-    k: Mat<'_>,
-    v: Mat<'_>,
-    work: impl FnOnce(&[PackedSegment<'_>]) -> R,
-) -> R {
-    let lens = segments.iter().map(|segment| shape.kv_heads * head_len(shape, segment));
+/// Lends `len` elements that hold anything.
+fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut data = PACKED.take();
-    let len = lens.clone().sum();
     if data.len() < len {
         data.resize(len, 0.0);
     }
-    let mut rest = &mut data[..len];
-    let mut tasks = Vec::new();
-    for segment in segments {
-        for kv_head in 0..shape.kv_heads {
-            let (head, after) = rest.split_at_mut(head_len(shape, segment));
-            tasks.push((segment, kv_head, head));
-            rest = after;
-        }
-    }
-    threads::for_each(&mut tasks, len, |(segment, kv_head, to)| pack(shape, segment, *kv_head, k, v, to));
-    let mut first = 0;
-    let packed: Vec<_> = segments
-        .iter()
-        .zip(lens)
-        .map(|(segment, len)| {
-            first += len;
-            PackedSegment {
-                data: &data[first - len..first],
-                head_len: head_len(shape, segment),
-                head_dim: shape.head_dim,
-            }
-        })
-        .collect();
-    let result = work(&packed);
+    let result = work(&mut data[..len]);
     PACKED.set(data);
     result
 }
 
-fn pack(shape: &AttentionShape, segment: &Segment, kv_head: usize, k: Mat<'_>, v: Mat<'_>, to: &mut [f32]) {
-    let (head_dim, stride) = (shape.head_dim, value_stride(shape.head_dim));
-    for (block, to) in to.chunks_exact_mut(block_len(head_dim)).enumerate() {
-        let first = segment.keys.start + block * KEY_BLOCK;
-        let count = KEY_BLOCK.min(segment.keys.end - first);
-        let (keys, values) = to.split_at_mut(head_dim * KEY_BLOCK);
-        let from = &k.data[first * k.row_stride + kv_head * head_dim..];
-        transpose(from, k.row_stride, keys, KEY_BLOCK, count, head_dim);
-        for (key, row) in values.chunks_exact_mut(stride).take(count).enumerate() {
-            row[..head_dim].copy_from_slice(super::head_of(v, first + key, kv_head, head_dim));
+/// Packs all heads of all segments first and lends them to `work`.
+pub(super) fn with_packed(
+    shape: &AttentionShape,
+    sources: &[Unpacked<'_>],
+    work: impl FnOnce(&[Packed<'_>]),
+) {
+    let lens: Vec<_> = sources.iter().map(|source| head_len(shape, source.segment)).collect();
+    let len = shape.kv_heads * lens.iter().sum::<usize>();
+    with_scratch(len, |data| {
+        let mut rest = &mut *data;
+        let mut tasks = Vec::new();
+        for (source, &len) in sources.iter().zip(&lens) {
+            for kv_head in 0..shape.kv_heads {
+                let (head, after) = rest.split_at_mut(len);
+                tasks.push((source, kv_head, head));
+                rest = after;
+            }
         }
-    }
+        threads::for_each(&mut tasks, len, |(source, kv_head, to)| source.pack(*kv_head, to));
+        let mut rest = &*data;
+        let packed = lens.iter().map(|&head_len| {
+            let (data, after) = rest.split_at(shape.kv_heads * head_len);
+            rest = after;
+            Packed { data, head_len, head_dim: shape.head_dim }
+        });
+        work(&packed.collect::<Vec<_>>());
+    });
 }
