@@ -12,6 +12,7 @@ mod group;
 mod links;
 mod share;
 mod trainer;
+pub mod verify;
 
 pub use error::{PlaceError, StepError};
 pub use links::RankLinks;

@@ -61,6 +61,13 @@ impl RankLinks {
         let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
         self.tensor.0.bytes_sent() + self.data.bytes_sent() + pipeline
     }
+
+    /// Bytes that the rank would have sent if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        let pipeline = [&self.previous, &self.next].into_iter().flatten();
+        let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
+        self.tensor.0.ring_bytes() + self.data.ring_bytes() + pipeline
+    }
 }
 
 /// The members of a group that `rank` needs links to, in the order of the tree's levels.

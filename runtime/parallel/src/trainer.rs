@@ -143,12 +143,29 @@ impl Trainer {
         self.links.bytes_sent()
     }
 
+    /// Bytes that the rank would have sent so far if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        self.links.ring_bytes()
+    }
+
     /// Does `step` (counted from 0): forward and backward over the rank's micro-batches, the sums
     /// with the other ranks, the update. After an error the rank is of no further use.
     ///
     /// # Errors
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
+        self.step_and_show(step, batch, |_| {})
+    }
+
+    /// As [`Self::step`]; `show` is handed the finished gradients, as they lie in the sums ([`gradient_of`]).
+    ///
+    /// [`gradient_of`]: sixfold_model::gradient_of
+    pub(crate) fn step_and_show(
+        &mut self,
+        step: u64,
+        batch: StepBatch,
+        show: impl FnOnce(&UnitBuffer),
+    ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
         self.weights.pack(self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
@@ -160,6 +177,7 @@ impl Trainer {
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
         finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        show(&sum.gradients);
         let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
         let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
         let gradient_norm = squares.norm(self.network.geometry());
