@@ -6,12 +6,12 @@
 //! not covered is what brings them links and tokens there.
 
 mod compare;
-mod gang;
+pub(crate) mod gang;
 
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
-mod small;
+pub(crate) mod small;
 
 use std::io;
 use std::ops::Range;

@@ -11,6 +11,7 @@ use sixfold_topology::{ParallelPlan, Rank};
 
 use super::small::{config, job};
 use super::{Difference, Found, Quantity};
+use crate::health::NUMBERS_OF_RANK;
 use crate::trainer::slice_of;
 
 /// One key-value head for all four logical shards: ranks hold copies.
@@ -198,8 +199,8 @@ fn norms_in_the_gradient_norm_of_every_rank() -> Planted {
     let geometry = job(config()).geometry;
     let units = ModelSlice::whole(&geometry).units(&geometry);
     Planted::messages("tp2", move |message| {
-        // The table of square sums is the only message as long as it.
-        let hit = message.theirs.len() == units.len();
+        // The table of square sums, and what two ranks tell, is the only message as long as it.
+        let hit = message.theirs.len() == units.len() + 2 * NUMBERS_OF_RANK;
         for (at, _) in units.iter().enumerate().filter(|(_, unit)| hit && unit.tensor.is_norm()) {
             add_sum_again(&message.own[at..=at], &mut message.theirs[at..=at]);
         }
@@ -316,7 +317,10 @@ fn every_planted_fault_is_caught_and_names_a_tensor() {
 fn a_gang_without_a_fault_is_the_same() {
     for plan in ["tp2", "tp4", "dp2", "dp4", "pp2", "dp2.tp2", "dp2.pp2", "pp4", "dp2.tp2.pp2"] {
         for config in [config(), one_kv_head()] {
-            assert_eq!(Planted::nothing(config, plan).find(), (None, 0), "{plan}");
+            for per_group in [1, 2] {
+                let planted = Planted { per_group, ..Planted::nothing(config.clone(), plan) };
+                assert_eq!(planted.find(), (None, 0), "{plan}");
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ const WINDOW_BYTES: usize = 64 << 20;
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Links of one rank, by peer.
-pub(super) type Links = HashMap<Rank, Box<dyn TensorLink>>;
+pub(crate) type Links = HashMap<Rank, Box<dyn TensorLink>>;
 
 /// What one rank computed: its state before the first step and after each.
 pub(super) struct RankTrace {
@@ -78,7 +78,7 @@ impl RankRun {
 }
 
 /// The links that every rank of a plan needs, within this process.
-pub(super) fn connect(plan: &ParallelPlan) -> Vec<Links> {
+pub(crate) fn connect(plan: &ParallelPlan) -> Vec<Links> {
     let mut links: Vec<Links> = plan.ranks().map(|_| Links::new()).collect();
     for rank in plan.ranks() {
         for peer in RankLinks::peers(plan, rank).into_iter().filter(|peer| *peer > rank) {
@@ -94,7 +94,7 @@ pub(super) fn connect(plan: &ParallelPlan) -> Vec<Links> {
 ///
 /// A rank that fails drops its links, so that the others end too; one that is done keeps them until
 /// all are done. Of several errors the one nearest to the cause is returned.
-pub(super) fn run_gang<T: Send>(
+pub(crate) fn run_gang<T: Send>(
     plan: &ParallelPlan,
     links: Vec<Links>,
     each: impl Fn(Rank, Links) -> Result<T, VerifyError> + Sync,

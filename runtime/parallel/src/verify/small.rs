@@ -14,7 +14,7 @@ const SEQUENCES: usize = 2;
 /// Where the second document of a micro-batch's last sequence begins.
 const SECOND_DOCUMENT: usize = 3;
 
-pub(super) fn config() -> ModelConfig {
+pub(crate) fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 41,
         hidden_size: 16,
@@ -32,7 +32,7 @@ pub(super) fn config() -> ModelConfig {
     }
 }
 
-pub(super) fn job(config: ModelConfig) -> TrainingJob {
+pub(crate) fn job(config: ModelConfig) -> TrainingJob {
     let optimizer = OptimizerOptions {
         learning_rate: 0.01,
         warmup_steps: 1,
@@ -44,7 +44,7 @@ pub(super) fn job(config: ModelConfig) -> TrainingJob {
 }
 
 /// The given data groups of a step that has `groups`, each of `per_group` micro-batches.
-pub(super) fn batch(
+pub(crate) fn batch(
     job: &TrainingJob,
     groups: usize,
     per_group: usize,
