@@ -16,7 +16,7 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `threads` and `checkpoint_every_steps`; every other option changes them.
+/// `pipeline_parallel`, `verify_plan`, `threads` and `checkpoint_every_steps`; every other option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -43,6 +43,9 @@ pub struct TrainOptions {
     pub tensor_parallel: usize,
     /// Runs of layers, each on ranks of its own.
     pub pipeline_parallel: usize,
+    /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
+    /// it and by one rank, and the bits must be the same. Takes about a second.
+    pub verify_plan: bool,
     /// Logical tensor shards: the most that `tensor_parallel` can be. A power of two. Fixes the
     /// order of sums, so it is part of the model.
     pub tensor_shards: usize,
@@ -99,6 +102,7 @@ impl Default for TrainOptions {
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
+            verify_plan: true,
             tensor_shards: 4,
             steps: 200,
             batch_sequences: 8,
@@ -301,12 +305,19 @@ impl TrainOptions {
     /// are equal may go on from each other's checkpoints.
     pub fn without_plan(&self) -> Self {
         let Self {
-            data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, ..
+            data_parallel,
+            tensor_parallel,
+            pipeline_parallel,
+            verify_plan,
+            checkpoint_every_steps,
+            threads,
+            ..
         } = Self::default();
         Self {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            verify_plan,
             checkpoint_every_steps,
             threads,
             ..self.clone()
@@ -361,7 +372,8 @@ mod tests {
 
     #[test]
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
-        let options = TrainOptions { tensor_parallel: 2, threads: 3, ..TrainOptions::default() };
+        let options =
+            TrainOptions { tensor_parallel: 2, threads: 3, verify_plan: false, ..TrainOptions::default() };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
     }

@@ -27,6 +27,7 @@ mod packed;
 mod pass;
 mod sampling;
 mod sharding;
+mod site;
 mod tensor_group;
 mod unit;
 
@@ -48,6 +49,7 @@ pub use packed::PackedWeights;
 pub use pass::Work;
 pub use sampling::{SamplingOptions, greedy, sample};
 pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};
+pub use site::{Part, Site};
 pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
 pub use unit::{
     Geometry, GeometryError, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer,

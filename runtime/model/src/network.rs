@@ -16,6 +16,7 @@ use crate::head::{self, HeadTape};
 use crate::linear::Gradients;
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
+use crate::site::{Part, Site};
 use crate::tensor_group::{GroupError, TensorGroup};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
@@ -98,11 +99,15 @@ impl Network {
         batch: MicroBatch,
         received: Vec<f32>,
     ) -> Result<(Output, Tape), GroupError> {
+        let at = |part| Site { first_sample: batch.first_sample, backward: false, part };
         let mut pass = self.pass(around, &batch);
+        pass.group.enter(at(Part::Embedding));
         let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { received };
         let mut layers = Vec::with_capacity(self.slice.layers.len());
         for layer in self.slice.layers.clone() {
+            pass.group.enter(at(Part::Attention(layer as u32)));
             let (after_attention, attention) = branch::forward::<Attention>(&mut pass, layer, x)?;
+            pass.group.enter(at(Part::FeedForward(layer as u32)));
             let (after, feed_forward) = branch::forward::<FeedForward>(&mut pass, layer, after_attention)?;
             layers.push((attention, feed_forward));
             x = after;
@@ -110,6 +115,7 @@ impl Network {
         if !self.slice.output {
             return Ok((Output::Activations(x), Tape { batch, layers, head: None }));
         }
+        pass.group.enter(at(Part::Head));
         let (losses, head) = head::forward(&mut pass, x)?;
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
     }
@@ -138,13 +144,17 @@ impl Network {
     ) -> Result<Option<Vec<f32>>, GroupError> {
         let Tape { batch, layers, head } = tape;
         let gradients = &mut Gradients::new(sums, start, &batch);
+        let at = |part| Site { first_sample: batch.first_sample, backward: true, part };
         let mut pass = self.pass(around, &batch);
+        pass.group.enter(at(Part::Head));
         let mut dx = match head {
             Some(head) => head::backward(&mut pass, head, scale, gradients)?,
             None => received,
         };
         for (layer, (attention, feed_forward)) in self.slice.layers.clone().zip(layers).rev() {
+            pass.group.enter(at(Part::FeedForward(layer as u32)));
             dx = branch::backward::<FeedForward>(&mut pass, layer, feed_forward, dx, gradients)?;
+            pass.group.enter(at(Part::Attention(layer as u32)));
             dx = branch::backward::<Attention>(&mut pass, layer, attention, dx, gradients)?;
         }
         if !self.slice.input {

@@ -98,6 +98,11 @@ impl SquareSums {
         Self { units, values }
     }
 
+    /// The first unit, in canonical order, whose sum of squares is not finite.
+    pub fn first_not_finite(&self) -> Option<UnitId> {
+        self.units.iter().zip(&self.values).find(|(_, sum)| !sum.is_finite()).map(|(unit, _)| *unit)
+    }
+
     /// The global norm, once the whole table is filled in: shards of a tensor in the tree, then
     /// tensors of a layer, then layers, in canonical order.
     pub fn norm(&self, geometry: &Geometry) -> f32 {

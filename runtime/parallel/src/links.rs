@@ -1,6 +1,7 @@
 //! The links of one rank, sorted by what they are for: [`RankLinks`].
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sixfold_collective::{PointToPoint, TreeGroup};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -48,7 +49,7 @@ impl RankLinks {
             let index = members.iter().position(|member| *member == rank).unwrap_or(0);
             TreeGroup::new(index, links).map_err(|_| PlaceError::Degree { members: members.len() })
         };
-        let tensor = ModelGroup(group(plan.tensor_group(rank))?);
+        let tensor = ModelGroup::new(group(plan.tensor_group(rank))?);
         let data = group(plan.data_group(rank))?;
         let [previous, next] = neighbours(plan, rank);
         let mut stage = |peer: Option<Rank>| peer.map(|peer| take(peer).map(PointToPoint::new)).transpose();
@@ -59,7 +60,21 @@ impl RankLinks {
     pub fn bytes_sent(&self) -> u64 {
         let pipeline = [&self.previous, &self.next].into_iter().flatten();
         let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
-        self.tensor.0.bytes_sent() + self.data.bytes_sent() + pipeline
+        self.tensor.tree.bytes_sent() + self.data.bytes_sent() + pipeline
+    }
+
+    /// How long the rank has waited for others over all of them.
+    pub(crate) fn waited(&self) -> Duration {
+        let pipeline = [&self.previous, &self.next].into_iter().flatten();
+        let pipeline: Duration = pipeline.map(PointToPoint::waited).sum();
+        self.tensor.tree.waited() + self.data.waited() + pipeline
+    }
+
+    /// Bytes that the rank would have sent if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        let pipeline = [&self.previous, &self.next].into_iter().flatten();
+        let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
+        self.tensor.tree.ring_bytes() + self.data.ring_bytes() + pipeline
     }
 }
 

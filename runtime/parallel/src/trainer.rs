@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, Work, finish_gradients,
-    gradient_index, initialize,
+    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId, Work,
+    finish_gradients, gradient_index, initialize,
 };
 use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
 
 use crate::error::{PlaceError, StepError};
+use crate::group::are_finite;
+use crate::health::{
+    NUMBERS_OF_RANK, NotFinite, Origin, RankTime, StepHealth, Stopwatch, decode, encode, holder, units_of,
+};
 use crate::links::RankLinks;
 use crate::share::ParameterShare;
 
@@ -56,6 +60,8 @@ pub struct StepReport {
 /// One rank of a training job: its units, their moments, and its links to other ranks.
 pub struct Trainer {
     network: Network,
+    plan: ParallelPlan,
+    rank: Rank,
     place: Coordinates,
     /// Pipeline stages of the plan.
     stages: usize,
@@ -68,6 +74,12 @@ pub struct Trainer {
     dropout: f32,
     links: RankLinks,
     work: Work,
+    stopwatch: Stopwatch,
+    /// Operations that other ranks know of.
+    told_flops: u64,
+    /// Units of the whole model.
+    units: Vec<UnitId>,
+    health: StepHealth,
 }
 
 /// Which part of the model `rank` owns under `plan`.
@@ -98,6 +110,8 @@ impl Trainer {
         let slice = slice_of(&job.geometry, plan, rank);
         let parameters = initialize(&job.geometry, &slice, job.seed);
         Ok(Self {
+            plan: *plan,
+            rank,
             place: plan.coordinates(rank),
             stages: plan.pipeline_parallel,
             optimizer: Optimizer::new(job.optimizer.clone(), &parameters),
@@ -109,6 +123,10 @@ impl Trainer {
             dropout: job.dropout,
             links,
             work: Work::default(),
+            stopwatch: Stopwatch::default(),
+            told_flops: 0,
+            units: units_of(&job.geometry),
+            health: StepHealth::default(),
         })
     }
 
@@ -138,9 +156,19 @@ impl Trainer {
         self.work
     }
 
+    /// What the ranks told each other of the last step.
+    pub fn health(&self) -> &StepHealth {
+        &self.health
+    }
+
     /// Bytes that the rank has sent to other ranks so far.
     pub fn bytes_sent(&self) -> u64 {
         self.links.bytes_sent()
+    }
+
+    /// Bytes that the rank would have sent so far if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        self.links.ring_bytes()
     }
 
     /// Does `step` (counted from 0): forward and backward over the rank's micro-batches, the sums
@@ -149,22 +177,42 @@ impl Trainer {
     /// # Errors
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
+        self.step_and_show(step, batch, |_| {})
+    }
+
+    /// As [`Self::step`]; `show` is handed the finished gradients, as they lie in the sums ([`gradient_of`]).
+    ///
+    /// [`gradient_of`]: sixfold_model::gradient_of
+    pub(crate) fn step_and_show(
+        &mut self,
+        step: u64,
+        batch: StepBatch,
+        show: impl FnOnce(&UnitBuffer),
+    ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
+        self.stopwatch.start(&self.links);
         self.weights.pack(self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
+        let not_finite = self.not_finite(&sum.gradients);
         self.links.data.sum(sum.gradients.values_mut())?;
-        let mut loss = [sum.loss];
-        self.links.data.sum(&mut loss)?;
+        let (loss, told) = self.share_with_replicas(sum.loss, not_finite)?;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
         finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        show(&sum.gradients);
         let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
-        let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
+        let (loss, told) = self.share_with_replica(&mut squares, loss, &told)?;
+        let loss = loss / targets;
         let gradient_norm = squares.norm(self.network.geometry());
+        self.health = decode(&told, &self.units);
+        if !gradient_norm.is_finite() && self.health.not_finite.is_none() {
+            self.health.not_finite = self.not_finite_square(&squares);
+        }
         let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
         self.groups.give_back(sum);
+        self.stopwatch.stop(&self.links);
         Ok(StepReport { loss, gradient_norm, learning_rate })
     }
 
@@ -267,12 +315,64 @@ impl Trainer {
         }
     }
 
-    /// Completes the table of squares over the ranks of one replica, and tells all of them the
-    /// last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
+    /// Where this rank's part of the step first had a number that is not finite.
+    fn not_finite(&mut self, gradients: &UnitBuffer) -> Option<Origin> {
+        let pass = self.links.tensor.leave().map(Origin::Pass);
+        // Of a single replica's gradients the squares tell as much.
+        if pass.is_some() || self.links.data.size() == 1 || are_finite(gradients.values()) {
+            return pass;
+        }
+        let (unit, _) = gradients.iter().find(|(_, gradient)| !are_finite(gradient))?;
+        // A tied head's gradient is still apart from the embedding's.
+        let is_parameter = self.parameters.get(unit).is_some();
+        Some(Origin::Gradient(if is_parameter { unit } else { UnitId::embedding(unit.shard as usize) }))
+    }
+
+    /// The first parameter whose square sum is not finite; its gradient may be.
+    fn not_finite_square(&self, squares: &SquareSums) -> Option<NotFinite> {
+        let unit = squares.first_not_finite()?;
+        let rank = holder(self.network.geometry(), &self.plan, unit)?;
+        Some(NotFinite { rank, origin: Origin::Gradient(unit) })
+    }
+
+    /// Adds the losses of the ranks that work on other data groups. Also returns what they and this rank tell of
+    /// themselves, with zeros for all other ranks.
+    fn share_with_replicas(
+        &mut self,
+        loss: f32,
+        not_finite: Option<Origin>,
+    ) -> Result<(f32, Vec<f32>), StepError> {
+        let compute_ms = self.stopwatch.lap(&self.links).as_secs_f32() * 1e3;
+        let flops = self.work.flops();
+        let gflop = (flops - std::mem::replace(&mut self.told_flops, flops)) as f32 / 1e9;
+        let own = encode(RankTime { compute_ms, gflop }, not_finite, &self.units);
+        let mut message = vec![0.0; NUMBERS_OF_RANK * self.plan.data_parallel];
+        message[NUMBERS_OF_RANK * self.place.data..][..NUMBERS_OF_RANK].copy_from_slice(&own);
+        message.push(loss);
+        self.links.data.sum(&mut message)?;
+        let loss = message.pop().unwrap_or(loss);
+        let mut told = vec![0.0; NUMBERS_OF_RANK * self.plan.world_size()];
+        for (rank, record) in
+            self.plan.data_group(self.rank).into_iter().zip(message.chunks_exact(NUMBERS_OF_RANK))
+        {
+            told[NUMBERS_OF_RANK * rank.index()..][..NUMBERS_OF_RANK].copy_from_slice(record);
+        }
+        Ok((loss, told))
+    }
+
+    /// Completes the table of squares and what ranks told over the ranks of one replica, and tells all of
+    /// them the last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
     /// sums are exact.
-    fn share_with_replica(&mut self, squares: &mut SquareSums, loss: f32) -> Result<f32, StepError> {
-        self.links.tensor.sum(&mut squares.values)?;
+    fn share_with_replica(
+        &mut self,
+        squares: &mut SquareSums,
+        loss: f32,
+        told: &[f32],
+    ) -> Result<(f32, Vec<f32>), StepError> {
         let mut table = std::mem::take(&mut squares.values);
+        let units = table.len();
+        table.extend_from_slice(told);
+        self.links.tensor.sum(&mut table)?;
         table.push(loss);
         if let Some(previous) = self.links.previous.as_mut() {
             let before = previous.receive(table.len())?;
@@ -286,8 +386,9 @@ impl Trainer {
             previous.send(&table)?;
         }
         let loss = table.pop().unwrap_or(loss);
+        let told = table.split_off(units);
         squares.values = table;
-        Ok(loss)
+        Ok((loss, told))
     }
 }
 
