@@ -4,7 +4,8 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions};
+use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
+use sixfold_parallel::Execution;
 use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
 
 /// Vocabulary that stands in for the real one, which only the tokens know, while options are checked.
@@ -16,7 +17,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `verify_plan`, `threads` and `checkpoint_every_steps`; every other option changes them.
+/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens` and `checkpoint_every_steps`; every other
+/// option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -34,7 +36,7 @@ pub struct TrainOptions {
     pub context_length: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// Whether the head is the embedding; needs `pipeline_parallel` 1.
+    /// Whether the head is the embedding.
     pub tie_embeddings: bool,
 
     /// Ways that the batch is split over ranks; a power of two.
@@ -84,6 +86,14 @@ pub struct TrainOptions {
 
     /// Steps between two checkpoints: the most that a fault makes the job do again.
     pub checkpoint_every_steps: u64,
+    /// What backward passes compute again instead of keeping it: `none`, `selective` (norms and gated products: a
+    /// quarter of the activations is saved for a few per cent of the time) or `full` (all but a layer's
+    /// input: little is kept, for a third more products).
+    #[schemars(with = "String")]
+    pub recompute: Recompute,
+    /// Tokens that go through the model together, where data groups are smaller: more are faster and take
+    /// more memory.
+    pub pass_tokens: usize,
     /// Compute threads of a rank.
     pub threads: usize,
 }
@@ -119,6 +129,8 @@ impl Default for TrainOptions {
             dropout: 0.0,
             seed: 1,
             checkpoint_every_steps: 10,
+            recompute: Execution::default().recompute,
+            pass_tokens: Execution::default().pass_tokens,
             threads: 1,
         }
     }
@@ -171,6 +183,7 @@ impl TrainOptions {
             self.heads,
             format_args!("a divisor of hidden_size, {}", self.hidden_size),
         )?;
+        require(self.pass_tokens > 0, "pass_tokens", self.pass_tokens, "at least 1")?;
         self.geometry(VOCABULARY_STAND_IN, None)?;
         self.plan().validate(&self.shape())?;
         Ok(())
@@ -243,6 +256,11 @@ impl TrainOptions {
         }
     }
 
+    /// How steps are computed.
+    pub fn execution(&self) -> Execution {
+        Execution { recompute: self.recompute, pass_tokens: self.pass_tokens }
+    }
+
     /// Tokens of a training sequence.
     pub fn sequence(&self) -> usize {
         if self.sequence_length == 0 { self.context_length } else { self.sequence_length }
@@ -304,6 +322,8 @@ impl TrainOptions {
             pipeline_parallel,
             verify_plan,
             checkpoint_every_steps,
+            recompute,
+            pass_tokens,
             threads,
             ..
         } = Self::default();
@@ -313,6 +333,8 @@ impl TrainOptions {
             pipeline_parallel,
             verify_plan,
             checkpoint_every_steps,
+            recompute,
+            pass_tokens,
             threads,
             ..self.clone()
         }

@@ -22,6 +22,9 @@ pub(crate) trait Body {
     /// The sum of the shards' partial results.
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, Self::Tape);
 
+    /// Drops what [`Self::backward`] computes again at little cost where it is missing.
+    fn drop_cheap(_tape: &mut Self::Tape) {}
+
     /// The sum of the shards' parts of the gradient of `h`; adds to the gradients of the shards' units.
     fn backward(
         pass: &mut Pass<'_>,
@@ -37,6 +40,19 @@ pub(crate) trait Body {
 pub(crate) struct BranchTape<T> {
     normed: Normed,
     body: T,
+}
+
+impl<T> BranchTape<T> {
+    /// Drops what [`backward`] computes again at little cost.
+    pub(crate) fn drop_cheap<B: Body<Tape = T>>(&mut self) {
+        self.normed.h = Vec::new();
+        B::drop_cheap(&mut self.body);
+    }
+
+    /// The branch's input, from which all else follows.
+    pub(crate) fn into_input(self) -> Vec<f32> {
+        self.normed.x
+    }
 }
 
 /// Runs `x + dropout(body(norm(x)))`.
@@ -61,7 +77,10 @@ pub(crate) fn backward<B: Body>(
     dx: Vec<f32>,
     gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
-    let BranchTape { normed, body } = tape;
+    let BranchTape { mut normed, body } = tape;
+    if normed.h.is_empty() {
+        normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x);
+    }
     let mut dy = dx.clone();
     pass.dropout(&mut dy, layer, B::DROPOUT);
     let mut dh = B::backward(pass, layer, &body, &normed.h, &dy, gradients);

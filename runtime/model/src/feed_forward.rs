@@ -26,13 +26,14 @@ impl Body for FeedForward {
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, FeedForwardTape) {
         let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
         let gate_up = weights.gate_up.forward(h, rows);
-        let mut product = vec![0.0; gate_up.len() / 2];
-        if !product.is_empty() {
-            swiglu(&gate_up, weights.down.inputs(), &mut product);
-        }
+        let product = product(&gate_up, weights.down.inputs());
         let y = weights.down.forward_tree(&product, rows);
         pass.work.projections += weights.gate_up.flops(rows) + weights.down.flops(rows);
         (y, FeedForwardTape { gate_up, product })
+    }
+
+    fn drop_cheap(tape: &mut FeedForwardTape) {
+        tape.product = Vec::new();
     }
 
     fn backward(
@@ -50,7 +51,12 @@ impl Body for FeedForward {
         let unit = |shard| UnitId::of_layer(layer, Tensor::Down, shard);
         let units =
             pass.slice.shards.clone().zip(ranges).map(|(shard, ranges)| (unit(shard), ranges[0].clone()));
-        gradients.of_inputs(&units.collect::<Vec<_>>(), dy, d, &tape.product);
+        let units: Vec<_> = units.collect();
+        if tape.product.is_empty() {
+            gradients.of_inputs(&units, dy, d, &product(&tape.gate_up, columns));
+        } else {
+            gradients.of_inputs(&units, dy, d, &tape.product);
+        }
         let mut d_gate_up = vec![0.0; tape.gate_up.len()];
         if !dproduct.is_empty() {
             swiglu_backward(&dproduct, &tape.gate_up, columns, &mut d_gate_up);
@@ -60,4 +66,13 @@ impl Body for FeedForward {
         pass.work.projections += 2 * (weights.gate_up.flops(rows) + weights.down.flops(rows));
         weights.gate_up.backward_tree(&d_gate_up, rows)
     }
+}
+
+/// The gated activation.
+fn product(gate_up: &[f32], columns: usize) -> Vec<f32> {
+    let mut product = vec![0.0; gate_up.len() / 2];
+    if !product.is_empty() {
+        swiglu(gate_up, columns, &mut product);
+    }
+    product
 }

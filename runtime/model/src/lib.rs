@@ -20,6 +20,7 @@ mod gradient;
 mod head;
 mod hugging_face;
 mod init;
+mod layer;
 mod linear;
 mod network;
 mod optimizer;
@@ -43,6 +44,7 @@ pub use gradient::{
 };
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
 pub use init::initialize;
+pub use layer::Recompute;
 pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums};
 pub use packed::PackedWeights;

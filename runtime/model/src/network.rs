@@ -7,16 +7,14 @@ use std::sync::Arc;
 
 use sixfold_tensor::{RopeTable, Start};
 
-use crate::attention::{Attention, AttentionTape};
 use crate::batch::{MicroBatch, StepSeed};
-use crate::branch::{self, BranchTape};
 use crate::embedding;
-use crate::feed_forward::{FeedForward, FeedForwardTape};
 use crate::head::{self, HeadTape};
+use crate::layer::{self, LayerTape, Recompute};
 use crate::linear::Gradients;
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
-use crate::site::{Part, Site};
+use crate::site::Part;
 use crate::tensor_group::{GroupError, TensorGroup};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
@@ -26,6 +24,8 @@ pub struct Network {
     geometry: Arc<Geometry>,
     slice: ModelSlice,
     rope: RopeTable,
+    /// What backward passes compute again.
+    pub recompute: Recompute,
 }
 
 /// What forward needs beside the parameters, for one micro-batch.
@@ -45,7 +45,7 @@ pub struct Surroundings<'a> {
 /// What the backward pass needs of a forward pass. It lives from one to the other.
 pub struct Tape {
     batch: MicroBatch,
-    layers: Vec<(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>)>,
+    layers: Vec<LayerTape>,
     head: Option<HeadTape>,
 }
 
@@ -75,7 +75,7 @@ impl Network {
     pub fn new(geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
         let config = &geometry.config;
         let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
-        Self { geometry, slice, rope }
+        Self { geometry, slice, rope, recompute: Recompute::None }
     }
 
     /// Sizes and shards of the whole model.
@@ -99,23 +99,19 @@ impl Network {
         batch: MicroBatch,
         received: Vec<f32>,
     ) -> Result<(Output, Tape), GroupError> {
-        let at = |part| Site { first_sample: batch.first_sample, backward: false, part };
         let mut pass = self.pass(around, &batch);
-        pass.group.enter(at(Part::Embedding));
+        pass.enter(false, Part::Embedding);
         let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { received };
         let mut layers = Vec::with_capacity(self.slice.layers.len());
         for layer in self.slice.layers.clone() {
-            pass.group.enter(at(Part::Attention(layer as u32)));
-            let (after_attention, attention) = branch::forward::<Attention>(&mut pass, layer, x)?;
-            pass.group.enter(at(Part::FeedForward(layer as u32)));
-            let (after, feed_forward) = branch::forward::<FeedForward>(&mut pass, layer, after_attention)?;
-            layers.push((attention, feed_forward));
+            let (after, tape) = layer::forward(&mut pass, layer, x)?;
+            layers.push(tape);
             x = after;
         }
         if !self.slice.output {
             return Ok((Output::Activations(x), Tape { batch, layers, head: None }));
         }
-        pass.group.enter(at(Part::Head));
+        pass.enter(false, Part::Head);
         let (losses, head) = head::forward(&mut pass, x)?;
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
     }
@@ -144,18 +140,14 @@ impl Network {
     ) -> Result<Option<Vec<f32>>, GroupError> {
         let Tape { batch, layers, head } = tape;
         let gradients = &mut Gradients::new(sums, start, &batch);
-        let at = |part| Site { first_sample: batch.first_sample, backward: true, part };
         let mut pass = self.pass(around, &batch);
-        pass.group.enter(at(Part::Head));
+        pass.enter(true, Part::Head);
         let mut dx = match head {
             Some(head) => head::backward(&mut pass, head, scale, gradients)?,
             None => received,
         };
-        for (layer, (attention, feed_forward)) in self.slice.layers.clone().zip(layers).rev() {
-            pass.group.enter(at(Part::FeedForward(layer as u32)));
-            dx = branch::backward::<FeedForward>(&mut pass, layer, feed_forward, dx, gradients)?;
-            pass.group.enter(at(Part::Attention(layer as u32)));
-            dx = branch::backward::<Attention>(&mut pass, layer, attention, dx, gradients)?;
+        for (layer, tape) in self.slice.layers.clone().zip(layers).rev() {
+            dx = layer::backward(&mut pass, layer, tape, dx, gradients)?;
         }
         if !self.slice.input {
             return Ok(Some(dx));
@@ -169,6 +161,7 @@ impl Network {
             geometry: &self.geometry,
             slice: &self.slice,
             rope: &self.rope,
+            recompute: self.recompute,
             parameters: around.parameters,
             weights: around.weights,
             batch,

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use sixfold_tensor::{Counter, Purpose, RopeTable, Segment, dropout};
 
 use crate::batch::{MicroBatch, StepSeed};
+use crate::layer::Recompute;
 use crate::packed::PackedWeights;
 use crate::sharding::even_part;
+use crate::site::{Part, Site};
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
@@ -35,6 +37,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) geometry: &'a Geometry,
     pub(crate) slice: &'a ModelSlice,
     pub(crate) rope: &'a RopeTable,
+    pub(crate) recompute: Recompute,
     pub(crate) parameters: &'a UnitBuffer,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
@@ -49,6 +52,11 @@ impl Pass<'_> {
     /// Width of the residual stream.
     pub(crate) fn width(&self) -> usize {
         self.geometry.config.hidden_size
+    }
+
+    /// Tells the group where in the step the pass is.
+    pub(crate) fn enter(&mut self, backward: bool, part: Part) {
+        self.group.enter(Site { first_sample: self.batch.first_sample, backward, part });
     }
 
     /// Tokens of the micro-batch.

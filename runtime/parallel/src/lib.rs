@@ -19,4 +19,4 @@ pub use error::{PlaceError, StepError};
 pub use health::{NotFinite, Origin, RankTime, StepHealth};
 pub use links::RankLinks;
 pub use share::ParameterShare;
-pub use trainer::{StepBatch, StepReport, Trainer, TrainingJob, slice_of};
+pub use trainer::{Execution, StepBatch, StepReport, Trainer, TrainingJob, slice_of};

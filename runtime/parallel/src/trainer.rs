@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId, Work,
-    finish_gradients, gradient_index, initialize, tied_sums,
+    PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId,
+    Work, finish_gradients, gradient_index, initialize, tied_sums,
 };
 use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
@@ -19,8 +19,22 @@ use crate::health::{
 use crate::links::RankLinks;
 use crate::share::ParameterShare;
 
-/// Tokens that go through the model together, where data groups are small.
-const PASS_TOKENS: usize = 2048;
+/// How a step is computed: choices between time and memory that change no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// What backward passes compute again instead of keeping it.
+    pub recompute: Recompute,
+    /// How many tokens go through the model together, at most, where a data group is one micro-batch of
+    /// fewer.
+    pub pass_tokens: usize,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        // Enough rows for products near the machine's speed.
+        Self { recompute: Recompute::None, pass_tokens: 2048 }
+    }
+}
 
 /// What is the same on every rank and for every plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +86,7 @@ pub struct Trainer {
     groups: GroupTree,
     seed: u64,
     dropout: f32,
+    pass_tokens: usize,
     links: RankLinks,
     work: Work,
     stopwatch: Stopwatch,
@@ -118,6 +133,7 @@ impl Trainer {
             parameters,
             seed: job.seed,
             dropout: job.dropout,
+            pass_tokens: Execution::default().pass_tokens,
             links,
             work: Work::default(),
             stopwatch: Stopwatch::default(),
@@ -125,6 +141,12 @@ impl Trainer {
             units: units_of(&job.geometry),
             health: StepHealth::default(),
         })
+    }
+
+    /// Chooses how the next steps are computed. All ranks must choose alike.
+    pub fn set_execution(&mut self, execution: Execution) {
+        self.network.recompute = execution.recompute;
+        self.pass_tokens = execution.pass_tokens;
     }
 
     /// The rank's parameters.
@@ -238,7 +260,7 @@ impl Trainer {
 
     /// Runs the pipeline over all micro-batches and adds up the rank's groups.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<GroupSum, StepError> {
-        let (micro_batches, per_sum) = passes(batch.groups, self.stages);
+        let (micro_batches, per_sum) = passes(batch.groups, self.stages, self.pass_tokens);
         let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
         let mut micro_batches = micro_batches.into_iter();
         let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
@@ -412,12 +434,12 @@ fn add_across(links: &mut RankLinks, first: bool, values: &mut [f32]) -> Result<
 /// Where a group is one micro-batch, neighbouring groups go together: their products are larger, and their gradients
 /// are added in the tree without a buffer each. Every stage is left with two micro-batches at least, where there are
 /// as many groups.
-fn passes(groups: Vec<Vec<MicroBatch>>, stages: usize) -> (Vec<MicroBatch>, usize) {
+fn passes(groups: Vec<Vec<MicroBatch>>, stages: usize, pass_tokens: usize) -> (Vec<MicroBatch>, usize) {
     let per_group = groups[0].len();
     let (count, rows) = (groups.len(), groups[0][0].tokens.len());
     let micro_batches: Vec<MicroBatch> = groups.into_iter().flatten().collect();
     let for_stages = if stages > 1 { count / (2 * stages) } else { count };
-    let together = (PASS_TOKENS / rows.max(1)).min(for_stages);
+    let together = (pass_tokens / rows.max(1)).min(for_stages);
     let follow = micro_batches.windows(2).all(|pair| pair[0].is_followed_by(&pair[1]));
     if per_group > 1 || together < 2 || !follow {
         return (micro_batches, per_group);

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sixfold_model::{MicroBatch, UnitId, Work};
-use sixfold_parallel::{ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_parallel::{Execution, ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
 use sixfold_tensor::IGNORED_TARGET;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
@@ -53,6 +53,7 @@ pub(crate) struct Run<'a> {
     pub(crate) from: Option<&'a Outcome>,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
+    pub(crate) execution: Execution,
 }
 
 impl Run<'_> {
@@ -95,6 +96,7 @@ impl Run<'_> {
 
     fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
         let mut trainer = Trainer::new(self.job, plan, rank, links).unwrap();
+        trainer.set_execution(self.execution);
         if let Some(from) = self.from {
             restore(&mut trainer, from);
         }
