@@ -27,7 +27,7 @@ pub enum Recompute {
 
 /// What the backward pass needs of a layer's forward pass.
 pub(crate) enum LayerTape {
-    Kept(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>),
+    Kept(Box<(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>)>),
     Input(Vec<f32>),
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn forward(
         }
         Recompute::Full => return Ok((y, LayerTape::Input(attention.into_input()))),
     }
-    Ok((y, LayerTape::Kept(attention, feed_forward)))
+    Ok((y, LayerTape::Kept(Box::new((attention, feed_forward)))))
 }
 
 /// The gradient of the layer's input from that of its output.
@@ -58,7 +58,7 @@ pub(crate) fn backward(
     gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
     let (attention, feed_forward) = match tape {
-        LayerTape::Kept(attention, feed_forward) => (attention, feed_forward),
+        LayerTape::Kept(branches) => *branches,
         LayerTape::Input(x) => {
             let (_, attention, feed_forward) = both(pass, layer, x)?;
             (attention, feed_forward)

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, PackedWeights, SquareSums,
-    StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index,
-    gradient_of, initialize,
+    Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, PackedWeights, Recompute,
+    SquareSums, StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients,
+    gradient_index, gradient_of, initialize,
 };
 use sixfold_tensor::{IGNORED_TARGET, Start};
 
@@ -58,9 +58,11 @@ fn network(
     parameters: &UnitBuffer,
     batch: MicroBatch,
     dropout: f32,
+    recompute: Recompute,
 ) -> (f32, UnitBuffer) {
     let slice = ModelSlice::whole(geometry);
-    let network = Network::new(Arc::new(geometry.clone()), slice.clone());
+    let mut network = Network::new(Arc::new(geometry.clone()), slice.clone());
+    network.recompute = recompute;
     let seed = StepSeed { seed: 1, step: 0, dropout };
     let mut work = Work::default();
     let weights = &PackedWeights::new(geometry, &slice, parameters);
@@ -96,7 +98,7 @@ fn check(config: ModelConfig, logical: usize) {
 fn check_batch(config: ModelConfig, logical: usize, batch: &MicroBatch) {
     let geometry = geometry(config, logical);
     let parameters = parameters(&geometry);
-    let (loss, gradients) = network(&geometry, &parameters, batch.clone(), 0.0);
+    let (loss, gradients) = network(&geometry, &parameters, batch.clone(), 0.0, Recompute::None);
     let mut reference = Reference::new(&geometry, &parameters);
     let expected = reference.loss(batch);
     assert!((f64::from(loss) - expected).abs() < 2e-6 * expected, "{loss} {expected}");
@@ -158,8 +160,8 @@ fn packed_documents_agree_with_documents_alone() {
 fn check_dropout(config: ModelConfig, logical: usize) {
     let geometry = geometry(config, logical);
     let parameters = parameters(&geometry);
-    let (without, _) = network(&geometry, &parameters, batch(), 0.0);
-    let (loss, gradients) = network(&geometry, &parameters, batch(), 0.5);
+    let (without, _) = network(&geometry, &parameters, batch(), 0.0, Recompute::None);
+    let (loss, gradients) = network(&geometry, &parameters, batch(), 0.5, Recompute::None);
     assert!((loss - without).abs() > 1e-3, "dropout changes nothing: {loss} {without}");
     let length =
         SquareSums::of_slice(&geometry, &ModelSlice::whole(&geometry), &gradients, true).norm(&geometry);
@@ -167,7 +169,7 @@ fn check_dropout(config: ModelConfig, logical: usize) {
         let mut moved = parameters.clone();
         let steps = moved.values_mut().iter_mut().zip(gradients.values());
         steps.for_each(|(value, gradient)| *value += distance * gradient / length);
-        network(&geometry, &moved, batch(), 0.5).0
+        network(&geometry, &moved, batch(), 0.5, Recompute::None).0
     };
     let slope = (loss_at(0.005) - loss_at(-0.005)) / 0.01;
     assert!((slope / length - 1.0).abs() < 0.01, "{slope} {length}");
@@ -182,4 +184,16 @@ fn gradients_with_dropout_agree_with_the_loss() {
 fn gradients_with_dropout_and_copies_agree_with_the_loss() {
     check_dropout(config(), 4);
     check_dropout(ModelConfig { num_key_value_heads: 1, ..config() }, 8);
+}
+
+/// More logits than are computed at a time.
+#[test]
+fn logits_that_are_computed_again_in_parts_keep_the_bits() {
+    let geometry = geometry(ModelConfig { vocab_size: 70_000, ..config() }, 4);
+    let parameters = parameters(&geometry);
+    let bits = |recompute| {
+        let (loss, gradients) = network(&geometry, &parameters, batch(), 0.0, recompute);
+        (loss.to_bits(), gradients.values().iter().map(|value| value.to_bits()).collect::<Vec<_>>())
+    };
+    assert!(bits(Recompute::Selective) == bits(Recompute::None));
 }
