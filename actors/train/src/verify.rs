@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
-        let choices: [(&str, fn(&mut TrainOptions)); 8] = [
+        type Choose = fn(&mut TrainOptions);
+        let choices: [(&str, Choose); 8] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
