@@ -143,9 +143,6 @@ pub enum OptionsError {
     /// The plan does not fit the model or the batch.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Head and embedding are one table, which lies on one pipeline stage only.
-    #[error("`tie_embeddings` needs `pipeline_parallel` = 1")]
-    TiedPipeline,
 }
 
 fn require(
@@ -176,9 +173,6 @@ impl TrainOptions {
         )?;
         self.geometry(VOCABULARY_STAND_IN, None)?;
         self.plan().validate(&self.shape())?;
-        if self.tie_embeddings && self.pipeline_parallel > 1 {
-            return Err(OptionsError::TiedPipeline);
-        }
         Ok(())
     }
 
@@ -359,7 +353,6 @@ mod tests {
         assert!(refused(|o| o.tensor_parallel = 8).contains("only 4 logical tensor shards"));
         assert!(refused(|o| o.tensor_shards = 3).contains("power of two"));
         assert!(refused(|o| o.pipeline_parallel = 5).contains("only 4 layers"));
-        assert!(refused(|o| (o.tie_embeddings, o.pipeline_parallel) = (true, 2)).contains("tie_embeddings"));
         for (name, edit) in [
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),

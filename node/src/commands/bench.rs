@@ -7,8 +7,8 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sixfold_telemetry::usage;
 use sixfold_tensor::{
-    AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, Start,
-    attention, attention_backward, matmul_panels, set_threads, simd_level,
+    AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, RowsMut,
+    Start, attention, attention_backward, keep_freed_memory, matmul_panels, set_threads, simd_level,
 };
 use sixfold_train::{TrainOptions, measure};
 
@@ -22,6 +22,7 @@ const REPEATS_MIN: usize = 4;
 
 /// `sixfold bench train|gemm|attention`.
 pub(crate) fn run(command: BenchCommand) -> Result<()> {
+    keep_freed_memory();
     match command {
         BenchCommand::Train(args) => train(&args),
         BenchCommand::Gemm(args) => gemm(&args),
@@ -132,14 +133,22 @@ fn attend(args: &AttentionBenchArgs) -> Result<()> {
             let (q, d_out) = (random(0, width * args.heads), random(1, width * args.heads));
             let (k, v) = (random(2, width * kv_heads), random(3, width * kv_heads));
             let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; tokens * args.heads]);
-            let forward = repeat(|| attention(&q, &k, &v, &shape, &[0], &mut out, &mut lse));
             let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+            let (q_width, kv_width) = (args.heads * args.head_dim, kv_heads * args.head_dim);
+            let [q, d_out] = [&q, &d_out].map(|data| Mat::row_major(data, tokens, q_width));
+            let [k, v] = [&k, &v].map(|data| Mat::row_major(data, tokens, kv_width));
+            let forward = repeat(|| {
+                let out = MatMut::row_major(&mut out, tokens, q_width);
+                attention(q, k, v, &shape, &[0], out, &mut lse);
+            });
+            let saved = AttentionSaved { q, k, v, out: Mat { data: &out, ..q }, lse_th: &lse };
             let backward = repeat(|| {
-                let saved =
-                    AttentionSaved { q_thd: &q, k_thd: &k, v_thd: &v, out_thd: &out, lse_th: &lse };
-                let gradients =
-                    AttentionGradients { d_q_thd: &mut dq, d_k_thd: &mut dk, d_v_thd: &mut dv };
-                attention_backward(&d_out, &saved, &shape, &[0], gradients);
+                let gradients = AttentionGradients {
+                    d_q: RowsMut::row_major(&mut dq, q_width),
+                    d_k: RowsMut::row_major(&mut dk, kv_width),
+                    d_v: RowsMut::row_major(&mut dv, kv_width),
+                };
+                attention_backward(d_out, &saved, &shape, &[0], gradients);
             });
             // Two products over half of all pairs; backward has five.
             let flop = 2.0 * (tokens * tokens * args.heads * args.head_dim) as f64;

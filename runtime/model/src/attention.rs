@@ -1,14 +1,15 @@
-//! Causal grouped-query attention with rotary positions: projections for all of the rank's shards at once,
-//! attention itself one logical shard at a time, since copied key-value heads make shards uneven.
+//! Causal grouped-query attention with rotary positions: projections for all of the rank's shards at once, and
+//! attention for as many neighbouring shards at once as have equally many query heads to a key-value head.
 //!
 //! Shapes: `h` is `[rows, d]`; `qkv` is `[rows, queries | keys | values]` and `o` is `[rows, query heads *
-//! head]`, each with the rank's shards side by side. Of one shard, `q` is `[rows, query heads, head]`, `k` and
-//! `v` are `[rows, kv heads, head]`, `lse` is `[rows, query heads]`.
+//! head]`, each with the rank's shards side by side; the tape holds `qkv` with its queries and keys turned. Of one
+//! call of attention, `lse` is `[rows, query heads]`. Attention reads and writes the columns of these matrices.
 
 use std::ops::Range;
 
 use sixfold_tensor::{
-    AttentionGradients, AttentionSaved, AttentionShape, Purpose, attention, attention_backward, rope,
+    AttentionGradients, AttentionSaved, AttentionShape, Mat, MatMut, Purpose, RowsMut, attention,
+    attention_backward, rope,
 };
 
 use crate::batch::MicroBatch;
@@ -25,21 +26,15 @@ pub const KEYS_PER_BLOCK: usize = sixfold_tensor::KEY_BLOCK;
 pub(crate) struct Attention;
 
 pub(crate) struct AttentionTape {
+    qkv: Vec<f32>,
     o: Vec<f32>,
-    /// One for each of the rank's shards that has heads, in order.
-    shards: Vec<ShardTape>,
+    /// One for each call of attention, in order.
+    lse: Vec<Vec<f32>>,
 }
 
-struct ShardTape {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    lse: Vec<f32>,
-}
-
-/// Where one shard's heads lie.
+/// Where the heads of a shard lie, or those of shards that are neighbours.
 struct Heads {
-    /// The logical shard.
+    /// The first logical shard.
     shard: usize,
     shape: AttentionShape,
     /// Columns of queries, keys and values in `qkv`.
@@ -65,6 +60,31 @@ impl Heads {
         .collect()
     }
 
+    /// What one call of attention computes: shards side by side whose key-value heads have equally many query heads.
+    fn of_calls(pass: &Pass<'_>, layer: usize) -> Vec<Self> {
+        Self::of(pass, layer).into_iter().fold(Vec::new(), |mut calls, next| {
+            match calls.last_mut() {
+                Some(call) if call.shape.group() == next.shape.group() => call.append(&next),
+                _ => calls.push(next),
+            }
+            calls
+        })
+    }
+
+    /// Adds the heads of the shard that lies next in every matrix.
+    fn append(&mut self, next: &Self) {
+        self.shape.q_heads += next.shape.q_heads;
+        self.shape.kv_heads += next.shape.kv_heads;
+        self.qkv.iter_mut().zip(&next.qkv).for_each(|(columns, next)| columns.end = next.end);
+        self.o.end = next.o.end;
+    }
+
+    /// Queries, keys and values in a `qkv` of rows of `width`.
+    fn columns<'a>(&self, qkv: &'a [f32], rows: usize, width: usize) -> [Mat<'a>; 3] {
+        let qkv = Mat::row_major(qkv, rows, width);
+        self.qkv.clone().map(|columns| qkv.columns(columns))
+    }
+
     /// Operations of `products` matrix products between queries and the keys that they may see.
     fn flops(&self, products: u64, batch: &MicroBatch) -> u64 {
         let seen: usize = batch.documents().map(|rows| rows.len() * (rows.len() + 1) / 2).sum();
@@ -79,20 +99,20 @@ impl Body for Attention {
 
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, AttentionTape) {
         let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
-        let qkv = weights.query_key_value.forward(h, rows);
-        let mut tape =
-            AttentionTape { o: vec![0.0; rows * weights.attention_output.inputs()], shards: Vec::new() };
-        for heads in Heads::of(pass, layer) {
-            let [mut q, mut k, v] = heads.qkv.each_ref().map(|columns| gather(&qkv, rows, columns));
-            rope(&mut q, &pass.positions, pass.rope, false);
-            rope(&mut k, &pass.positions, pass.rope, false);
-            let mut o = vec![0.0; q.len()];
+        let mut qkv = weights.query_key_value.forward(h, rows);
+        let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
+        let mut tape = AttentionTape { qkv: Vec::new(), o: vec![0.0; rows * o_width], lse: Vec::new() };
+        rotate(pass, &mut qkv, layer, false);
+        for heads in Heads::of_calls(pass, layer) {
+            let [q, k, v] = heads.columns(&qkv, rows, width);
+            let mut o = MatMut::row_major(&mut tape.o, rows, o_width);
             let mut lse = vec![0.0; rows * heads.shape.q_heads];
-            attention(&q, &k, &v, &heads.shape, &pass.batch.document_starts, &mut o, &mut lse);
-            scatter(&o, rows, &heads.o, &mut tape.o);
-            tape.shards.push(ShardTape { q, k, v, lse });
+            let starts = &pass.batch.document_starts;
+            attention(q, k, v, &heads.shape, starts, o.columns(heads.o.clone()), &mut lse);
+            tape.lse.push(lse);
             pass.work.attention += heads.flops(2, pass.batch);
         }
+        tape.qkv = qkv;
         count_projections(pass, layer, 1);
         (weights.attention_output.forward_tree(&tape.o, rows), tape)
     }
@@ -106,18 +126,24 @@ impl Body for Attention {
         gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
+        let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let d_o = weights.attention_output.backward(dy, rows);
-        let mut d_qkv = vec![0.0; rows * weights.query_key_value.outputs()];
-        let all_heads = Heads::of(pass, layer);
         let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
-        let units: Vec<_> = all_heads.iter().map(|heads| (unit(heads), heads.o.clone())).collect();
+        let units: Vec<_> =
+            Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
         gradients.of_inputs(&units, dy, d, &tape.o);
-        for (heads, shard) in all_heads.iter().zip(&tape.shards) {
-            let parts = heads_gradient(pass, heads, shard, &tape.o, &d_o);
-            for (part, columns) in parts.iter().zip(&heads.qkv) {
-                scatter(part, rows, columns, &mut d_qkv);
-            }
+        let mut d_qkv = vec![0.0; rows * width];
+        let (o, d_o) = (Mat::row_major(&tape.o, rows, o_width), Mat::row_major(&d_o, rows, o_width));
+        for (heads, lse_th) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
+            let [q, k, v] = heads.columns(&tape.qkv, rows, width);
+            let saved = AttentionSaved { q, k, v, out: o.columns(heads.o.clone()), lse_th };
+            let [d_q, d_k, d_v] = RowsMut::of_columns(&mut d_qkv, width, heads.qkv.clone());
+            let to = AttentionGradients { d_q, d_k, d_v };
+            let starts = &pass.batch.document_starts;
+            attention_backward(d_o.columns(heads.o.clone()), &saved, &heads.shape, starts, to);
+            pass.work.attention += heads.flops(5, pass.batch);
         }
+        rotate(pass, &mut d_qkv, layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
         gradients.of_outputs(run, &d_qkv, &pack(h, d));
         count_projections(pass, layer, 2);
@@ -125,26 +151,12 @@ impl Body for Attention {
     }
 }
 
-/// Gradients of one shard's queries and keys before rotation, and of its values.
-fn heads_gradient(
-    pass: &mut Pass<'_>,
-    heads: &Heads,
-    tape: &ShardTape,
-    o: &[f32],
-    d_o: &[f32],
-) -> [Vec<f32>; 3] {
+/// Turns the queries and keys of `qkv` by their positions, or back.
+fn rotate(pass: &Pass<'_>, qkv: &mut [f32], layer: usize, inverse: bool) {
     let rows = pass.rows();
-    let (o, d_o) = (gather(o, rows, &heads.o), gather(d_o, rows, &heads.o));
-    let mut dq = vec![0.0; tape.q.len()];
-    let (mut dk, mut dv) = (vec![0.0; tape.k.len()], vec![0.0; tape.v.len()]);
-    let saved =
-        AttentionSaved { q_thd: &tape.q, k_thd: &tape.k, v_thd: &tape.v, out_thd: &o, lse_th: &tape.lse };
-    let gradients = AttentionGradients { d_q_thd: &mut dq, d_k_thd: &mut dk, d_v_thd: &mut dv };
-    attention_backward(&d_o, &saved, &heads.shape, &pass.batch.document_starts, gradients);
-    pass.work.attention += heads.flops(5, pass.batch);
-    rope(&mut dq, &pass.positions, pass.rope, true);
-    rope(&mut dk, &pass.positions, pass.rope, true);
-    [dq, dk, dv]
+    let turned = Heads::of(pass, layer).last().map_or(0, |heads| heads.qkv[1].end);
+    let mut qkv = MatMut::row_major(qkv, rows, qkv.len() / rows);
+    rope(qkv.columns(0..turned), &pass.positions, pass.rope, inverse);
 }
 
 /// Counts `products` products with each of the layer's projections; those that shards do alike, for
@@ -158,21 +170,4 @@ fn count_projections(pass: &mut Pass<'_>, layer: usize, products: u64) {
     let copied = 2 * (rows * pass.width() * copied.sum::<usize>()) as u64;
     pass.work.projections += products * (all - copied);
     pass.work.kv_copies += products * copied;
-}
-
-/// The given columns of all rows, one row after another.
-fn gather(x: &[f32], rows: usize, columns: &Range<usize>) -> Vec<f32> {
-    let mut part = Vec::with_capacity(rows * columns.len());
-    for row in x.chunks_exact(x.len() / rows) {
-        part.extend_from_slice(&row[columns.clone()]);
-    }
-    part
-}
-
-/// Puts [`gather`]'s rows back.
-fn scatter(part: &[f32], rows: usize, columns: &Range<usize>, x: &mut [f32]) {
-    let width = x.len() / rows;
-    for (row, part) in x.chunks_exact_mut(width).zip(part.chunks_exact(columns.len())) {
-        row[columns.clone()].copy_from_slice(part);
-    }
 }

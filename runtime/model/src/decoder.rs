@@ -178,11 +178,13 @@ impl Decoder {
         let mut q = project(&h, &weights.query);
         let mut k = project(&h, &weights.key);
         let v = project(&h, &weights.value);
-        rope(&mut q, &rows.positions, &self.rope, false);
-        rope(&mut k, &rows.positions, &self.rope, false);
-        let mut o = vec![0.0; q.len()];
         let (query, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        for (turned, width) in [(&mut q, query), (&mut k, kv)] {
+            let turned = MatMut::row_major(turned, rows.positions.len(), width);
+            rope(turned, &rows.positions, &self.rope, false);
+        }
+        let mut o = vec![0.0; q.len()];
         for (chunk, rows) in chunks.iter_mut().zip(&rows.of_chunks) {
             let (queries, keys) = (rows.start * query..rows.end * query, rows.start * kv..rows.end * kv);
             chunk.sequence.write(layer, &k[keys.clone()], &v[keys]);

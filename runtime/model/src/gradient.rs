@@ -5,6 +5,7 @@
 //! ranks); and last, in [`finish`], sequence blocks of norms, copies of key-value heads, and the
 //! head with the embedding where they are tied.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use sixfold_tensor::{add_assign, tree_sum};
@@ -13,12 +14,14 @@ use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
 
 /// How gradients lie in a buffer while they are summed: as the parameters, but norms once for each
-/// sequence block, and the head apart from the embedding even where they are tied.
+/// sequence block, and the head apart from the embedding even where they are tied. A slice at the end
+/// of a pipeline has the head alone.
 pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
     let blocks = geometry.sharding.logical();
     let mut units: Vec<(UnitId, usize)> = slice
         .units(geometry)
         .into_iter()
+        .filter(|unit| slice.input || unit.tensor != Tensor::Embedding)
         .map(|unit| (unit, geometry.region(unit).len() * if unit.tensor.is_norm() { blocks } else { 1 }))
         .collect();
     if slice.output && geometry.config.tie_word_embeddings {
@@ -130,7 +133,24 @@ pub fn finish(
 
 /// The gradient of one parameter, once [`finish`] has summed it. `unit` is one of the slice's.
 pub fn of_parameter<'a>(geometry: &Geometry, sums: &'a UnitBuffer, unit: UnitId) -> &'a [f32] {
-    &sums.unit(unit)[..geometry.region(unit).len()]
+    &of_unit(sums, unit)[..geometry.region(unit).len()]
+}
+
+/// The sums that begin with a parameter's gradient. The table of a tied head at the end of a pipeline is
+/// a copy of the embedding.
+pub(crate) fn of_unit(sums: &UnitBuffer, unit: UnitId) -> &[f32] {
+    match sums.get(unit) {
+        None if unit.tensor == Tensor::Embedding => sums.unit(UnitId::head(unit.shard as usize)),
+        _ => sums.unit(unit),
+    }
+}
+
+/// Where the sums lie that both ends of a pipeline have to add, where head and embedding are tied: those
+/// of the embedding on the first stage, those of the head on the last, of one length.
+pub fn tied_sums(slice: &ModelSlice, sums: &UnitIndex) -> Range<usize> {
+    let (place, tensor) =
+        if slice.input { (Place::Input, Tensor::Embedding) } else { (Place::Output, Tensor::Head) };
+    sums.run(place, &[tensor], &slice.shards)
 }
 
 /// Adds the sequence blocks of a norm in the tree, into the first of them.

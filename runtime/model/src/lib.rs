@@ -39,7 +39,7 @@ pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
 pub use gradient::{
-    GroupSum, GroupTree, finish as finish_gradients, gradient_index, of_parameter as gradient_of,
+    GroupSum, GroupTree, finish as finish_gradients, gradient_index, of_parameter as gradient_of, tied_sums,
 };
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
 pub use init::initialize;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sixfold_tensor::math::cos;
 use sixfold_tensor::{AdamW, adamw_step, sum_of_squares_blocks, tree_sum_scalars};
 
-use crate::gradient::of_parameter;
+use crate::gradient::{of_parameter, of_unit};
 use crate::tensor_group::sum_shards;
 use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId};
 
@@ -165,7 +165,7 @@ impl Optimizer {
                 &mut parameters.values_mut()[range.clone()],
                 &mut self.first_moment.values_mut()[range.clone()],
                 &mut self.second_moment.values_mut()[range.clone()],
-                &gradients.unit(unit)[..range.len()],
+                &of_unit(gradients, unit)[..range.len()],
                 &adamw,
             );
         }

@@ -300,8 +300,9 @@ impl ModelSlice {
         place && (unit.tensor.is_norm() || self.shards.contains(&(unit.shard as usize)))
     }
 
-    /// The non-empty units of the slice, in canonical order. A tied head is the embedding, and has
-    /// no units of its own.
+    /// The non-empty units of the slice, in canonical order. A tied head is the embedding and has no
+    /// units of its own: both ends of a pipeline have the embedding then, and [`holds`](Self::holds)
+    /// is true of the first.
     pub fn units(&self, geometry: &Geometry) -> Vec<UnitId> {
         let mut units = Vec::new();
         let mut all_shards = |place, tensor: Tensor| {
@@ -309,7 +310,7 @@ impl ModelSlice {
             let unit = |shard| UnitId { place, tensor, shard: shard as u32 };
             units.extend(shards.map(unit).filter(|unit| !geometry.region(*unit).is_empty()));
         };
-        if self.input {
+        if self.input || (self.output && geometry.config.tie_word_embeddings) {
             all_shards(Place::Input, Tensor::Embedding);
         }
         for layer in self.layers.clone() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
     PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId, Work,
-    finish_gradients, gradient_index, initialize,
+    finish_gradients, gradient_index, initialize, tied_sums,
 };
 use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
@@ -104,9 +104,6 @@ impl Trainer {
         rank: Rank,
         links: RankLinks,
     ) -> Result<Self, PlaceError> {
-        if job.geometry.config.tie_word_embeddings && plan.pipeline_parallel > 1 {
-            return Err(PlaceError::TiedHead);
-        }
         let slice = slice_of(&job.geometry, plan, rank);
         let parameters = initialize(&job.geometry, &slice, job.seed);
         Ok(Self {
@@ -201,6 +198,11 @@ impl Trainer {
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
         finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        let ends = slice.input != slice.output;
+        if geometry.config.tie_word_embeddings && ends {
+            let tied = tied_sums(slice, sum.gradients.index());
+            add_across(&mut self.links, slice.input, &mut sum.gradients.values_mut()[tied])?;
+        }
         show(&sum.gradients);
         let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
         let (loss, told) = self.share_with_replica(&mut squares, loss, &told)?;
@@ -390,6 +392,19 @@ impl Trainer {
         squares.values = table;
         Ok((loss, told))
     }
+}
+
+/// Gives both ends of a pipeline the sum of what they have, the first stage's first.
+fn add_across(links: &mut RankLinks, first: bool, values: &mut [f32]) -> Result<(), StepError> {
+    let Some(link) = links.other_end() else { return Ok(()) };
+    if first {
+        add_assign(values, &link.receive(values.len())?);
+        link.send(values)?;
+    } else {
+        link.send(values)?;
+        values.copy_from_slice(&link.receive(values.len())?);
+    }
+    Ok(())
 }
 
 /// What goes through the pipeline, in order, and how many of them are one sum.

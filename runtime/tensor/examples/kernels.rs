@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use sixfold_tensor::{
-    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, Start,
-    VocabularyShard, adamw_step, attention, attention_backward, keep_freed_memory, logit_exp_sums, matmul,
-    matmul_panels, rms_norm, set_threads, simd_level, swiglu,
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose,
+    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, keep_freed_memory,
+    logit_exp_sums, matmul, matmul_panels, rms_norm, set_threads, simd_level, swiglu,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -105,12 +105,17 @@ fn attentions() {
         let len = tokens * shape.q_heads * shape.head_dim;
         let (q, k, v, d_out) = (random(1, len), random(2, len), random(3, len), random(4, len));
         let (mut out, mut lse) = (vec![0.0; len], vec![0.0; tokens * shape.q_heads]);
-        let forward = best(|| attention(&q, &k, &v, &shape, &starts, &mut out, &mut lse));
+        let width = shape.q_heads * shape.head_dim;
+        let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(|data| Mat::row_major(data, tokens, width));
+        let forward = best(|| {
+            attention(q, k, v, &shape, &starts, MatMut::row_major(&mut out, tokens, width), &mut lse);
+        });
         let (mut d_q, mut d_k, mut d_v) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
-        let saved = AttentionSaved { q_thd: &q, k_thd: &k, v_thd: &v, out_thd: &out, lse_th: &lse };
+        let saved = AttentionSaved { q, k, v, out: Mat { data: &out, ..q }, lse_th: &lse };
         let backward = best(|| {
-            let gradients = AttentionGradients { d_q_thd: &mut d_q, d_k_thd: &mut d_k, d_v_thd: &mut d_v };
-            attention_backward(&d_out, &saved, &shape, &starts, gradients);
+            let [d_q, d_k, d_v] = [&mut d_q, &mut d_k, &mut d_v].map(|data| RowsMut::row_major(data, width));
+            let gradients = AttentionGradients { d_q, d_k, d_v };
+            attention_backward(d_out, &saved, &shape, &starts, gradients);
         });
         // Causal: half of the square, 2 products forward, 5 backward.
         let square = tokens * tokens / documents * shape.q_heads * shape.head_dim;

@@ -13,18 +13,22 @@
 //! query's gradient goes over keys ascending; a key's over the rows (query, head of the KV group) that see it, queries
 //! ascending, heads ascending within a query, all in one accumulator.
 //!
-//! Shape suffixes: `thd` is `[tokens][heads][head_dim]`, `th` is `[tokens][heads]`. Read [`attention`] first, and
+//! Operands are matrices with a row a token, `[tokens][heads * head_dim]`, and a stride: queries, keys and values may be
+//! columns of one matrix, so nothing is gathered before or scattered after. Read [`attention`] first, and
 //! [`KeyValueBlocks`] for a cache.
 
 mod backward;
 mod blocks;
 mod forward;
+mod pack;
 
 pub use backward::{AttentionGradients, AttentionSaved, attention_backward};
 pub use blocks::{BlockedKeyValues, KeyValueBlocks, value_stride};
 
-use crate::simd::simd_level;
 use std::ops::Range;
+
+use crate::simd::simd_level;
+use crate::{Mat, MatMut, PANEL_COLUMNS, SimdLevel, threads};
 
 /// Keys of one block; also the page of a KV cache.
 pub const KEY_BLOCK: usize = crate::tile::SCORE_STRIDE;
@@ -52,8 +56,8 @@ impl AttentionShape {
         self.q_heads / self.kv_heads
     }
 
-    fn check(&self, q_thd: &[f32], out_thd: &[f32], lse_th: &[f32]) {
-        let heads = self.tokens * self.q_heads;
+    fn check(&self, q: &Mat<'_>, out: (usize, usize), lse_th: &[f32]) {
+        let width = self.q_heads * self.head_dim;
         assert!(
             self.q_heads.is_multiple_of(self.kv_heads),
             "{} query heads, {} KV heads",
@@ -61,23 +65,53 @@ impl AttentionShape {
             self.kv_heads
         );
         assert!(self.query_offset + self.tokens <= self.keys, "a query lies beyond the keys");
-        assert_eq!(
-            (q_thd.len(), out_thd.len()),
-            (heads * self.head_dim, heads * self.head_dim),
-            "queries, outputs"
-        );
-        assert_eq!(lse_th.len(), heads, "one log-sum-exp a query head");
+        check_rows("queries", q, (self.tokens, width));
+        assert_eq!(out, (self.tokens, width), "shape of the outputs");
+        assert_eq!(lse_th.len(), self.tokens * self.q_heads, "one log-sum-exp a query head");
     }
 
-    fn check_keys(&self, k_thd: &[f32], v_thd: &[f32]) {
-        let len = self.keys * self.kv_heads * self.head_dim;
-        assert_eq!((k_thd.len(), v_thd.len()), (len, len), "keys and values");
+    fn check_keys(&self, k: &Mat<'_>, v: &Mat<'_>) {
+        check_rows("keys", k, (self.keys, self.kv_heads * self.head_dim));
+        check_rows("values", v, (self.keys, self.kv_heads * self.head_dim));
     }
 
     /// The factor on scores.
     fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
+}
+
+/// Keys of a block; none if the end is not beyond the start. Both ascend from row to row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Visible {
+    start: usize,
+    end: usize,
+}
+
+impl Visible {
+    /// The keys that any of some rows sees, given their first and last.
+    fn any(rows: &[Self]) -> Self {
+        Self { start: rows[0].start, end: rows[rows.len() - 1].end }
+    }
+
+    /// The keys that all of some rows see.
+    fn all(rows: &[Self]) -> Self {
+        Self { start: rows[rows.len() - 1].start, end: rows[0].end }
+    }
+
+    fn is_empty(self) -> bool {
+        self.end <= self.start
+    }
+
+    /// Whether it has any of the keys of a panel's width from `column` on.
+    fn meets_panel(self, column: usize) -> bool {
+        !self.is_empty() && self.start < column + PANEL_COLUMNS && column < self.end
+    }
+}
+
+fn check_rows(what: &str, mat: &Mat<'_>, shape: (usize, usize)) {
+    assert_eq!((mat.rows, mat.cols), shape, "shape of the {what}");
+    assert_eq!(mat.col_stride, 1, "elements of the {what} lie side by side");
 }
 
 /// The part of a call that lies in one document.
@@ -95,6 +129,19 @@ impl Segment {
         self.keys.len() - self.queries.len()
     }
 
+    /// The keys of `block` that row of work `row` sees.
+    fn visible(&self, shape: &AttentionShape, row: usize, block: usize) -> Visible {
+        let in_block = |key: usize| key.saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
+        let position = self.first_position() + row / shape.group();
+        Visible { start: 0, end: in_block(position + 1) }
+    }
+
+    /// The rows of work that see any of `keys`, given as positions in the document.
+    fn rows_that_see(&self, shape: &AttentionShape, keys: Range<usize>) -> Range<usize> {
+        let first = keys.start.saturating_sub(self.first_position());
+        first * shape.group()..self.rows(shape)
+    }
+
     /// Multiply-adds of one product over all rows and keys.
     fn cost(&self, shape: &AttentionShape) -> usize {
         self.rows(shape) * self.keys.len() * shape.head_dim * shape.kv_heads
@@ -106,11 +153,15 @@ impl Segment {
     }
 }
 
-/// One row of work: query `row / group` of the segment with head `row % group` of the KV head's group.
-fn row_index(shape: &AttentionShape, segment: &Segment, kv_head: usize, row: usize) -> usize {
-    let (query, head) =
-        (segment.queries.start + row / shape.group(), kv_head * shape.group() + row % shape.group());
-    query * shape.q_heads + head
+/// Where row of work `row` of a KV head lies: query `row / group` of the segment with head `row % group` of the KV head's
+/// group, as `(token, query head)`.
+fn row_place(shape: &AttentionShape, segment: &Segment, kv_head: usize, row: usize) -> (usize, usize) {
+    (segment.queries.start + row / shape.group(), kv_head * shape.group() + row % shape.group())
+}
+
+/// Head `head` of token `token`.
+fn head_of<'a>(mat: Mat<'a>, token: usize, head: usize, head_dim: usize) -> &'a [f32] {
+    &mat.data[token * mat.row_stride + head * head_dim..][..head_dim]
 }
 
 /// Cuts the queries at the documents' starts.
@@ -135,29 +186,50 @@ fn segments(shape: &AttentionShape, document_starts: &[usize]) -> Vec<Segment> {
         .collect()
 }
 
-/// Causal attention of `q_thd` over `k_thd` and `v_thd`; writes `out_thd` and the log-sum-exp of each row's scores, which
-/// backward needs.
+/// Causal attention of `q` over `k` and `v`; writes `out` and the log-sum-exp of each row's scores, which backward
+/// needs.
 ///
-/// Query `i` is the token at key position `query_offset + i`. `document_starts` holds the key positions at which
-/// documents begin, ascending (`&[0]` for a single one); several sequences in one call are several documents.
+/// `q` and `out` are `[tokens][q_heads * head_dim]`, `k` and `v` `[keys][kv_heads * head_dim]`, each with a row stride of its
+/// own; `lse_th` is `[tokens][q_heads]`. Query `i` is the token at key position `query_offset + i`. `document_starts`
+/// holds the key positions at which documents begin, ascending (`&[0]` for a single one); several sequences in one call are
+/// several documents.
 ///
 /// # Panics
-/// The shapes disagree, or the first query lies before the first document.
+/// The shapes disagree, the elements of a row do not lie side by side, or the first query lies before the first document.
 pub fn attention(
-    q_thd: &[f32],
-    k_thd: &[f32],
-    v_thd: &[f32],
+    q: Mat<'_>,
+    k: Mat<'_>,
+    v: Mat<'_>,
     shape: &AttentionShape,
     document_starts: &[usize],
-    out_thd: &mut [f32],
+    out: MatMut<'_>,
     lse_th: &mut [f32],
 ) {
-    shape.check(q_thd, out_thd, lse_th);
-    shape.check_keys(k_thd, v_thd);
+    attention_at(simd_level(), [q, k, v], shape, document_starts, out, lse_th);
+}
+
+fn attention_at(
+    level: SimdLevel,
+    [q, k, v]: [Mat<'_>; 3],
+    shape: &AttentionShape,
+    document_starts: &[usize],
+    out: MatMut<'_>,
+    lse_th: &mut [f32],
+) {
+    shape.check(&q, (out.rows, out.cols), lse_th);
+    shape.check_keys(&k, &v);
     let segments = segments(shape, document_starts);
-    let packed = pack_segments(shape, &segments, k_thd, v_thd);
-    let work: Vec<_> = segments.into_iter().zip(&packed).collect();
-    forward::run(simd_level(), q_thd, &work, shape, out_thd, lse_th);
+    let sources = segments.iter().map(|segment| pack::Unpacked { shape, segment, k, v });
+    let sources: Vec<_> = sources.collect();
+    // Whole heads where there are enough of them for the threads.
+    if threads::threads() == 1 || segments.len() * shape.kv_heads >= 2 * threads::threads() {
+        let work: Vec<_> = segments.iter().zip(&sources).collect();
+        return forward::run(level, q, &work, shape, usize::MAX, out, lse_th);
+    }
+    pack::with_packed(shape, &sources, |packed| {
+        let work: Vec<_> = segments.iter().zip(packed).collect();
+        forward::run(level, q, &work, shape, forward::TASK_ROWS, out, lse_th);
+    });
 }
 
 /// Causal attention of one sequence over keys and values that a cache holds in blocks; the bits of [`attention`].
@@ -167,31 +239,16 @@ pub fn attention(
 /// # Panics
 /// The shapes disagree, or the cache's blocks are shorter than the head dim asks for.
 pub fn attention_blocks<B: KeyValueBlocks>(
-    q_thd: &[f32],
+    q: Mat<'_>,
     blocks: &B,
     shape: &AttentionShape,
-    out_thd: &mut [f32],
+    out: MatMut<'_>,
     lse_th: &mut [f32],
 ) {
-    shape.check(q_thd, out_thd, lse_th);
-    let work: Vec<_> = segments(shape, &[0]).into_iter().map(|segment| (segment, blocks)).collect();
-    forward::run(simd_level(), q_thd, &work, shape, out_thd, lse_th);
-}
-
-fn pack_segments(
-    shape: &AttentionShape,
-    segments: &[Segment],
-    k_thd: &[f32],
-    v_thd: &[f32],
-) -> Vec<BlockedKeyValues> {
-    let width = shape.kv_heads * shape.head_dim;
-    let mut packed = vec![BlockedKeyValues::new(shape.kv_heads, shape.head_dim); segments.len()];
-    let mut tasks: Vec<_> = packed.iter_mut().zip(segments).collect();
-    crate::threads::for_each(&mut tasks, k_thd.len() + v_thd.len(), |(packed, segment)| {
-        let range = segment.keys.start * width..segment.keys.end * width;
-        packed.push(&k_thd[range.clone()], &v_thd[range]);
-    });
-    packed
+    shape.check(&q, (out.rows, out.cols), lse_th);
+    let (segments, source) = (segments(shape, &[0]), pack::Cached(blocks));
+    let work: Vec<_> = segments.iter().map(|segment| (segment, &source)).collect();
+    forward::run(simd_level(), q, &work, shape, forward::TASK_ROWS, out, lse_th);
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub use device::{Gpu, gpus};
 pub use dropout::dropout;
 pub use elementwise::{add, add_assign, embed, embed_backward, scale};
 pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
-pub use matrix::{Mat, MatMut, Start};
+pub use matrix::{Mat, MatMut, RowsMut, Start};
 pub use memory::keep_freed_memory;
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
 pub use panels::{PANEL_COLUMNS, Panels};

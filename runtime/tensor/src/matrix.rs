@@ -156,6 +156,59 @@ impl<'a> MatMut<'a> {
     }
 }
 
+/// Rows to write to, each a slice of its own, so that several column ranges of one matrix can be written at once.
+#[derive(Debug, Default)]
+pub struct RowsMut<'a>(Vec<&'a mut [f32]>);
+
+impl<'a> RowsMut<'a> {
+    /// The rows of a matrix of `cols` columns, one after the other.
+    ///
+    /// # Panics
+    /// `data` is not a whole number of rows.
+    pub fn row_major(data: &'a mut [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
+        Self(data.chunks_exact_mut(cols).collect())
+    }
+
+    /// The given column ranges, ascending and disjoint, of every row of a matrix of `cols` columns.
+    ///
+    /// # Panics
+    /// The ranges overlap, descend or end beyond the columns, or `data` is not a whole number of rows.
+    pub fn of_columns<const N: usize>(
+        data: &'a mut [f32],
+        cols: usize,
+        ranges: [Range<usize>; N],
+    ) -> [Self; N] {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
+        let mut parts = std::array::from_fn(|_| Self(Vec::with_capacity(data.len() / cols)));
+        for mut row in data.chunks_exact_mut(cols) {
+            let mut first = 0;
+            for (part, range) in parts.iter_mut().zip(&ranges) {
+                assert!(first <= range.start, "columns {range:?} after column {first}");
+                let (columns, rest) = row[range.start - first..].split_at_mut(range.len());
+                part.0.push(columns);
+                (row, first) = (rest, range.end);
+            }
+        }
+        parts
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Number of columns; 0 without rows.
+    pub fn cols(&self) -> usize {
+        self.0.first().map_or(0, |row| row.len())
+    }
+
+    /// The rows, in order.
+    pub fn into_rows(self) -> impl Iterator<Item = &'a mut [f32]> {
+        self.0.into_iter()
+    }
+}
+
 /// Elements from the first to the last one, both included.
 fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
@@ -181,6 +234,24 @@ mod tests {
         let mut mat = MatMut::row_major(&mut data, 2, 4);
         mat.columns(1..3).row_mut(1).fill(5.0);
         assert_eq!(data, [0.0, 0.0, 0.0, 0.0, 0.0, 5.0, 5.0, 0.0]);
+    }
+
+    #[test]
+    fn column_ranges_of_all_rows_are_written_at_once() {
+        let mut data = vec![0.0; 12];
+        let [left, right] = RowsMut::of_columns(&mut data, 6, [1..3, 4..6]);
+        assert_eq!((left.rows(), left.cols(), right.cols()), (2, 2, 2));
+        for (row, (left, right)) in left.into_rows().zip(right.into_rows()).enumerate() {
+            left.fill(1.0 + row as f32);
+            right.fill(5.0);
+        }
+        assert_eq!(data, [0.0, 1.0, 1.0, 0.0, 5.0, 5.0, 0.0, 2.0, 2.0, 0.0, 5.0, 5.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "columns 2..4 after column 3")]
+    fn overlapping_column_ranges_are_refused() {
+        RowsMut::of_columns(&mut [0.0; 12], 6, [1..3, 2..4]);
     }
 
     #[test]

@@ -85,6 +85,14 @@ fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
     if columns.cols < PANEL_COLUMNS {
         panel.fill(0.0);
     }
+    if columns.col_stride == 1 && columns.cols == PANEL_COLUMNS {
+        for (k, row) in panel.as_chunks_mut::<PANEL_COLUMNS>().0.iter_mut().enumerate() {
+            if let Some(source) = columns.data[k * columns.row_stride..].first_chunk() {
+                *row = *source;
+            }
+        }
+        return;
+    }
     if columns.col_stride == 1 {
         for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
             row[..columns.cols].copy_from_slice(&columns.data[k * columns.row_stride..][..columns.cols]);

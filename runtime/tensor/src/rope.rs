@@ -3,6 +3,10 @@
 
 use crate::math::{pow_f64, sin_cos};
 use crate::simd::{simd_dispatch, simd_level};
+use crate::{MatMut, threads};
+
+/// Elements of one task.
+const TASK_ELEMENTS: usize = 1 << 15;
 
 /// Sines and cosines of every position up to a limit.
 #[derive(Clone, Debug)]
@@ -45,23 +49,28 @@ impl RopeTable {
     }
 }
 
-/// Turns every head of `x` (`[tokens][heads][head_dim]`) in place by its token's position; `inverse` turns it back, which
-/// is also how the gradient passes.
+/// Turns every head of `x` (`[tokens][heads * head_dim]`, whose rows may be columns of a wider matrix) in place by its token's
+/// position; `inverse` turns it back, which is also how the gradient passes.
 ///
 /// # Panics
-/// `x` is not a whole number of heads a token, or a position lies beyond the table.
-pub fn rope(x: &mut [f32], positions: &[u32], table: &RopeTable, inverse: bool) {
-    if positions.is_empty() || table.half == 0 {
+/// `x` has not one row a position, a row is not a whole number of heads, or a position lies beyond the table.
+pub fn rope(x: MatMut<'_>, positions: &[u32], table: &RopeTable, inverse: bool) {
+    if positions.is_empty() || table.half == 0 || x.cols == 0 {
         return;
     }
-    let width = x.len() / positions.len();
-    assert_eq!((x.len() % positions.len(), width % table.head_dim()), (0, 0), "shape of a rotary embedding");
-    let level = simd_level();
-    for (token, &position) in x.chunks_exact_mut(width).zip(positions) {
-        let first = position as usize * table.half;
-        let (cosines, sines) = (&table.cosines[first..][..table.half], &table.sines[first..][..table.half]);
-        turn_at(level, token, cosines, sines, if inverse { -1.0 } else { 1.0 });
-    }
+    assert_eq!((x.rows, x.cols % table.head_dim()), (positions.len(), 0), "shape of a rotary embedding");
+    let (level, sign) = (simd_level(), if inverse { -1.0 } else { 1.0 });
+    let (rows, cost) = ((TASK_ELEMENTS / x.cols).max(1), x.rows * x.cols);
+    let data = &mut x.data[..(x.rows - 1) * x.row_stride + x.cols];
+    threads::for_each_chunk(data, rows * x.row_stride, cost, |index, chunk| {
+        let tokens = chunk.chunks_mut(x.row_stride).zip(&positions[index * rows..]);
+        for (token, &position) in tokens {
+            let first = position as usize * table.half;
+            let (cosines, sines) =
+                (&table.cosines[first..][..table.half], &table.sines[first..][..table.half]);
+            turn_at(level, &mut token[..x.cols], cosines, sines, sign);
+        }
+    });
 }
 
 simd_dispatch!(fn turn_at(heads: &mut [f32], cosines: &[f32], sines: &[f32], sign: f32) = turn);
@@ -90,10 +99,27 @@ mod tests {
         // head_dim 4, theta 10000: frequencies 1 and 0.01; position 3 turns (1, 3) by 3 and (2, 4) by 0.03.
         let table = RopeTable::new(4, 10_000.0, 4);
         let mut x = [1.0, 2.0, 3.0, 4.0];
-        rope(&mut x, &[3], &table, false);
+        rope(MatMut::row_major(&mut x, 1, 4), &[3], &table, false);
         let golden = [-1.413_352_5, 1.879_118, -2.828_857_4, 4.058_191];
         for (actual, expected) in x.iter().zip(golden) {
             assert!((actual - expected).abs() < 1e-6, "{x:?}");
+        }
+    }
+
+    #[test]
+    fn columns_of_a_wider_matrix_turn_and_the_others_stay() {
+        const TOKENS: usize = 2 * TASK_ELEMENTS / 12 + 3;
+        let table = RopeTable::new(6, 10_000.0, 64);
+        let positions: Vec<u32> = (0..TOKENS as u32).map(|token| token % 64).collect();
+        let mut wide: Vec<f32> = (0..TOKENS * 17).map(|value| (value % 23) as f32 - 9.0).collect();
+        let before = wide.clone();
+        let mut packed: Vec<f32> = before.chunks(17).flat_map(|row| row[2..14].to_vec()).collect();
+        crate::set_threads(2).unwrap();
+        rope(MatMut::row_major(&mut wide, TOKENS, 17).columns(2..14), &positions, &table, false);
+        crate::set_threads(1).unwrap();
+        rope(MatMut::row_major(&mut packed, TOKENS, 12), &positions, &table, false);
+        for ((wide, before), packed) in wide.chunks(17).zip(before.chunks(17)).zip(packed.chunks(12)) {
+            assert_eq!(wide, [&before[..2], packed, &before[14..]].concat());
         }
     }
 
@@ -102,9 +128,9 @@ mod tests {
         let table = RopeTable::new(6, 500_000.0, 900);
         let before: Vec<f32> = (0..24).map(|value| value as f32 - 10.0).collect();
         let mut x = before.clone();
-        rope(&mut x, &[7, 899], &table, false);
+        rope(MatMut::row_major(&mut x, 2, 12), &[7, 899], &table, false);
         assert_ne!(x, before);
-        rope(&mut x, &[7, 899], &table, true);
+        rope(MatMut::row_major(&mut x, 2, 12), &[7, 899], &table, true);
         assert!(x.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
@@ -127,7 +153,7 @@ mod tests {
             assert_eq!(actual, expected, "{}", level.name());
         }
         let mut batch = [x.clone(), x.clone(), x].concat();
-        rope(&mut batch, &[1, 9, 60], &table, false);
+        rope(MatMut::row_major(&mut batch, 3, 68), &[1, 9, 60], &table, false);
         assert_eq!(batch[68..136], expected);
     }
 }

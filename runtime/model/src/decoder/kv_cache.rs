@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sixfold_tensor::{AttentionShape, KEY_BLOCK, KeyValueBlocks, attention_blocks, value_stride};
+use sixfold_tensor::{
+    AttentionShape, KEY_BLOCK, KeyValueBlocks, Mat, MatMut, attention_blocks, value_stride,
+};
 
 use crate::config::ModelConfig;
 
@@ -166,7 +168,8 @@ impl KvSequence {
     /// keys and values have been written.
     pub(super) fn attend(&self, layer: usize, q_heads: usize, q_thd: &[f32], out_thd: &mut [f32]) {
         let shape = self.pool.shape;
-        let tokens = q_thd.len() / (q_heads * shape.head_dim);
+        let width = q_heads * shape.head_dim;
+        let tokens = q_thd.len() / width;
         let attention = AttentionShape {
             tokens,
             q_heads,
@@ -176,7 +179,8 @@ impl KvSequence {
             query_offset: self.tokens,
         };
         let mut lse = vec![0.0; tokens * q_heads];
-        attention_blocks(q_thd, &LayerView { sequence: self, layer }, &attention, out_thd, &mut lse);
+        let (q, out) = (Mat::row_major(q_thd, tokens, width), MatMut::row_major(out_thd, tokens, width));
+        attention_blocks(q, &LayerView { sequence: self, layer }, &attention, out, &mut lse);
     }
 
     /// Counts tokens whose keys and values have been written in every layer.

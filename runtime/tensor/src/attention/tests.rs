@@ -1,7 +1,7 @@
 //! Tests of `attention`.
 
 use super::*;
-use crate::{Counter, Purpose, SimdLevel, set_threads};
+use crate::{Counter, Purpose, RowsMut, SimdLevel, set_threads};
 
 fn random(sample: u64, len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
@@ -33,24 +33,38 @@ impl Case {
         }
     }
 
+    fn mats(&self) -> [Mat<'_>; 3] {
+        let AttentionShape { tokens, q_heads, kv_heads, head_dim, keys, .. } = self.shape;
+        let kv = kv_heads * head_dim;
+        [
+            Mat::row_major(&self.q, tokens, q_heads * head_dim),
+            Mat::row_major(&self.k, keys, kv),
+            Mat::row_major(&self.v, keys, kv),
+        ]
+    }
+
     fn forward(&self, level: SimdLevel) -> (Vec<f32>, Vec<f32>) {
         let (mut out, mut lse) =
             (vec![f32::NAN; self.q.len()], vec![f32::NAN; self.q.len() / self.shape.head_dim]);
-        let segments = segments(&self.shape, &self.starts);
-        let packed = pack_segments(&self.shape, &segments, &self.k, &self.v);
-        let work: Vec<_> = segments.into_iter().zip(&packed).collect();
-        forward::run(level, &self.q, &work, &self.shape, &mut out, &mut lse);
+        let width = self.shape.q_heads * self.shape.head_dim;
+        let out_mat = MatMut::row_major(&mut out, self.shape.tokens, width);
+        attention_at(level, self.mats(), &self.shape, &self.starts, out_mat, &mut lse);
         (out, lse)
     }
 
     fn backward(&self, level: SimdLevel) -> [Vec<f32>; 3] {
         let (out, lse) = self.forward(level);
-        let saved =
-            AttentionSaved { q_thd: &self.q, k_thd: &self.k, v_thd: &self.v, out_thd: &out, lse_th: &lse };
+        let [q, k, v] = self.mats();
+        let saved = AttentionSaved { q, k, v, out: Mat { data: &out, ..q }, lse_th: &lse };
         let nan = |len| vec![f32::NAN; len];
         let (mut d_q, mut d_k, mut d_v) = (nan(self.q.len()), nan(self.k.len()), nan(self.k.len()));
-        let gradients = AttentionGradients { d_q_thd: &mut d_q, d_k_thd: &mut d_k, d_v_thd: &mut d_v };
-        backward::backward_at(level, &self.d_out, &saved, &self.shape, &self.starts, gradients);
+        let gradients = AttentionGradients {
+            d_q: RowsMut::row_major(&mut d_q, q.cols),
+            d_k: RowsMut::row_major(&mut d_k, k.cols),
+            d_v: RowsMut::row_major(&mut d_v, k.cols),
+        };
+        let d_out = Mat { data: &self.d_out, ..q };
+        backward::backward_at(level, d_out, &saved, &self.shape, &self.starts, gradients);
         [d_q, d_k, d_v]
     }
 
@@ -163,8 +177,8 @@ fn chunked(case: &Case, chunks: &[usize]) -> (Vec<f32>, Vec<f32>) {
         cache.push(&case.k[kv.clone()], &case.v[kv]);
         let shape = AttentionShape { tokens, keys: first + tokens, query_offset: first, ..case.shape };
         let (mut part, mut part_lse) = (vec![0.0; tokens * q_heads * head_dim], vec![0.0; tokens * q_heads]);
-        let q = &case.q[first * q_heads * head_dim..][..part.len()];
-        attention_blocks(q, &cache, &shape, &mut part, &mut part_lse);
+        let q = case.mats()[0].row_range(first..first + tokens);
+        attention_blocks(q, &cache, &shape, MatMut::row_major(&mut part, tokens, q.cols), &mut part_lse);
         out.extend(part);
         lse.extend(part_lse);
     }
@@ -213,6 +227,45 @@ fn what_lies_in_unused_slots_is_not_seen() {
     cache.truncate(0);
     cache.push(&case.k, &case.v);
     let (mut out, mut lse) = (vec![0.0; case.q.len()], vec![0.0; 10]);
-    attention_blocks(&case.q, &cache, &shape, &mut out, &mut lse);
+    attention_blocks(case.mats()[0], &cache, &shape, MatMut::row_major(&mut out, 5, 16), &mut lse);
     assert_eq!((out, lse), case.forward(simd_level()));
+}
+
+#[test]
+fn columns_of_one_matrix_have_the_bits_of_matrices_of_their_own() {
+    let shape =
+        AttentionShape { tokens: 90, q_heads: 6, kv_heads: 2, head_dim: 20, keys: 90, query_offset: 0 };
+    let case = Case::new(shape, &[0, 33]);
+    let level = simd_level();
+    let (out, lse) = case.forward(level);
+    // A column of something else before each part.
+    const COLUMNS: [std::ops::Range<usize>; 3] = [1..121, 122..162, 163..203];
+    let mut qkv = vec![f32::NAN; 90 * 203];
+    for ((row, q), (k, v)) in
+        qkv.chunks_mut(203).zip(case.q.chunks(120)).zip(case.k.chunks(40).zip(case.v.chunks(40)))
+    {
+        COLUMNS.into_iter().zip([q, k, v]).for_each(|(columns, part)| row[columns].copy_from_slice(part));
+    }
+    let mat = Mat::row_major(&qkv, 90, 203);
+    let [q, k, v] = COLUMNS.map(|columns| mat.columns(columns));
+    let (mut wide_out, mut wide_lse) = (vec![7.0; 90 * 130], vec![0.0; lse.len()]);
+    let out_mat = MatMut::with_stride(&mut wide_out[5..], 90, 120, 130);
+    attention_at(level, [q, k, v], &shape, &case.starts, out_mat, &mut wide_lse);
+    let wide = Mat::row_major(&wide_out, 90, 130).columns(5..125);
+    assert_eq!(wide_lse, lse);
+    assert!((0..90).all(|row| wide.data[row * 130..][..120] == out[row * 120..][..120]));
+    assert!(wide_out.chunks(130).all(|row| row[..5].iter().chain(&row[125..]).all(|&other| other == 7.0)));
+
+    let saved = AttentionSaved { q, k, v, out: wide, lse_th: &wide_lse };
+    let mut d_qkv = vec![7.0; qkv.len()];
+    let [d_q, d_k, d_v] = RowsMut::of_columns(&mut d_qkv, 203, COLUMNS);
+    let d_out = Mat::row_major(&case.d_out, 90, 120);
+    backward::backward_at(level, d_out, &saved, &shape, &case.starts, AttentionGradients { d_q, d_k, d_v });
+    let parts = case.backward(level);
+    for (row, d_row) in d_qkv.chunks(203).enumerate() {
+        for (columns, part) in COLUMNS.into_iter().zip(&parts) {
+            assert_eq!(d_row[columns.clone()], part[row * columns.len()..][..columns.len()]);
+        }
+        assert_eq!([d_row[0], d_row[121], d_row[162]], [7.0; 3]);
+    }
 }

@@ -289,23 +289,33 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
 /// Packs `a` as [`PackedRows`].
 fn pack_rows(a: Mat<'_>, packed: &mut Vec<f32>) {
     packed.resize(a.rows * a.cols, 0.0);
+    if a.row_stride == 1 {
+        return pack_columns(a, packed);
+    }
     for (tile, output) in packed.chunks_mut(TILE_ROWS * a.cols).enumerate() {
         let rows = output.len() / a.cols;
         let first = tile * TILE_ROWS;
         if a.col_stride == 1 {
             transpose(&a.data[first * a.row_stride..], a.row_stride, output, rows, rows, a.cols);
-        } else if a.row_stride == 1 {
-            for (k, group) in output.chunks_exact_mut(rows).enumerate() {
-                group.copy_from_slice(&a.data[k * a.col_stride + first..][..rows]);
-            }
-        } else {
-            for (k, group) in output.chunks_exact_mut(rows).enumerate() {
-                let column = &a.data[k * a.col_stride + first * a.row_stride..];
-                group
-                    .iter_mut()
-                    .zip(column.iter().step_by(a.row_stride))
-                    .for_each(|(packed, &value)| *packed = value);
-            }
+            continue;
         }
+        for (k, group) in output.chunks_exact_mut(rows).enumerate() {
+            let column = &a.data[k * a.col_stride + first * a.row_stride..];
+            let values = column.iter().step_by(a.row_stride);
+            group.iter_mut().zip(values).for_each(|(packed, &value)| *packed = value);
+        }
+    }
+}
+
+/// [`pack_rows`] where a column of `a` lies in one piece.
+fn pack_columns(a: Mat<'_>, packed: &mut [f32]) {
+    let rows_left = a.rows % TILE_ROWS;
+    let (whole, last) = packed.split_at_mut((a.rows - rows_left) * a.cols);
+    for k in 0..a.cols {
+        let column = &a.data[k * a.col_stride..][..a.rows];
+        let (tiles, rest) = column.as_chunks::<TILE_ROWS>();
+        let targets = whole.as_chunks_mut::<TILE_ROWS>().0.iter_mut().skip(k).step_by(a.cols);
+        targets.zip(tiles).for_each(|(target, tile)| *target = *tile);
+        last[k * rows_left..][..rows_left].copy_from_slice(rest);
     }
 }
