@@ -74,12 +74,12 @@ pub enum TrainError {
     },
     /// The numbers have gone out of bounds.
     #[error(
-        "{rank}, step {step}: loss {loss}, gradient norm {gradient_norm}; training cannot go on \
+        "step {step}: {origin}; loss {loss}, gradient norm {gradient_norm}; training cannot go on \
          (try a lower learning_rate, a longer warmup_steps or a smaller clip_norm)"
     )]
     NotFinite {
-        /// This rank.
-        rank: Rank,
+        /// Which rank computed the first number that is not finite, and where.
+        origin: String,
         /// The step, counted from 0.
         step: u64,
         /// The step's loss.

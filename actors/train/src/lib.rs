@@ -25,6 +25,7 @@ mod network;
 mod options;
 mod order;
 mod shard;
+mod straggler;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

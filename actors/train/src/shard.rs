@@ -6,7 +6,7 @@ use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
 use sixfold_cluster::task::{Gang, HostError, Metric, Metrics, TaskOutput};
 use sixfold_model::{Geometry, ModelSlice};
-use sixfold_parallel::{RankLinks, StepReport, Trainer, TrainingJob, slice_of};
+use sixfold_parallel::{NotFinite, RankLinks, StepReport, Trainer, TrainingJob, slice_of};
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
@@ -18,6 +18,7 @@ use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::model_artifact::{self, Trained};
 use crate::options::TrainOptions;
+use crate::straggler::{Straggler, Stragglers};
 
 /// The corpus to train on, among the task's inputs.
 const TOKENS_KIND: &str = "tokens";
@@ -67,7 +68,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         batch_sequences: options.batch_sequences as u64,
         earlier: loaded.map(|loaded| loaded.step),
     })?;
-    let mut training = Training { member, options, batches, trainer, losses, saver };
+    let mut training =
+        Training { member, options, batches, trainer, losses, saver, stragglers: Stragglers::default() };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -117,6 +119,14 @@ struct Member<'a> {
 }
 
 impl Member<'_> {
+    /// A rank and where it runs.
+    fn name(&self, rank: Rank) -> String {
+        match self.gang.members.get(rank.index()) {
+            Some(member) => format!("{rank} on node {}", member.node),
+            None => rank.to_string(),
+        }
+    }
+
     fn connect(&self, purpose: LinkPurpose) -> Result<Links, TrainError> {
         let peers = RankLinks::peers(&self.plan, self.rank);
         let connecting = self.links.connect(&self.gang, self.rank, &peers, purpose);
@@ -162,6 +172,7 @@ struct Training<'a> {
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
     saver: Saver,
+    stragglers: Stragglers,
 }
 
 impl Training<'_> {
@@ -198,7 +209,8 @@ impl Training<'_> {
             let report = done.map_err(|source| TrainError::Step { rank, step, source })?;
             let StepReport { loss, gradient_norm, .. } = report;
             if !(loss.is_finite() && gradient_norm.is_finite()) {
-                return Err(TrainError::NotFinite { rank, step, loss, gradient_norm });
+                let origin = self.not_finite_origin();
+                return Err(TrainError::NotFinite { origin, step, loss, gradient_norm });
             }
             self.losses.push(loss);
             self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
@@ -207,18 +219,42 @@ impl Training<'_> {
         Ok(())
     }
 
-    fn report(&self, report: &StepReport, tokens_per_second: f64) {
+    /// Which rank computed the first number that is not finite, and where.
+    fn not_finite_origin(&self) -> String {
+        match self.trainer.health().not_finite {
+            Some(NotFinite { rank, origin }) => {
+                format!("{} had the first number that is not finite, in {origin}", self.member.name(rank))
+            }
+            None => "a sum overflowed whose parts are all finite".to_owned(),
+        }
+    }
+
+    fn report(&mut self, report: &StepReport, tokens_per_second: f64) {
         if !self.is_first() {
             return;
         }
-        self.member.host.progress(Metrics::from([
+        let mut metrics = Metrics::from([
             ("step".to_owned(), Metric::Count(self.step())),
             ("steps".to_owned(), Metric::Count(self.options.steps)),
             ("loss".to_owned(), Metric::Number(report.loss.into())),
             ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
             ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
             ("tokens_per_second".to_owned(), Metric::Number(tokens_per_second)),
-        ]));
+        ]);
+        let (slowest, straggler) = self.stragglers.after_step(&self.trainer.health().times);
+        if let Some(slowest) = slowest {
+            metrics.extend([
+                ("slowest_rank".to_owned(), Metric::Count(slowest.rank.0.into())),
+                ("slowest_rank_compute_ms".to_owned(), Metric::Number(slowest.compute_ms.into())),
+                ("slowest_rank_to_median".to_owned(), Metric::Number(slowest.to_median().into())),
+            ]);
+        }
+        if let Some(Straggler { rank, to_median, steps }) = straggler {
+            let name = self.member.name(rank);
+            let step = format!("{to_median:.1}x the median step, in {steps} steps one after another");
+            self.member.host.log(format!("{name} is a straggler: {step}"));
+        }
+        self.member.host.progress(metrics);
     }
 
     /// The last step is saved by [`Self::finish`].

@@ -60,6 +60,8 @@ pub(crate) struct LocalLinks {
     ends: Arc<Mutex<Ends>>,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
+    /// A rank that takes so much longer for every message that it sends.
+    pub(crate) slowed: Option<(Rank, Duration)>,
 }
 
 impl LocalLinks {
@@ -75,7 +77,11 @@ impl LocalLinks {
             ends.insert((purpose, peer, rank), Box::new(far));
             Box::new(near)
         };
-        peers.iter().map(|&peer| (peer, take(peer))).collect()
+        let slow = |link: Box<dyn TensorLink>| match self.slowed {
+            Some((slow, delay)) if slow == rank => Box::new(SlowLink { link, delay }),
+            _ => link,
+        };
+        peers.iter().map(|&peer| (peer, slow(take(peer)))).collect()
     }
 
     /// Whom `rank` meets where it expects `peer`, whose number differs from its own in one bit: the
@@ -90,6 +96,35 @@ impl LocalLinks {
             Some(_) => leaf(Rank(leaf(rank).0 ^ rank.0 ^ peer.0)),
             None => peer,
         }
+    }
+}
+
+/// A link of a rank that is slow itself: what it takes longer is not time that it waits for its peer.
+struct SlowLink {
+    link: Box<dyn TensorLink>,
+    delay: Duration,
+}
+
+impl TensorLink for SlowLink {
+    fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
+        std::thread::sleep(self.delay);
+        self.link.send(message)
+    }
+
+    fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
+        self.link.recv(message)
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.link.bytes_sent()
+    }
+
+    fn waited(&self) -> Duration {
+        self.link.waited()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.link.kind()
     }
 }
 

@@ -3,6 +3,8 @@
 mod gang;
 mod meeting;
 
+use std::time::Duration;
+
 use gang::{Gang, Outcome};
 use sixfold_cluster::task::{ErrorClass, LinkChoice, Metric, TaskError};
 use sixfold_topology::Rank;
@@ -167,6 +169,42 @@ fn a_lost_member_restarts_its_peers() {
     let says = |rank, text: &str| errors[&rank].message.starts_with(text);
     assert!(says(Rank(1), "stopped before step"), "{errors:?}");
     assert!(says(Rank(0), "rank 0, step"), "{errors:?}");
+}
+
+#[test]
+fn a_slow_rank_is_named() {
+    let mut gang = Gang::new(TrainOptions { steps: 12, ..options("tp2.pp2") });
+    gang.slowed = Some((Rank(3), Duration::from_millis(2)));
+    let outcome = gang.run().unwrap();
+    let named: Vec<_> = outcome.log.iter().filter(|line| line.contains("straggler")).collect();
+    assert_eq!(named.len(), 1, "{:?}", outcome.log);
+    assert!(named[0].starts_with("rank 3 on node here is a straggler: "), "{named:?}");
+    assert_eq!(outcome.progress.len(), 12);
+    let slow = outcome.progress.iter().filter(|figures| figures["slowest_rank"] == Metric::Count(3));
+    assert!(slow.count() > 10, "{:?}", outcome.progress);
+    let Metric::Number(ratio) = outcome.progress[6]["slowest_rank_to_median"] else { panic!("no ratio") };
+    assert!(ratio > 1.5, "{ratio}");
+    let serial = Gang::new(options("tp1")).run().unwrap();
+    assert!(!serial.progress[0].contains_key("slowest_rank"), "a rank alone is compared with nobody");
+}
+
+#[test]
+fn the_rank_and_the_layer_of_the_first_number_that_is_not_finite_are_named() {
+    let diverging = TrainOptions { learning_rate: 1e30, clip_norm: 0.0, ..options("dp2.tp2.pp2") };
+    let errors = Gang::new(diverging).run().unwrap_err();
+    assert_eq!(errors.len(), 8);
+    for error in errors.values() {
+        assert_eq!(error, &errors[&Rank(0)], "all ranks say the same");
+        assert_eq!(error.class, ErrorClass::Fatal);
+        let words = [
+            "step 1: rank 2 on node here had",
+            "in the backward pass of model.layers.1.mlp",
+            "training cannot go on",
+        ];
+        for word in words {
+            assert!(error.message.contains(word), "`{word}` is not in: {}", error.message);
+        }
+    }
 }
 
 #[test]

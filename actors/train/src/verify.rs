@@ -163,11 +163,13 @@ mod tests {
 
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
-        let choices: [(&str, fn(&mut TrainOptions)); 8] = [
+        type Choose = fn(&mut TrainOptions);
+        let choices: [(&str, Choose); 9] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
             ("dp2.tp4", |o| (o.kv_heads, o.tie_embeddings) = (1, true)),
+            ("tp2.pp3", |o| o.tie_embeddings = true),
             ("tp8", |o| (o.tensor_shards, o.heads, o.kv_heads, o.hidden_size) = (8, 3, 3, 96)),
             ("tp2.pp4", |o| (o.micro_batch_sequences, o.batch_sequences, o.clip_norm) = (1, 24, 0.0)),
             ("dp4.tp2", |o| (o.feed_forward_size, o.sequence_length, o.warmup_steps) = (3, 1, 0)),

@@ -108,7 +108,10 @@ impl PointToPoint {
         let mut piece = vec![0.0_f32; numbers];
         self.link.recv(bytemuck::cast_slice_mut(&mut piece))?;
         self.inbox.push_back(piece);
-        self.send_header(0)
+        // A sender that has left needs no acknowledgement of its last message; one that is lost is missed when
+        // something is wanted from it.
+        let _ = self.send_header(0);
+        Ok(())
     }
 }
 
@@ -179,6 +182,15 @@ mod tests {
         left.send(&[0xff; HEADER_BYTES]).unwrap();
         let mut right = PointToPoint::new(Box::new(right));
         assert!(matches!(right.receive(1), Err(LinkError::Length { .. })));
+    }
+
+    #[test]
+    fn the_last_message_of_an_end_that_has_left_arrives() {
+        let (mut left, mut right) = pair();
+        left.send(&message(PIECE + 1, 0.5)).unwrap();
+        drop(left);
+        assert_eq!(right.receive(PIECE + 1).unwrap(), message(PIECE + 1, 0.5));
+        assert!(right.receive(1).is_err());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct Gang {
     states: Arc<std::sync::Mutex<States>>,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
+    /// A rank that takes so much longer for every message that it sends.
+    pub(crate) slowed: Option<(Rank, Duration)>,
     /// A rank that is told to stop once the first step is done.
     pub(crate) stopped: Option<Rank>,
     /// A rank that never starts, so that the others are told to stop.
@@ -60,6 +62,8 @@ pub(crate) struct Outcome {
     /// The accounts of all ranks.
     pub(crate) ranks: Vec<Value>,
     pub(crate) log: Vec<String>,
+    /// What the first rank reported, step by step.
+    pub(crate) progress: Vec<Metrics>,
 }
 
 impl Outcome {
@@ -96,6 +100,7 @@ impl Gang {
             resume: Vec::new(),
             states: Arc::default(),
             swapped: None,
+            slowed: None,
             stopped: None,
             absent: None,
             network: None,
@@ -112,6 +117,7 @@ impl Gang {
             resume: Vec::new(),
             states: self.states.clone(),
             swapped: None,
+            slowed: None,
             stopped: None,
             absent: None,
             network: None,
@@ -154,7 +160,7 @@ impl Gang {
     async fn run_ranks(&self) -> Result<Outcome, BTreeMap<Rank, TaskError>> {
         let plan = self.options.plan();
         let mut links = LocalLinks::default();
-        links.swapped = self.swapped;
+        (links.swapped, links.slowed) = (self.swapped, self.slowed);
         let board = Board::new(plan.world_size());
         let authority = Authority::create(SystemTime::now()).unwrap();
         let mut running = Vec::new();
@@ -180,7 +186,7 @@ impl Gang {
             running.push((rank, host, result, actor));
         }
         let (mut outputs, mut errors) = (HashMap::new(), BTreeMap::new());
-        let mut log = Vec::new();
+        let (mut log, mut progress) = (Vec::new(), Vec::new());
         let mut states = States::new();
         for (rank, host, result, actor) in running {
             match result.await.unwrap() {
@@ -191,6 +197,7 @@ impl Gang {
             for record in host.records() {
                 match record {
                     Record::Log(line) => log.push(line),
+                    Record::Progress(figures) if rank == Rank(0) => progress.push(figures),
                     Record::State(SavedState { artifact, step }) => {
                         states.entry(step).or_default().insert(rank, artifact);
                     }
@@ -202,7 +209,7 @@ impl Gang {
             return Err(errors);
         }
         self.states.lock().unwrap().append(&mut states);
-        Ok(outcome(outputs, log))
+        Ok(Outcome { progress, ..outcome(outputs, log) })
     }
 
     fn context(
@@ -246,5 +253,6 @@ fn outcome(mut outputs: HashMap<Rank, TaskOutput>, log: Vec<String>) -> Outcome 
     assert!(outputs.values().all(|output| output.artifacts.is_empty()), "only the first rank publishes");
     let model = *first.artifacts.first().unwrap();
     assert_ne!(model, ArtifactId(ContentHash::of(b"")));
-    Outcome { model, metrics: first.metrics, ranks: ranks.into_iter().map(|(_, rank)| rank).collect(), log }
+    let ranks = ranks.into_iter().map(|(_, rank)| rank).collect();
+    Outcome { model, metrics: first.metrics, ranks, log, progress: Vec::new() }
 }

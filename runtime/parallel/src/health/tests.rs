@@ -1,7 +1,6 @@
 //! What ranks tell of themselves survives its way, and names the rank and the place where a number went
 //! wrong.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sixfold_model::Tensor;
@@ -94,22 +93,35 @@ fn all_ranks_name_the_rank_and_the_layer_of_the_first_number_that_is_not_finite(
     );
 }
 
+/// The final norm's weight scales every gradient behind it; an embedding of tiny numbers, which the first norm
+/// scales up, has the largest of all.
+fn with_large_gradients(plan: &str, from: Rank, weight: f32) -> NotFinite {
+    let healths = step_of(plan, connect(&plan.parse().unwrap()), |rank, trainer, _| {
+        let [parameters, ..] = trainer.state_mut();
+        let units: Vec<UnitId> = parameters.iter().map(|(unit, _)| unit).collect();
+        for unit in units.into_iter().filter(|unit| unit.tensor == Tensor::Embedding) {
+            parameters.unit_mut(unit).iter_mut().for_each(|value| *value *= 1e-6);
+        }
+        if rank >= from {
+            parameters.unit_mut(UnitId::FINAL_NORM).fill(weight);
+        }
+    });
+    healths[0].not_finite.unwrap()
+}
+
 #[test]
-fn a_gradient_whose_squares_overflow_is_named_by_its_tensor() {
-    let of_replicas = |plan: &str| {
-        // Losses that weigh so much that gradients, but no activation, leave the range of an f32.
-        let healths = step_of(plan, connect(&plan.parse().unwrap()), |_, trainer, _| {
-            let [parameters, ..] = trainer.state_mut();
-            parameters.values_mut().iter_mut().for_each(|value| *value *= 1e-3);
-            let embedding: BTreeSet<UnitId> = parameters.iter().map(|(unit, _)| unit).collect();
-            for unit in embedding.into_iter().filter(|unit| unit.tensor == Tensor::FinalNorm) {
-                parameters.unit_mut(unit).fill(1e30);
-            }
-        });
-        healths[0].not_finite
-    };
-    let found = of_replicas("tp2").unwrap();
-    assert!(matches!(found.origin, Origin::Gradient(_)), "{found:?}");
+fn a_gradient_that_overflows_is_named_by_the_replica_s_rank_and_the_tensor() {
+    // Gradients of the second replica, whose ranks are 2 and 3, leave the range of numbers; its activations do not.
+    let found = with_large_gradients("dp2.tp2", Rank(2), 8e37);
+    assert_eq!(found, NotFinite { rank: Rank(3), origin: Origin::Gradient(UnitId::embedding(2)) });
+    let said = found.origin.to_string();
+    assert_eq!(said, "the gradient of model.embed_tokens.weight, logical shard 2");
+}
+
+#[test]
+fn squares_that_overflow_are_named_by_their_tensor() {
+    let found = with_large_gradients("tp2", Rank(0), 1e30);
+    assert_eq!(found, NotFinite { rank: Rank(0), origin: Origin::Gradient(UnitId::embedding(0)) });
 }
 
 #[test]

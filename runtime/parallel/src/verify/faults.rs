@@ -19,6 +19,11 @@ fn one_kv_head() -> ModelConfig {
     ModelConfig { num_key_value_heads: 1, ..config() }
 }
 
+/// The head is the embedding, on both ends of a pipeline.
+fn tied() -> ModelConfig {
+    ModelConfig { tie_word_embeddings: true, ..config() }
+}
+
 /// Where the tensor-parallel ranks of step 1 add their parts of a layer's output.
 fn is_partial_sum(message: &Message<'_>) -> bool {
     message.step == 1 && message.long == 3
@@ -144,6 +149,13 @@ fn wrong_data_group() -> Planted {
         3 => all(2..3),
         _ => batch,
     })
+}
+
+fn tied_head_not_added() -> Planted {
+    let config = tied();
+    let table = config.vocab_size * config.hidden_size;
+    let harm = move |message: &mut Message<'_>| message.theirs.len() == table && drop_theirs(message);
+    Planted { harm: Box::new(harm), ..Planted::nothing(config, "pp4") }
 }
 
 fn kv_copies_not_summed() -> Planted {
@@ -277,6 +289,9 @@ fn cases() -> Vec<Case> {
     case("copies of a key-value head not summed", kv_copies_not_summed(), true, |found| {
         is(found, 0, Gradient, "layers.0.self_attn.k_proj")
     });
+    case("a tied head's gradient not added across the pipeline", tied_head_not_added(), true, |found| {
+        is(found, 0, Gradient, "embed_tokens")
+    });
     case("norm gradients counted on every rank", norm_gradients_of_every_rank(), true, |found| {
         is(found, 0, Gradient, "layers.0.input_layernorm")
     });
@@ -316,7 +331,7 @@ fn every_planted_fault_is_caught_and_names_a_tensor() {
 #[test]
 fn a_gang_without_a_fault_is_the_same() {
     for plan in ["tp2", "tp4", "dp2", "dp4", "pp2", "dp2.tp2", "dp2.pp2", "pp4", "dp2.tp2.pp2"] {
-        for config in [config(), one_kv_head()] {
+        for config in [config(), one_kv_head(), tied()] {
             for per_group in [1, 2] {
                 let planted = Planted { per_group, ..Planted::nothing(config.clone(), plan) };
                 assert_eq!(planted.find(), (None, 0), "{plan}");
