@@ -99,8 +99,15 @@ fn rows(m: usize, n: usize, k: usize) {
 
 fn attentions() {
     for (tokens, documents) in [(2048, 8), (2048, 1)] {
-        let shape =
-            AttentionShape { tokens, q_heads: 6, kv_heads: 6, head_dim: 64, keys: tokens, query_offset: 0 };
+        let shape = AttentionShape {
+            tokens,
+            q_heads: 6,
+            kv_heads: 6,
+            head_dim: 64,
+            keys: tokens,
+            query_offset: 0,
+            window: None,
+        };
         let starts: Vec<usize> = (0..documents).map(|index| index * tokens / documents).collect();
         let len = tokens * shape.q_heads * shape.head_dim;
         let (q, k, v, d_out) = (random(1, len), random(2, len), random(3, len), random(4, len));
