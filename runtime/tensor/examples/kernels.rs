@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use sixfold_tensor::{
-    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose,
-    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, keep_freed_memory,
-    logit_exp_sums, matmul, matmul_panels, rms_norm, set_threads, simd_level, swiglu,
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Gelu, Mat, MatMut, Panels, Purpose,
+    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
+    keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, set_threads, simd_level,
+    swiglu,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -145,6 +146,16 @@ fn element_wise() {
         "rms_norm {:.2} Gelement/s",
         giga(len, best(|| rms_norm(&gate_up[..len], &gate_up[len..][..1024], 1e-5, &mut out, &mut rstd)))
     );
+    let (mut mean, bias) = (vec![0.0; 2048], vec![0.5; 1024]);
+    let norm = best(|| {
+        layer_norm(&gate_up[..len], &gate_up[len..][..1024], &bias, 1e-5, &mut out, &mut mean, &mut rstd);
+    });
+    println!("layer_norm {:.2} Gelement/s", giga(len, norm));
+    for form in [Gelu::Erf, Gelu::Tanh] {
+        let forward = giga(len, best(|| gelu(form, &gate_up[..len], &mut out)));
+        let backward = giga(len, best(|| gelu_backward(form, &gate_up[..len], &gate_up[len..], &mut out)));
+        println!("gelu {form:?} {forward:.2} Gelement/s, backward {backward:.2}");
+    }
     let shard = VocabularyShard { first_id: 0, columns: 8192, words: 8192 };
     let mut sums = vec![0.0; len / 8192];
     let maxima = vec![1.0; len / 8192];
