@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use sixfold_tensor::{
     AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Gelu, Mat, MatMut, Panels, Purpose,
     RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
-    keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, set_threads, simd_level,
-    swiglu,
+    keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, round_to_bf16,
+    set_threads, simd_level, swiglu, widen_bf16,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -156,6 +156,10 @@ fn element_wise() {
         let backward = giga(len, best(|| gelu_backward(form, &gate_up[..len], &gate_up[len..], &mut out)));
         println!("gelu {form:?} {forward:.2} Gelement/s, backward {backward:.2}");
     }
+    let mut narrow = vec![half::bf16::ZERO; len];
+    let to = giga(len, best(|| round_to_bf16(&gate_up[..len], &mut narrow)));
+    let from = giga(len, best(|| widen_bf16(&narrow, &mut out)));
+    println!("to bf16 {to:.2} Gelement/s, from it {from:.2}");
     let shard = VocabularyShard { first_id: 0, columns: 8192, words: 8192 };
     let mut sums = vec![0.0; len / 8192];
     let maxima = vec![1.0; len / 8192];

@@ -10,7 +10,7 @@
 //! - a sum over shards, groups or blocks is a balanced binary tree over the logical index, see [`tree_sum`];
 //! - `exp`, `ln`, `sin`, `cos` and what else is made of them is our own ([`math`]), since the platform's differ.
 //!
-//! Tensors are plain `f32` slices; [`Mat`] and [`MatMut`] add strides. Shape suffixes in names: `t` tokens, `h` heads,
+//! Tensors are plain `f32` slices; [`Mat`], [`MatMut`] and [`RowsMut`] add strides. Shape suffixes in names: `t` tokens, `h` heads,
 //! `d` head dim, `n` columns, `k` the summed dim.
 //!
 //! This crate is not a tensor library: there is no graph, no automatic gradient, no dtype dispatch. It knows no model and no
@@ -25,6 +25,7 @@ pub mod math;
 
 mod adamw;
 mod attention;
+mod bf16;
 mod bias;
 mod cross_entropy;
 mod device;
@@ -51,6 +52,7 @@ pub use attention::{
     AttentionGradients, AttentionSaved, AttentionShape, BlockedKeyValues, KEY_BLOCK, KeyValueBlocks,
     attention, attention_backward, attention_blocks, value_stride,
 };
+pub use bf16::{round_to_bf16, widen_bf16};
 pub use bias::{add_bias, bias_gradient};
 pub use cross_entropy::{
     IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
