@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Login(LoginArgs),
     /// Submit a job file.
     Submit(SubmitArgs),
+    /// Check that a job's plans train to the bits of one rank, here, before machines are spent on them.
+    VerifyPlan(VerifyPlanArgs),
     /// List jobs.
     Jobs(ClientArgs),
     /// Show one job: stages, metrics, results; with --why, where each rank was placed and why.
@@ -351,8 +353,36 @@ pub(crate) struct SubmitArgs {
     /// Show progress until the job ends.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Start it without verifying the plans of its training stages (see `sixfold verify-plan`).
+    #[arg(long)]
+    pub(crate) no_verify_plan: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Check that a job's plans train to the bits of one rank, here, before machines are spent on them.
+///
+/// For every stage of kind `train`, a model of some thousand parameters that makes the same choices (plan,
+/// logical shards, data groups, how unevenly heads and layers fall on the ranks, copies of key-value heads,
+/// tied head, dropout, clipping, packed documents) is trained for three steps: by all ranks of the plan, as
+/// threads of this process with the code that workers run, and by one rank alone. Every gradient after the
+/// sums, every weight and moment, and the loss must have the same bits on every rank.
+///
+/// If they have, a table says what was compared, and what each rank sent beside what it would have sent if
+/// every sum had gone around a ring. If not, the command ends with code 1 and names the first number that
+/// differs: step, tensor (by its Hugging Face name), logical shard, rank, row and column, both values.
+///
+/// `sixfold run` and `sixfold submit` do this by themselves before they start a job, unless they are told
+/// `--no-verify-plan` or the stage says `verify_plan = false`. A plan of one rank has nothing to compare.
+///
+/// Example: sixfold verify-plan config/jobs/quickstart.toml --set train.data_parallel=2
+#[derive(Args)]
+pub(crate) struct VerifyPlanArgs {
+    #[command(flatten)]
+    pub(crate) job: JobFileArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]
@@ -378,6 +408,9 @@ pub(crate) struct LocalArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) job: JobFileArgs,
+    /// Start it without verifying the plans of its training stages (see `sixfold verify-plan`).
+    #[arg(long)]
+    pub(crate) no_verify_plan: bool,
     /// Node daemons to start, each a process with a folder of its own.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) local: u32,

@@ -8,6 +8,7 @@ pub(crate) mod nodes;
 pub(crate) mod query;
 pub(crate) mod stages;
 mod table;
+pub(crate) mod verify;
 
 use anyhow::Result;
 use serde_json::Value;

@@ -15,7 +15,7 @@ use sixfold_infer::message::{ChatMessage, Prompt};
 use crate::cli::QuickstartArgs;
 use crate::client::Client;
 use crate::commands::query::{Answered, answer, generate};
-use crate::commands::{artifacts, jobs, print_json};
+use crate::commands::{artifacts, jobs, print_json, verify};
 use crate::run::{Started, folder};
 use crate::site::{self, Site};
 use crate::{job, process, watch};
@@ -40,6 +40,7 @@ const DRIFT_PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) async fn run(args: QuickstartArgs) -> Result<()> {
     let site = site::choose(args.site.as_deref()).await?;
     let spec = compile(&site, &args)?;
+    verify::before_start(&spec, !args.options.json).await?;
     let (dir, temporary) = folder(&args.options, "sixfold-quickstart-")?;
     // People look at the results afterwards.
     temporary.map(tempfile::TempDir::keep);

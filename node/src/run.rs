@@ -10,7 +10,7 @@ use sixfold_coordinator::message::{ClientRequest, JobView};
 use crate::cli::{LocalArgs, RunArgs, TokenRole};
 use crate::client::Client;
 use crate::commands::access::create_token;
-use crate::commands::jobs;
+use crate::commands::{jobs, verify};
 use crate::home::Home;
 use crate::local::{LocalCluster, LocalOptions};
 use crate::{process, watch};
@@ -21,6 +21,9 @@ const TOKEN_LIFETIME: Duration = Duration::from_mins(10);
 /// `sixfold run JOB.toml --local N`.
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let spec = jobs::compile(&args.job)?;
+    if !args.no_verify_plan {
+        verify::before_start(&spec, !args.options.json).await?;
+    }
     let (dir, temporary) = folder(&args.options, "sixfold-run-")?;
     let started = Started::start(&args.options, dir, args.local).await?;
     let outcome = tokio::select! {

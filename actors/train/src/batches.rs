@@ -88,6 +88,7 @@ impl Batches {
     fn micro_batch(&self, step: u64, first: usize) -> Result<MicroBatch, TokensError> {
         let length = self.sequence_length;
         let mut batch = MicroBatch {
+            groups: 1,
             tokens: Vec::with_capacity(self.micro_batch * length),
             targets: Vec::with_capacity(self.micro_batch * length),
             document_starts: Vec::new(),

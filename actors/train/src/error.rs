@@ -130,7 +130,6 @@ impl TrainError {
             | Self::Geometry(_)
             | Self::NotFinite { .. }
             | Self::Weights(_)
-            | Self::Place(PlaceError::TiedHead)
             | Self::Step {
                 source:
                     StepError::Batch(_)

@@ -29,6 +29,7 @@ mod shard;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use actor::TrainerShard;
 pub use error::TrainError;
@@ -36,3 +37,5 @@ pub use links::{LinkFactory, LinkPurpose, Links};
 pub use measure::{Measured, measure};
 pub use options::{OptionsError, TrainOptions};
 pub use order::DataOrder;
+pub use sixfold_parallel::verify::{Difference, Found, Verified, VerifiedRank, VerifyError};
+pub use verify::{VerifyPlanError, verify_plan};

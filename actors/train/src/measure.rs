@@ -53,6 +53,7 @@ pub fn measure(
     let (plan, rank) = (ParallelPlan::default(), Rank(0));
     let links = RankLinks::new(&plan, rank, HashMap::new())?;
     let mut trainer = Trainer::new(&job, &plan, rank, links)?;
+    trainer.set_execution(options.execution());
     let mut losses = Vec::new();
     let mut times = Vec::new();
     for step in 0..=warmup + steps {

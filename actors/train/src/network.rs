@@ -143,6 +143,10 @@ impl TensorLink for NamedLink {
         self.link.bytes_sent()
     }
 
+    fn waited(&self) -> Duration {
+        self.link.waited()
+    }
+
     fn kind(&self) -> &'static str {
         self.link.kind()
     }

@@ -4,7 +4,8 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions};
+use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
+use sixfold_parallel::Execution;
 use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
 
 /// Vocabulary that stands in for the real one, which only the tokens know, while options are checked.
@@ -16,7 +17,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `threads` and `checkpoint_every_steps`; every other option changes them.
+/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens` and `checkpoint_every_steps`; every other
+/// option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -34,7 +36,7 @@ pub struct TrainOptions {
     pub context_length: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
-    /// Whether the head is the embedding; needs `pipeline_parallel` 1.
+    /// Whether the head is the embedding.
     pub tie_embeddings: bool,
 
     /// Ways that the batch is split over ranks; a power of two.
@@ -43,6 +45,9 @@ pub struct TrainOptions {
     pub tensor_parallel: usize,
     /// Runs of layers, each on ranks of its own.
     pub pipeline_parallel: usize,
+    /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
+    /// it and by one rank, and the bits must be the same. Takes about a second.
+    pub verify_plan: bool,
     /// Logical tensor shards: the most that `tensor_parallel` can be. A power of two. Fixes the
     /// order of sums, so it is part of the model.
     pub tensor_shards: usize,
@@ -81,6 +86,14 @@ pub struct TrainOptions {
 
     /// Steps between two checkpoints: the most that a fault makes the job do again.
     pub checkpoint_every_steps: u64,
+    /// What backward passes compute again instead of keeping it: `none`, `selective` (norms and gated products: a
+    /// quarter of the activations is saved for a few per cent of the time) or `full` (all but a layer's
+    /// input: little is kept, for a third more products).
+    #[schemars(with = "String")]
+    pub recompute: Recompute,
+    /// Tokens that go through the model together, where data groups are smaller: more are faster and take
+    /// more memory.
+    pub pass_tokens: usize,
     /// Compute threads of a rank.
     pub threads: usize,
 }
@@ -99,6 +112,7 @@ impl Default for TrainOptions {
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
+            verify_plan: true,
             tensor_shards: 4,
             steps: 200,
             batch_sequences: 8,
@@ -115,6 +129,8 @@ impl Default for TrainOptions {
             dropout: 0.0,
             seed: 1,
             checkpoint_every_steps: 10,
+            recompute: Execution::default().recompute,
+            pass_tokens: Execution::default().pass_tokens,
             threads: 1,
         }
     }
@@ -139,9 +155,6 @@ pub enum OptionsError {
     /// The plan does not fit the model or the batch.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Head and embedding are one table, which lies on one pipeline stage only.
-    #[error("`tie_embeddings` needs `pipeline_parallel` = 1")]
-    TiedPipeline,
 }
 
 fn require(
@@ -170,11 +183,9 @@ impl TrainOptions {
             self.heads,
             format_args!("a divisor of hidden_size, {}", self.hidden_size),
         )?;
+        require(self.pass_tokens > 0, "pass_tokens", self.pass_tokens, "at least 1")?;
         self.geometry(VOCABULARY_STAND_IN, None)?;
         self.plan().validate(&self.shape())?;
-        if self.tie_embeddings && self.pipeline_parallel > 1 {
-            return Err(OptionsError::TiedPipeline);
-        }
         Ok(())
     }
 
@@ -245,6 +256,11 @@ impl TrainOptions {
         }
     }
 
+    /// How steps are computed.
+    pub fn execution(&self) -> Execution {
+        Execution { recompute: self.recompute, pass_tokens: self.pass_tokens }
+    }
+
     /// Tokens of a training sequence.
     pub fn sequence(&self) -> usize {
         if self.sequence_length == 0 { self.context_length } else { self.sequence_length }
@@ -301,13 +317,24 @@ impl TrainOptions {
     /// are equal may go on from each other's checkpoints.
     pub fn without_plan(&self) -> Self {
         let Self {
-            data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, ..
+            data_parallel,
+            tensor_parallel,
+            pipeline_parallel,
+            verify_plan,
+            checkpoint_every_steps,
+            recompute,
+            pass_tokens,
+            threads,
+            ..
         } = Self::default();
         Self {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            verify_plan,
             checkpoint_every_steps,
+            recompute,
+            pass_tokens,
             threads,
             ..self.clone()
         }
@@ -348,7 +375,6 @@ mod tests {
         assert!(refused(|o| o.tensor_parallel = 8).contains("only 4 logical tensor shards"));
         assert!(refused(|o| o.tensor_shards = 3).contains("power of two"));
         assert!(refused(|o| o.pipeline_parallel = 5).contains("only 4 layers"));
-        assert!(refused(|o| (o.tie_embeddings, o.pipeline_parallel) = (true, 2)).contains("tie_embeddings"));
         for (name, edit) in [
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
@@ -361,7 +387,8 @@ mod tests {
 
     #[test]
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
-        let options = TrainOptions { tensor_parallel: 2, threads: 3, ..TrainOptions::default() };
+        let options =
+            TrainOptions { tensor_parallel: 2, threads: 3, verify_plan: false, ..TrainOptions::default() };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
     }

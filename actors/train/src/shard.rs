@@ -56,7 +56,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
     let tokens = corpus.id;
     let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
-    let (trainer, loaded) = member.begin(&job, &slice, &fingerprint)?;
+    let (mut trainer, loaded) = member.begin(&job, &slice, &fingerprint)?;
+    trainer.set_execution(options.execution());
     let losses = loaded.as_ref().map(|loaded| loaded.losses.clone()).unwrap_or_default();
     let saver = Saver::start(Writer {
         host: host.clone(),

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -171,6 +171,7 @@ struct TcpLink {
     out: std::sync::mpsc::SyncSender<Vec<u8>>,
     stream: TcpStream,
     bytes_sent: u64,
+    waited: Duration,
 }
 
 impl TcpLink {
@@ -183,7 +184,7 @@ impl TcpLink {
         let mut writer = stream.try_clone()?;
         let (out, queue) = std::sync::mpsc::sync_channel::<Vec<u8>>(1);
         std::thread::spawn(move || queue.into_iter().try_for_each(|message| writer.write_all(&message)));
-        Ok(Self { out, stream, bytes_sent: 0 })
+        Ok(Self { out, stream, bytes_sent: 0, waited: Duration::ZERO })
     }
 }
 
@@ -199,11 +200,18 @@ impl TensorLink for TcpLink {
     }
 
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
-        self.stream.read_exact(message).map_err(closed)
+        let since = Instant::now();
+        let read = self.stream.read_exact(message);
+        self.waited += since.elapsed();
+        read.map_err(closed)
     }
 
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {

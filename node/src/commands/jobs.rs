@@ -10,7 +10,7 @@ use sixfold_coordinator::message::{
 };
 use sixfold_wire::id::JobId;
 
-use super::{connect, print_json, table};
+use super::{connect, print_json, table, verify};
 use crate::cli::{ClientArgs, JobArgs, JobFileArgs, JobIdArgs, LogsArgs, SubmitArgs};
 use crate::client::{Client, request_id, unexpected};
 use crate::job;
@@ -53,6 +53,9 @@ pub(crate) async fn submit_spec(client: &Client, spec: JobSpec) -> Result<JobId>
 /// `sixfold submit`.
 pub(crate) async fn submit(args: SubmitArgs) -> Result<()> {
     let spec = compile(&args.job)?;
+    if !args.no_verify_plan {
+        verify::before_start(&spec, !args.client.json).await?;
+    }
     let client = connect(&args.client)?;
     let job = submit_spec(&client, spec).await?;
     if !args.watch {

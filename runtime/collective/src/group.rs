@@ -7,6 +7,7 @@
 //! `2 (n - 1) / n` of the buffer, as in a ring.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use sixfold_tensor::add_assign;
 use sixfold_transport::link::{LinkError, TensorLink};
@@ -39,12 +40,14 @@ pub struct TreeGroup {
     index: usize,
     /// The link to member `index ^ 2^k`, by `k`.
     partners: Vec<Box<dyn TensorLink>>,
+    /// Bytes of the buffers reduced so far.
+    reduced_bytes: u64,
 }
 
 impl TreeGroup {
     /// The group of one rank.
     pub fn alone() -> Self {
-        Self { index: 0, partners: Vec::new() }
+        Self { index: 0, partners: Vec::new(), reduced_bytes: 0 }
     }
 
     /// Member `index`; `partners[k]` is linked to member `index ^ 2^k` (see [`Self::partners_of`]).
@@ -53,7 +56,7 @@ impl TreeGroup {
     /// [`CollectiveError::Membership`] if the index does not fit the number of partners.
     pub fn new(index: usize, partners: Vec<Box<dyn TensorLink>>) -> Result<Self, CollectiveError> {
         match u32::try_from(partners.len()).ok().and_then(|levels| 1_usize.checked_shl(levels)) {
-            Some(size) if index < size => Ok(Self { index, partners }),
+            Some(size) if index < size => Ok(Self { index, partners, reduced_bytes: 0 }),
             _ => Err(CollectiveError::Membership { index, partners: partners.len() }),
         }
     }
@@ -79,6 +82,18 @@ impl TreeGroup {
         self.partners.iter().map(|link| link.bytes_sent()).sum()
     }
 
+    /// Bytes that this member would have sent so far if every sum and maximum had gone around a ring:
+    /// `2 (n - 1) / n` of each buffer.
+    pub fn ring_bytes(&self) -> u64 {
+        let members = self.size() as u64;
+        self.reduced_bytes * 2 * (members - 1) / members
+    }
+
+    /// How long this member has waited for others so far.
+    pub fn waited(&self) -> Duration {
+        self.partners.iter().map(|link| link.waited()).sum()
+    }
+
     /// Replaces each member's `buffer` by the sum over the group, in the tree's order.
     ///
     /// # Errors
@@ -87,6 +102,7 @@ impl TreeGroup {
         if self.partners.len() < 2 || buffer.len() <= SHORT {
             return self.fold(buffer, |left, right| left + right);
         }
+        self.reduced_bytes += size_of_val(buffer) as u64;
         let owned = self.reduce_scatter(buffer)?;
         self.all_gather(buffer, &owned)
     }
@@ -137,6 +153,7 @@ impl TreeGroup {
 
     /// Recursive doubling: after level `k` the members of each subtree of `2^(k+1)` agree.
     fn fold(&mut self, buffer: &mut [f32], combine: fn(f32, f32) -> f32) -> Result<(), CollectiveError> {
+        self.reduced_bytes += size_of_val(buffer) as u64;
         let all = 0..buffer.len();
         for (level, link) in self.partners.iter_mut().enumerate() {
             let left = self.index >> level & 1 == 0;
@@ -269,9 +286,10 @@ mod tests {
         let len = 1 << 16;
         let sent = on_group(4, |mut group| {
             group.sum(&mut vec![1.0; len]).unwrap();
-            group.bytes_sent()
+            (group.bytes_sent(), group.ring_bytes())
         });
-        assert_eq!(sent, [2 * 3 * (len as u64 / 4) * 4; 4]);
+        let ring = 2 * 3 * (len as u64 / 4) * 4;
+        assert_eq!(sent, [(ring, ring); 4]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -41,6 +42,11 @@ impl PointToPoint {
     /// Bytes sent so far.
     pub fn bytes_sent(&self) -> u64 {
         self.link.bytes_sent()
+    }
+
+    /// How long this end has waited for the other so far.
+    pub fn waited(&self) -> Duration {
+        self.link.waited()
     }
 
     /// Sends `values`. Waits only while many bytes are under way.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -28,12 +29,13 @@ pub(crate) struct NarrowLink {
     outgoing: Arc<Pipe>,
     incoming: Arc<Pipe>,
     bytes_sent: u64,
+    waited: Duration,
 }
 
 pub(crate) fn link_pair() -> (NarrowLink, NarrowLink) {
     let (a, b) = (Arc::new(Pipe::default()), Arc::new(Pipe::default()));
-    let left = NarrowLink { outgoing: a.clone(), incoming: b.clone(), bytes_sent: 0 };
-    (left, NarrowLink { outgoing: b, incoming: a, bytes_sent: 0 })
+    let end = |outgoing, incoming| NarrowLink { outgoing, incoming, bytes_sent: 0, waited: Duration::ZERO };
+    (end(a.clone(), b.clone()), end(b, a))
 }
 
 fn closed() -> LinkError {
@@ -56,7 +58,9 @@ impl TensorLink for NarrowLink {
 
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
         let empty = |state: &mut PipeState| !state.closed && state.messages.is_empty();
+        let since = Instant::now();
         let mut state = self.incoming.changed.wait_while(self.incoming.state.lock().unwrap(), empty).unwrap();
+        self.waited += since.elapsed();
         let arrived = state.messages.pop_front().ok_or_else(closed)?;
         state.bytes -= arrived.len();
         self.incoming.changed.notify_all();
@@ -70,6 +74,10 @@ impl TensorLink for NarrowLink {
 
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {

@@ -14,10 +14,10 @@ use sixfold_tensor::{
 
 use crate::batch::MicroBatch;
 use crate::branch::Body;
-use crate::linear::weight_gradient;
+use crate::linear::{Gradients, pack};
 use crate::packed::{QUERY_KEY_VALUE, shard_ranges};
 use crate::pass::Pass;
-use crate::unit::{Place, Tensor, UnitBuffer, UnitId};
+use crate::unit::{Place, Tensor, UnitId};
 
 /// Keys that attention takes together, counted from the start of the document. A part of the
 /// fixed order of additions: it travels with the model.
@@ -131,15 +131,15 @@ impl Body for Attention {
         tape: &AttentionTape,
         h: &[f32],
         dy: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let d_o = weights.attention_output.backward(dy, rows);
-        for heads in Heads::of(pass, layer) {
-            let unit = UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
-            weight_gradient(dy, d, &tape.o, o_width, heads.o.clone(), gradients.unit_mut(unit));
-        }
+        let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
+        let units: Vec<_> =
+            Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
+        gradients.of_inputs(&units, dy, d, &tape.o);
         let mut d_qkv = vec![0.0; rows * width];
         let (o, d_o) = (Mat::row_major(&tape.o, rows, o_width), Mat::row_major(&d_o, rows, o_width));
         for (heads, lse_th) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
@@ -152,8 +152,8 @@ impl Body for Attention {
             pass.work.attention += heads.flops(5, pass.batch);
         }
         rotate(pass, &mut d_qkv, layer, true);
-        let run = gradients.index().run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        weight_gradient(&d_qkv, width, h, d, 0..d, &mut gradients.values_mut()[run]);
+        let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
+        gradients.of_outputs(run, &d_qkv, &pack(h, d));
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(&d_qkv, rows)
     }

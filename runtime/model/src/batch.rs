@@ -22,6 +22,9 @@ pub struct MicroBatch {
     pub document_starts: Vec<usize>,
     /// Tokens of one sequence; divides the length of `tokens`.
     pub length: usize,
+    /// Data groups that the micro-batch holds whole, side by side, as many sequences each: a power of two. 1 also
+    /// where it is only a part of one.
+    pub groups: usize,
     /// Index of the first sequence in the training step; the others follow it.
     pub first_sample: u64,
 }
@@ -47,6 +50,14 @@ pub enum BatchError {
         /// Tokens of one sequence.
         length: usize,
     },
+    /// The sequences cannot be shared out among the data groups.
+    #[error("{sequences} sequences are not the same number for each of {groups} data groups, a power of two")]
+    Groups {
+        /// Sequences.
+        sequences: usize,
+        /// Data groups.
+        groups: usize,
+    },
     /// A token is outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocabulary}")]
     Token {
@@ -69,7 +80,28 @@ impl MicroBatch {
     /// Sequences of `length` tokens that are a document each, the first of them the step's first.
     pub fn of_documents(tokens: Vec<u32>, targets: Vec<u32>, length: usize) -> Self {
         let document_starts = (0..tokens.len()).step_by(length.max(1)).collect();
-        Self { tokens, targets, document_starts, length, first_sample: 0 }
+        Self { tokens, targets, document_starts, length, groups: 1, first_sample: 0 }
+    }
+
+    /// Whether another micro-batch holds the next data groups of the step, in the same shape.
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        self.first_sample + self.sequences() as u64 == next.first_sample
+            && (self.tokens.len(), self.length, self.groups) == (next.tokens.len(), next.length, next.groups)
+    }
+
+    /// Adds the sequences and data groups of a micro-batch that follows.
+    pub fn append(&mut self, next: Self) {
+        let rows = self.tokens.len();
+        self.document_starts.extend(next.document_starts.iter().map(|start| rows + start));
+        self.tokens.extend(next.tokens);
+        self.targets.extend(next.targets);
+        self.groups += next.groups;
+    }
+
+    /// The rows of each data group, in order.
+    pub(crate) fn group_rows(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = self.tokens.len() / self.groups;
+        (0..self.groups).map(move |group| group * rows..(group + 1) * rows)
     }
 
     /// Targets that count in the loss.
@@ -104,6 +136,10 @@ impl MicroBatch {
         }
         if length > positions {
             return Err(BatchError::Positions { length, positions });
+        }
+        let (sequences, groups) = (tokens / length, self.groups);
+        if !groups.is_power_of_two() || sequences % groups != 0 {
+            return Err(BatchError::Groups { sequences, groups });
         }
         if !self.documents_fit() {
             return Err(BatchError::Documents { tokens, length });
@@ -150,6 +186,11 @@ mod tests {
         assert!(matches!(batch(&[1, 2], 0).validate(5, 8), Err(BatchError::Shape { .. })));
         assert!(matches!(batch(&[1, 5], 2).validate(5, 8), Err(BatchError::Token { token: 5, .. })));
         assert!(matches!(batch(&[1, 2], 2).validate(5, 1), Err(BatchError::Positions { .. })));
+        let of_groups = |groups| MicroBatch { groups, ..batch(&[1; 12], 2) }.validate(5, 8);
+        assert_eq!((of_groups(1), of_groups(2)), (Ok(()), Ok(())));
+        for groups in [0, 3, 4] {
+            assert_eq!(of_groups(groups), Err(BatchError::Groups { sequences: 6, groups }));
+        }
         let ignored = MicroBatch { targets: vec![IGNORED_TARGET; 2], ..batch(&[1, 2], 2) };
         assert_eq!((ignored.validate(5, 8), ignored.counted_targets()), (Ok(()), 0));
     }
@@ -164,6 +205,20 @@ mod tests {
         for wrong in [&[][..], &[0], &[3], &[0, 2], &[0, 3, 3], &[3, 0], &[0, 3, 6]] {
             assert_eq!(cut(wrong), Err(BatchError::Documents { tokens: 6, length: 3 }), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn takes_in_groups_whose_sequences_follow() {
+        let group = |token: u32, first_sample| {
+            let batch = MicroBatch::of_documents(vec![token; 4], vec![token + 1; 4], 2);
+            MicroBatch { first_sample, document_starts: vec![0, 1, 2], ..batch }
+        };
+        let mut batch = group(1, 6);
+        assert!(batch.is_followed_by(&group(2, 8)) && !batch.is_followed_by(&group(2, 10)));
+        batch.append(group(2, 8));
+        assert_eq!((batch.tokens.as_slice(), batch.groups), (&[1, 1, 1, 1, 2, 2, 2, 2][..], 2));
+        assert_eq!(batch.document_starts, [0, 1, 2, 4, 5, 6]);
+        assert_eq!(batch.group_rows().collect::<Vec<_>>(), [0..4, 4..8]);
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
 
+use crate::linear::Gradients;
 use crate::pass::Pass;
 use crate::tensor_group::GroupError;
-use crate::unit::{Tensor, UnitBuffer, UnitId};
+use crate::unit::{Tensor, UnitId};
 
 /// What a branch computes from its normed input, for all of the rank's logical shards.
 pub(crate) trait Body {
@@ -21,6 +22,9 @@ pub(crate) trait Body {
     /// The sum of the shards' partial results.
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, Self::Tape);
 
+    /// Drops what [`Self::backward`] computes again at little cost where it is missing.
+    fn drop_cheap(_tape: &mut Self::Tape) {}
+
     /// The sum of the shards' parts of the gradient of `h`; adds to the gradients of the shards' units.
     fn backward(
         pass: &mut Pass<'_>,
@@ -28,7 +32,7 @@ pub(crate) trait Body {
         tape: &Self::Tape,
         h: &[f32],
         dy: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32>;
 }
 
@@ -36,6 +40,19 @@ pub(crate) trait Body {
 pub(crate) struct BranchTape<T> {
     normed: Normed,
     body: T,
+}
+
+impl<T> BranchTape<T> {
+    /// Drops what [`backward`] computes again at little cost.
+    pub(crate) fn drop_cheap<B: Body<Tape = T>>(&mut self) {
+        self.normed.h = Vec::new();
+        B::drop_cheap(&mut self.body);
+    }
+
+    /// The branch's input, from which all else follows.
+    pub(crate) fn into_input(self) -> Vec<f32> {
+        self.normed.x
+    }
 }
 
 /// Runs `x + dropout(body(norm(x)))`.
@@ -58,9 +75,12 @@ pub(crate) fn backward<B: Body>(
     layer: usize,
     tape: BranchTape<B::Tape>,
     dx: Vec<f32>,
-    gradients: &mut UnitBuffer,
+    gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
-    let BranchTape { normed, body } = tape;
+    let BranchTape { mut normed, body } = tape;
+    if normed.h.is_empty() {
+        normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x);
+    }
     let mut dy = dx.clone();
     pass.dropout(&mut dy, layer, B::DROPOUT);
     let mut dh = B::backward(pass, layer, &body, &normed.h, &dy, gradients);
@@ -85,30 +105,20 @@ impl Normed {
         Self { x, h, rstd }
     }
 
-    /// The gradient of the norm's input; the weight's gradient is kept by sequence block.
+    /// The gradient of the norm's input; the weight's gradient is kept by sequence block, summed over the
+    /// micro-batch's data groups.
     pub(crate) fn backward(
         &self,
         pass: &Pass<'_>,
         norm: UnitId,
         dh: &[f32],
-        gradients: &mut UnitBuffer,
+        gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
-        let d = pass.width();
         let weight = pass.parameters.unit(norm);
         let mut dx = vec![0.0; dh.len()];
-        for (block, dw) in gradients.unit_mut(norm).chunks_exact_mut(d).enumerate() {
-            for rows in pass.block_rows(block) {
-                let elements = rows.start * d..rows.end * d;
-                rms_norm_backward(
-                    &dh[elements.clone()],
-                    &self.x[elements.clone()],
-                    weight,
-                    &self.rstd[rows],
-                    &mut dx[elements],
-                    dw,
-                );
-            }
-        }
+        gradients.add_leaves(norm, |leaves| {
+            rms_norm_backward(dh, &self.x, weight, &self.rstd, &pass.segments(), &mut dx, leaves);
+        });
         dx
     }
 }

@@ -3,11 +3,12 @@
 //! A token's row lies in one shard; every other shard contributes nothing to the sum, so the sum
 //! over the group is the row itself.
 
-use sixfold_tensor::{Purpose, embed_backward};
+use sixfold_tensor::Purpose;
 
+use crate::linear::Gradients;
 use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
-use crate::unit::{UnitBuffer, UnitId};
+use crate::unit::UnitId;
 
 /// The residual stream before the first layer: `[rows, d]`.
 pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Vec<f32>, GroupError> {
@@ -29,14 +30,14 @@ pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Vec<f32>, GroupError> {
 }
 
 /// Adds the gradient of each row of the batch, in order, to the row of its token.
-pub(crate) fn backward(pass: &Pass<'_>, mut dx: Vec<f32>, gradients: &mut UnitBuffer) {
+pub(crate) fn backward(pass: &Pass<'_>, mut dx: Vec<f32>, gradients: &mut Gradients<'_>) {
     let d = pass.width();
     pass.dropout(&mut dx, 0, Purpose::EMBEDDING_DROPOUT);
     for shard in pass.slice.shards.clone() {
         let vocabulary = &pass.geometry.sharding.shard(shard).vocabulary;
         if !vocabulary.is_empty() {
-            let table = gradients.unit_mut(UnitId::embedding(shard));
-            embed_backward(&dx, d, vocabulary.start, &pass.batch.tokens, table);
+            let tokens = &pass.batch.tokens;
+            gradients.of_embedding(UnitId::embedding(shard), &dx, d, vocabulary.start, tokens);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ranks); and last, in [`finish`], sequence blocks of norms, copies of key-value heads, and the
 //! head with the embedding where they are tied.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use sixfold_tensor::{add_assign, tree_sum};
@@ -13,12 +14,14 @@ use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
 
 /// How gradients lie in a buffer while they are summed: as the parameters, but norms once for each
-/// sequence block, and the head apart from the embedding even where they are tied.
+/// sequence block, and the head apart from the embedding even where they are tied. A slice at the end
+/// of a pipeline has the head alone.
 pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
     let blocks = geometry.sharding.logical();
     let mut units: Vec<(UnitId, usize)> = slice
         .units(geometry)
         .into_iter()
+        .filter(|unit| slice.input || unit.tensor != Tensor::Embedding)
         .map(|unit| (unit, geometry.region(unit).len() * if unit.tensor.is_norm() { blocks } else { 1 }))
         .collect();
     if slice.output && geometry.config.tie_word_embeddings {
@@ -38,11 +41,6 @@ pub struct GroupSum {
 }
 
 impl GroupSum {
-    /// Nothing yet.
-    pub fn zeros(index: Arc<UnitIndex>) -> Self {
-        Self { gradients: UnitBuffer::zeros(index), loss: 0.0 }
-    }
-
     fn add(&mut self, right: &Self) {
         add_assign(self.gradients.values_mut(), right.gradients.values());
         self.loss += right.loss;
@@ -50,78 +48,114 @@ impl GroupSum {
 }
 
 /// Adds the sums of data groups, given in order, in a balanced binary tree, holding at most
-/// `log2(groups) + 1` of them.
-#[derive(Debug, Default)]
+/// `log2(groups) + 1` of them; it keeps their memory for the next step.
+#[derive(Debug)]
 pub struct GroupTree {
+    index: Arc<UnitIndex>,
     /// Sums not yet merged, each with the number of groups that it holds; sizes fall.
     waiting: Vec<(usize, GroupSum)>,
+    free: Vec<GroupSum>,
 }
 
 impl GroupTree {
+    /// No groups yet, of sums laid out by `index`.
+    pub fn new(index: Arc<UnitIndex>) -> Self {
+        Self { index, waiting: Vec::new(), free: Vec::new() }
+    }
+
+    /// Memory for the next group: no loss, and gradients that hold anything.
+    pub fn take(&mut self) -> GroupSum {
+        match self.free.pop() {
+            Some(free) => GroupSum { loss: 0.0, ..free },
+            None => GroupSum { gradients: UnitBuffer::zeros(self.index.clone()), loss: 0.0 },
+        }
+    }
+
+    /// Takes back memory that is no longer needed.
+    pub fn give_back(&mut self, sum: GroupSum) {
+        self.free.push(sum);
+    }
+
     /// Adds the next group.
     pub fn push(&mut self, group: GroupSum) {
         let (mut size, mut sum) = (1, group);
         while let Some((_, mut left)) = self.waiting.pop_if(|(waiting, _)| *waiting == size) {
             left.add(&sum);
+            self.free.push(sum);
             (size, sum) = (2 * size, left);
         }
         self.waiting.push((size, sum));
     }
 
-    /// The sum, or nothing if no group was given.
-    pub fn finish(mut self) -> Option<GroupSum> {
+    /// The sum, or nothing if no group was given; the tree is empty afterwards.
+    pub fn finish(&mut self) -> Option<GroupSum> {
         let (_, mut sum) = self.waiting.pop()?;
         while let Some((_, mut left)) = self.waiting.pop() {
             left.add(&sum);
+            self.free.push(sum);
             sum = left;
         }
         Some(sum)
     }
 }
 
-/// Adds what belongs to one parameter but was summed apart. Takes a buffer laid out by
-/// [`gradient_index`], already summed over all data groups; returns one laid out as `parameters`.
+/// Adds what belongs to one parameter but was summed apart, in place. Takes a buffer laid out by
+/// [`gradient_index`], already summed over all data groups; afterwards each parameter's gradient is
+/// where [`of_parameter`] finds it.
 ///
 /// # Errors
 /// [`GroupError`] if the tensor-parallel group, asked for copies of key-value heads, fails.
 pub fn finish(
     geometry: &Geometry,
     slice: &ModelSlice,
-    parameters: Arc<UnitIndex>,
-    sums: &UnitBuffer,
+    sums: &mut UnitBuffer,
     group: &mut dyn TensorGroup,
-) -> Result<UnitBuffer, GroupError> {
-    let mut gradients = UnitBuffer::zeros(parameters);
-    for (unit, sum) in sums.iter() {
-        match unit.tensor {
-            _ if unit.tensor.is_norm() => sum_blocks(sum, gradients.unit_mut(unit)),
-            Tensor::Head if geometry.config.tie_word_embeddings => {}
-            _ => gradients.unit_mut(unit).copy_from_slice(sum),
-        }
+) -> Result<(), GroupError> {
+    for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_norm()) {
+        sum_blocks(sums.unit_mut(unit), geometry.region(unit).len());
     }
     if geometry.config.tie_word_embeddings && slice.input && slice.output {
         for shard in slice.shards.clone() {
-            if let Some(head) = sums.get(UnitId::head(shard)) {
-                add_assign(gradients.unit_mut(UnitId::embedding(shard)), head);
+            if let Some([embedding, head]) = sums.two_mut(UnitId::embedding(shard), UnitId::head(shard)) {
+                add_assign(embedding, head);
             }
         }
     }
     if geometry.sharding.has_kv_copies() {
         for layer in slice.layers.clone() {
             for tensor in [Tensor::Key, Tensor::Value] {
-                sum_copies(geometry, slice, layer, tensor, &mut gradients, group)?;
+                sum_copies(geometry, slice, layer, tensor, sums, group)?;
             }
         }
     }
-    Ok(gradients)
+    Ok(())
 }
 
-/// Adds the sequence blocks of a norm in the tree.
-fn sum_blocks(blocks: &[f32], sum: &mut [f32]) {
-    let mut blocks = blocks.to_vec();
-    let mut leaves: Vec<&mut [f32]> = blocks.chunks_exact_mut(sum.len()).collect();
-    tree_sum(&mut leaves);
-    sum.copy_from_slice(leaves[0]);
+/// The gradient of one parameter, once [`finish`] has summed it. `unit` is one of the slice's.
+pub fn of_parameter<'a>(geometry: &Geometry, sums: &'a UnitBuffer, unit: UnitId) -> &'a [f32] {
+    &of_unit(sums, unit)[..geometry.region(unit).len()]
+}
+
+/// The sums that begin with a parameter's gradient. The table of a tied head at the end of a pipeline is
+/// a copy of the embedding.
+pub(crate) fn of_unit(sums: &UnitBuffer, unit: UnitId) -> &[f32] {
+    match sums.get(unit) {
+        None if unit.tensor == Tensor::Embedding => sums.unit(UnitId::head(unit.shard as usize)),
+        _ => sums.unit(unit),
+    }
+}
+
+/// Where the sums lie that both ends of a pipeline have to add, where head and embedding are tied: those
+/// of the embedding on the first stage, those of the head on the last, of one length.
+pub fn tied_sums(slice: &ModelSlice, sums: &UnitIndex) -> Range<usize> {
+    let (place, tensor) =
+        if slice.input { (Place::Input, Tensor::Embedding) } else { (Place::Output, Tensor::Head) };
+    sums.run(place, &[tensor], &slice.shards)
+}
+
+/// Adds the sequence blocks of a norm in the tree, into the first of them.
+fn sum_blocks(blocks: &mut [f32], len: usize) {
+    tree_sum(&mut blocks.chunks_exact_mut(len).collect::<Vec<_>>());
 }
 
 /// Gives every copy of a key-value head the sum of the gradients of all its copies.
@@ -156,27 +190,36 @@ fn sum_copies(
 mod tests {
     use super::*;
 
-    fn group(value: f32) -> GroupSum {
-        let index = UnitIndex::new([(UnitId::FINAL_NORM, 1)]);
-        let mut group = GroupSum::zeros(Arc::new(index));
+    fn tree() -> GroupTree {
+        GroupTree::new(Arc::new(UnitIndex::new([(UnitId::FINAL_NORM, 1)])))
+    }
+
+    fn push(tree: &mut GroupTree, value: f32) {
+        let mut group = tree.take();
+        assert_eq!(group.loss, 0.0);
         group.gradients.values_mut()[0] = value;
-        GroupSum { loss: value, ..group }
+        tree.push(GroupSum { loss: value, ..group });
     }
 
     #[test]
-    fn groups_are_added_in_a_balanced_tree() {
+    fn groups_are_added_in_a_balanced_tree_and_memory_is_used_again() {
         let small = 2.0_f32.powi(-24);
-        let mut tree = GroupTree::default();
-        [1.0, small, small, small].map(group).into_iter().for_each(|group| tree.push(group));
-        assert_eq!(tree.finish(), Some(group(1.0 + 2.0 * small)));
-        assert_eq!(GroupTree::default().finish(), None);
+        let mut tree = tree();
+        for _ in 0..2 {
+            [1.0, small, small, small].into_iter().for_each(|group| push(&mut tree, group));
+            let sum = tree.finish().unwrap();
+            assert_eq!((sum.loss, sum.gradients.values()[0]), (1.0 + 2.0 * small, 1.0 + 2.0 * small));
+            tree.give_back(sum);
+            assert_eq!((tree.waiting.len(), tree.free.len()), (0, 3));
+        }
+        assert_eq!(tree.finish(), None);
     }
 
     #[test]
     fn blocks_of_a_norm_are_added_in_a_balanced_tree() {
         let small = 2.0_f32.powi(-24);
-        let mut sum = [0.0];
-        sum_blocks(&[1.0, small, small, small], &mut sum);
-        assert_eq!(sum, [1.0 + 2.0 * small]);
+        let mut blocks = [1.0, small, small, small];
+        sum_blocks(&mut blocks, 1);
+        assert_eq!(blocks[0], 1.0 + 2.0 * small);
     }
 }

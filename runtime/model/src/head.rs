@@ -9,10 +9,10 @@ use sixfold_tensor::{
 };
 
 use crate::branch::Normed;
-use crate::linear::{pack, shared_weight_gradient};
+use crate::linear::{Gradients, pack};
 use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
-use crate::unit::{Geometry, UnitBuffer, UnitId};
+use crate::unit::{Geometry, Place, Tensor, UnitId};
 
 /// What the backward pass needs of the head's forward pass.
 pub(crate) struct HeadTape {
@@ -96,7 +96,7 @@ pub(crate) fn backward(
     pass: &mut Pass<'_>,
     tape: HeadTape,
     scale: f32,
-    gradients: &mut UnitBuffer,
+    gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
     let HeadTape { normed, mut logits, max, exp_sum } = tape;
     let first = pass.slice.shards.start;
@@ -109,7 +109,8 @@ pub(crate) fn backward(
         }
         let vocabulary = vocabulary(pass.geometry, shard);
         cross_entropy_gradient(dlogits, vocabulary, &pass.batch.targets, &max, &exp_sum, scale);
-        shared_weight_gradient(dlogits, &h, gradients.unit_mut(UnitId::head(shard)));
+        let run = gradients.run(Place::Output, &[Tensor::Head], &(shard..shard + 1));
+        gradients.of_outputs(run, dlogits, &h);
         let weight = &pass.weights.head[shard - first];
         pass.work.head += 2 * weight.flops(rows);
         Some(weight.backward(dlogits, rows))

@@ -190,6 +190,13 @@ impl View for WholeTensor<'_> {
     }
 }
 
+impl UnitId {
+    /// The name under which Hugging Face's Llama has the tensor that the unit is a part of.
+    pub fn hugging_face_name(&self) -> String {
+        tensor_name(self.place, self.tensor)
+    }
+}
+
 fn tensor_name(place: Place, tensor: Tensor) -> String {
     let inner = match tensor {
         Tensor::Embedding => return "model.embed_tokens.weight".into(),

@@ -20,6 +20,7 @@ mod gradient;
 mod head;
 mod hugging_face;
 mod init;
+mod layer;
 mod linear;
 mod network;
 mod optimizer;
@@ -27,6 +28,7 @@ mod packed;
 mod pass;
 mod sampling;
 mod sharding;
+mod site;
 mod tensor_group;
 mod unit;
 
@@ -37,15 +39,19 @@ pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
-pub use gradient::{GroupSum, GroupTree, finish as finish_gradients, gradient_index};
+pub use gradient::{
+    GroupSum, GroupTree, finish as finish_gradients, gradient_index, of_parameter as gradient_of, tied_sums,
+};
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
 pub use init::initialize;
+pub use layer::Recompute;
 pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums};
 pub use packed::PackedWeights;
 pub use pass::Work;
 pub use sampling::{SamplingOptions, greedy, sample};
 pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};
+pub use site::{Part, Site};
 pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
 pub use unit::{
     Geometry, GeometryError, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer,

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use sixfold_tensor::RopeTable;
+use sixfold_tensor::{RopeTable, Start};
 
-use crate::attention::{Attention, AttentionTape};
 use crate::batch::{MicroBatch, StepSeed};
-use crate::branch::{self, BranchTape};
 use crate::embedding;
-use crate::feed_forward::{FeedForward, FeedForwardTape};
 use crate::head::{self, HeadTape};
+use crate::layer::{self, LayerTape, Recompute};
+use crate::linear::Gradients;
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
+use crate::site::Part;
 use crate::tensor_group::{GroupError, TensorGroup};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
@@ -24,6 +24,8 @@ pub struct Network {
     geometry: Arc<Geometry>,
     slice: ModelSlice,
     rope: RopeTable,
+    /// What backward passes compute again.
+    pub recompute: Recompute,
 }
 
 /// What forward needs beside the parameters, for one micro-batch.
@@ -43,7 +45,7 @@ pub struct Surroundings<'a> {
 /// What the backward pass needs of a forward pass. It lives from one to the other.
 pub struct Tape {
     batch: MicroBatch,
-    layers: Vec<(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>)>,
+    layers: Vec<LayerTape>,
     head: Option<HeadTape>,
 }
 
@@ -51,6 +53,11 @@ impl Tape {
     /// Tokens of the micro-batch.
     pub fn rows(&self) -> usize {
         self.batch.tokens.len()
+    }
+
+    /// Data groups of the micro-batch.
+    pub fn groups(&self) -> usize {
+        self.batch.groups
     }
 }
 
@@ -68,7 +75,7 @@ impl Network {
     pub fn new(geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
         let config = &geometry.config;
         let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
-        Self { geometry, slice, rope }
+        Self { geometry, slice, rope, recompute: Recompute::None }
     }
 
     /// Sizes and shards of the whole model.
@@ -93,28 +100,33 @@ impl Network {
         received: Vec<f32>,
     ) -> Result<(Output, Tape), GroupError> {
         let mut pass = self.pass(around, &batch);
+        pass.enter(false, Part::Embedding);
         let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { received };
         let mut layers = Vec::with_capacity(self.slice.layers.len());
         for layer in self.slice.layers.clone() {
-            let (after_attention, attention) = branch::forward::<Attention>(&mut pass, layer, x)?;
-            let (after, feed_forward) = branch::forward::<FeedForward>(&mut pass, layer, after_attention)?;
-            layers.push((attention, feed_forward));
+            let (after, tape) = layer::forward(&mut pass, layer, x)?;
+            layers.push(tape);
             x = after;
         }
         if !self.slice.output {
             return Ok((Output::Activations(x), Tape { batch, layers, head: None }));
         }
+        pass.enter(false, Part::Head);
         let (losses, head) = head::forward(&mut pass, x)?;
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
     }
 
-    /// Takes the gradient back through the slice and adds to `gradients` (laid out by
-    /// [`gradient_index`]). `received` is the gradient of the slice's output, which the slice that
+    /// Takes the gradient back through the slice and into `sums` (laid out by [`gradient_index`]), which begin at zero
+    /// or continue as `start` says: the first micro-batch of a data group overwrites what was there, and so does one that
+    /// holds several groups. `received` is the gradient of the slice's output, which the slice that
     /// holds the head makes itself: there each row's loss counts `scale` times. Returns the
     /// gradient of the slice's input, or nothing from the slice that holds the embedding.
     ///
     /// # Errors
     /// [`GroupError`] if the tensor-parallel group fails.
+    ///
+    /// # Panics
+    /// If a micro-batch of several groups is to continue sums.
     ///
     /// [`gradient_index`]: crate::gradient::gradient_index
     pub fn backward(
@@ -123,17 +135,19 @@ impl Network {
         tape: Tape,
         received: Vec<f32>,
         scale: f32,
-        gradients: &mut UnitBuffer,
+        sums: &mut UnitBuffer,
+        start: Start,
     ) -> Result<Option<Vec<f32>>, GroupError> {
         let Tape { batch, layers, head } = tape;
+        let gradients = &mut Gradients::new(sums, start, &batch);
         let mut pass = self.pass(around, &batch);
+        pass.enter(true, Part::Head);
         let mut dx = match head {
             Some(head) => head::backward(&mut pass, head, scale, gradients)?,
             None => received,
         };
-        for (layer, (attention, feed_forward)) in self.slice.layers.clone().zip(layers).rev() {
-            dx = branch::backward::<FeedForward>(&mut pass, layer, feed_forward, dx, gradients)?;
-            dx = branch::backward::<Attention>(&mut pass, layer, attention, dx, gradients)?;
+        for (layer, tape) in self.slice.layers.clone().zip(layers).rev() {
+            dx = layer::backward(&mut pass, layer, tape, dx, gradients)?;
         }
         if !self.slice.input {
             return Ok(Some(dx));
@@ -147,6 +161,7 @@ impl Network {
             geometry: &self.geometry,
             slice: &self.slice,
             rope: &self.rope,
+            recompute: self.recompute,
             parameters: around.parameters,
             weights: around.weights,
             batch,

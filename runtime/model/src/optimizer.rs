@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sixfold_tensor::math::cos;
 use sixfold_tensor::{AdamW, adamw_step, sum_of_squares_blocks, tree_sum_scalars};
 
+use crate::gradient::{of_parameter, of_unit};
 use crate::tensor_group::sum_shards;
 use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId};
 
@@ -80,7 +81,7 @@ pub struct SquareSums {
 }
 
 impl SquareSums {
-    /// The table with the units of `slice` filled in. `norms` says whether this rank counts the
+    /// The table with the units of `slice` filled in, from finished gradients. `norms` says whether this rank counts the
     /// norms, which every rank of a tensor-parallel group holds.
     pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, norms: bool) -> Self {
         let units = ModelSlice::whole(geometry).units(geometry);
@@ -89,12 +90,17 @@ impl SquareSums {
                 && geometry.sharding.kv_original(unit.shard as usize) != unit.shard as usize;
             slice.holds(*unit) && !copied && (norms || !unit.tensor.is_norm())
         };
-        let of_unit = |unit: &UnitId| match gradients.get(*unit) {
-            Some(gradient) if counted(unit) => tree_sum_scalars(&sum_of_squares_blocks(gradient)),
-            _ => 0.0,
+        let of_unit = |unit: &UnitId| match counted(unit) {
+            true => tree_sum_scalars(&sum_of_squares_blocks(of_parameter(geometry, gradients, *unit))),
+            false => 0.0,
         };
         let values = units.iter().map(of_unit).collect();
         Self { units, values }
+    }
+
+    /// The first unit, in canonical order, whose sum of squares is not finite.
+    pub fn first_not_finite(&self) -> Option<UnitId> {
+        self.units.iter().zip(&self.values).find(|(_, sum)| !sum.is_finite()).map(|(unit, _)| *unit)
     }
 
     /// The global norm, once the whole table is filled in: shards of a tensor in the tree, then
@@ -144,7 +150,7 @@ impl Optimizer {
         Self { options, first_moment: zeros(), second_moment: zeros() }
     }
 
-    /// Changes `parameters` by the gradients of `step` (counted from 0), whose global norm over
+    /// Changes `parameters` by the finished gradients of `step` (counted from 0), whose global norm over
     /// the whole model is `norm`. Returns the learning rate.
     pub fn step(&mut self, parameters: &mut UnitBuffer, gradients: &UnitBuffer, step: u64, norm: f32) -> f32 {
         let learning_rate = self.options.learning_rate_at(step);
@@ -159,7 +165,7 @@ impl Optimizer {
                 &mut parameters.values_mut()[range.clone()],
                 &mut self.first_moment.values_mut()[range.clone()],
                 &mut self.second_moment.values_mut()[range.clone()],
-                &gradients.values()[range],
+                &of_unit(gradients, unit)[..range.len()],
                 &adamw,
             );
         }

@@ -1,11 +1,13 @@
 //! What every layer needs while a micro-batch goes through: [`Pass`], and the [`Work`] it counts.
 
 use serde::{Deserialize, Serialize};
-use sixfold_tensor::{Counter, Purpose, RopeTable, dropout};
+use sixfold_tensor::{Counter, Purpose, RopeTable, Segment, dropout};
 
 use crate::batch::{MicroBatch, StepSeed};
+use crate::layer::Recompute;
 use crate::packed::PackedWeights;
 use crate::sharding::even_part;
+use crate::site::{Part, Site};
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 
@@ -35,6 +37,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) geometry: &'a Geometry,
     pub(crate) slice: &'a ModelSlice,
     pub(crate) rope: &'a RopeTable,
+    pub(crate) recompute: Recompute,
     pub(crate) parameters: &'a UnitBuffer,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
@@ -49,6 +52,11 @@ impl Pass<'_> {
     /// Width of the residual stream.
     pub(crate) fn width(&self) -> usize {
         self.geometry.config.hidden_size
+    }
+
+    /// Tells the group where in the step the pass is.
+    pub(crate) fn enter(&mut self, backward: bool, part: Part) {
+        self.group.enter(Site { first_sample: self.batch.first_sample, backward, part });
     }
 
     /// Tokens of the micro-batch.
@@ -80,11 +88,19 @@ impl Pass<'_> {
         }
     }
 
-    /// Row ranges of sequence block `block`: its part of every sequence, in order.
-    pub(crate) fn block_rows(&self, block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let length = self.batch.length;
-        let part = even_part(length, self.geometry.sharding.logical(), block);
-        (0..self.batch.sequences())
-            .map(move |sequence| sequence * length + part.start..sequence * length + part.end)
+    /// For each sequence block of each sequence, in order: its last row plus one, and the leaf that sums over it
+    /// belong to. Leaves are data groups, and within a group sequence blocks.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let (length, blocks) = (self.batch.length, self.geometry.sharding.logical());
+        let sequences = self.batch.sequences();
+        let mut segments = Vec::with_capacity(sequences * blocks);
+        for sequence in 0..sequences {
+            let group = sequence * self.batch.groups / sequences;
+            for block in 0..blocks {
+                let end = sequence * length + even_part(length, blocks, block).end;
+                segments.push(Segment { end, leaf: group * blocks + block });
+            }
+        }
+        segments
     }
 }

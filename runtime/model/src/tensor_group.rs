@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use sixfold_tensor::add_assign;
 
+use crate::site::Site;
+
 /// A number that changes nothing when it is added, not even the sign of a zero: what a rank whose
 /// shards are all empty hands to the group.
 pub const NOTHING: f32 = -0.0;
@@ -32,6 +34,9 @@ pub trait TensorGroup {
     /// # Errors
     /// As [`Self::sum`].
     fn max(&mut self, values: &mut [f32]) -> Result<(), GroupError>;
+
+    /// Says what the sums that follow are a part of, so that a group can tell where a number went wrong.
+    fn enter(&mut self, _site: Site) {}
 }
 
 /// The group of a rank that owns every logical shard.

@@ -300,8 +300,9 @@ impl ModelSlice {
         place && (unit.tensor.is_norm() || self.shards.contains(&(unit.shard as usize)))
     }
 
-    /// The non-empty units of the slice, in canonical order. A tied head is the embedding, and has
-    /// no units of its own.
+    /// The non-empty units of the slice, in canonical order. A tied head is the embedding and has no
+    /// units of its own: both ends of a pipeline have the embedding then, and [`holds`](Self::holds)
+    /// is true of the first.
     pub fn units(&self, geometry: &Geometry) -> Vec<UnitId> {
         let mut units = Vec::new();
         let mut all_shards = |place, tensor: Tensor| {
@@ -309,7 +310,7 @@ impl ModelSlice {
             let unit = |shard| UnitId { place, tensor, shard: shard as u32 };
             units.extend(shards.map(unit).filter(|unit| !geometry.region(*unit).is_empty()));
         };
-        if self.input {
+        if self.input || (self.output && geometry.config.tie_word_embeddings) {
             all_shards(Place::Input, Tensor::Embedding);
         }
         for layer in self.layers.clone() {
@@ -414,6 +415,12 @@ impl UnitBuffer {
     /// As [`Self::values`], to change.
     pub fn values_mut(&mut self) -> &mut [f32] {
         &mut self.values
+    }
+
+    /// The numbers of two units, to change, if both are in the index.
+    pub(crate) fn two_mut(&mut self, first: UnitId, second: UnitId) -> Option<[&mut [f32]; 2]> {
+        let ranges = [self.index.range(first)?, self.index.range(second)?];
+        self.values.get_disjoint_mut(ranges).ok()
     }
 
     /// The numbers of one unit.

@@ -11,8 +11,9 @@ use safetensors::SafeTensors;
 use sixfold_model::{
     Alone, Chunk, Decoder, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
     OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitBuffer, UnitIndex,
-    Wanted, Work, finish_gradients, gradient_index, read_parameters, write_parameters,
+    Wanted, Work, finish_gradients, gradient_index, gradient_of, read_parameters, write_parameters,
 };
+use sixfold_tensor::Start;
 
 /// Some with copies of key-value heads (4), some with empty shards (8).
 const LOGICAL_SHARDS: [usize; 4] = [1, 2, 4, 8];
@@ -90,9 +91,13 @@ impl Model {
         let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
         let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(&self.geometry, &slice)));
-        network.backward(&mut around, tape, Vec::new(), scale, &mut sums).unwrap();
+        network.backward(&mut around, tape, Vec::new(), scale, &mut sums, Start::Zero).unwrap();
         let index = Arc::new(UnitIndex::of_parameters(&self.geometry, &slice));
-        let gradients = finish_gradients(&self.geometry, &slice, index, &sums, &mut Alone).unwrap();
+        finish_gradients(&self.geometry, &slice, &mut sums, &mut Alone).unwrap();
+        let mut gradients = UnitBuffer::zeros(index);
+        for unit in slice.units(&self.geometry) {
+            gradients.unit_mut(unit).copy_from_slice(gradient_of(&self.geometry, &sums, unit));
+        }
         (losses.iter().sum::<f32>() * scale, gradients)
     }
 }

@@ -11,9 +11,9 @@ use reference::Reference;
 use sixfold_model::{
     Alone, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, PackedWeights, SquareSums,
     StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients, gradient_index,
-    initialize,
+    gradient_of, initialize,
 };
-use sixfold_tensor::IGNORED_TARGET;
+use sixfold_tensor::{IGNORED_TARGET, Start};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -69,10 +69,14 @@ fn network(
     let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
     let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(geometry, &slice)));
-    let before = network.backward(&mut around, tape, Vec::new(), scale, &mut sums).unwrap();
+    let before = network.backward(&mut around, tape, Vec::new(), scale, &mut sums, Start::Zero).unwrap();
     assert_eq!(before, None);
     let index = Arc::new(UnitIndex::of_parameters(geometry, &slice));
-    let gradients = finish_gradients(geometry, &slice, index, &sums, &mut Alone).unwrap();
+    finish_gradients(geometry, &slice, &mut sums, &mut Alone).unwrap();
+    let mut gradients = UnitBuffer::zeros(index);
+    for unit in slice.units(geometry) {
+        gradients.unit_mut(unit).copy_from_slice(gradient_of(geometry, &sums, unit));
+    }
     (losses.iter().sum::<f32>() * scale, gradients)
 }
 

@@ -8,9 +8,6 @@ use sixfold_transport::link::LinkError;
 /// A rank cannot take its place in the plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
-    /// Head and embedding are one table, which lies on one pipeline stage only.
-    #[error("a model whose head is its embedding needs pipeline_parallel = 1")]
-    TiedHead,
     /// A link that the plan asks for is missing.
     #[error("{rank} has no link to {peer}")]
     Link {

@@ -9,11 +9,14 @@
 
 mod error;
 mod group;
+mod health;
 mod links;
 mod share;
 mod trainer;
+pub mod verify;
 
 pub use error::{PlaceError, StepError};
+pub use health::{NotFinite, Origin, RankTime, StepHealth};
 pub use links::RankLinks;
 pub use share::ParameterShare;
-pub use trainer::{StepBatch, StepReport, Trainer, TrainingJob, slice_of};
+pub use trainer::{Execution, StepBatch, StepReport, Trainer, TrainingJob, slice_of};

@@ -1,6 +1,7 @@
 //! The links of one rank, sorted by what they are for: [`RankLinks`].
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sixfold_collective::{PointToPoint, TreeGroup};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -12,7 +13,7 @@ use crate::group::ModelGroup;
 /// A rank's links to the ranks that it exchanges tensors with.
 ///
 /// Two ranks that differ in one coordinate share at most one group, so there is one link for each
-/// peer, and it serves one purpose.
+/// peer, and it serves one purpose. A pipeline is a ring: its ends, too, have a link to each other.
 pub struct RankLinks {
     /// The ranks that own the other logical shards of the same layers.
     pub(crate) tensor: ModelGroup,
@@ -22,15 +23,17 @@ pub struct RankLinks {
     pub(crate) previous: Option<PointToPoint>,
     /// The pipeline stage after.
     pub(crate) next: Option<PointToPoint>,
+    /// At the ends of a pipeline of more than two stages: the other end.
+    across: Option<PointToPoint>,
 }
 
 impl RankLinks {
     /// The ranks that `rank` needs a link to: its partners in the trees of its tensor-parallel and
-    /// data-parallel groups, and the neighbouring pipeline stages.
+    /// data-parallel groups, the neighbouring pipeline stages, and at an end the other end.
     pub fn peers(plan: &ParallelPlan, rank: Rank) -> Vec<Rank> {
         let groups = [plan.tensor_group(rank), plan.data_group(rank)];
         let partners = groups.iter().flat_map(|members| partners(members, rank));
-        partners.chain(neighbours(plan, rank).into_iter().flatten()).collect()
+        partners.chain(neighbours(plan, rank).into_iter().flatten()).chain(other_end(plan, rank)).collect()
     }
 
     /// Sorts the links of `rank`, one to each of its [`peers`](Self::peers).
@@ -48,18 +51,43 @@ impl RankLinks {
             let index = members.iter().position(|member| *member == rank).unwrap_or(0);
             TreeGroup::new(index, links).map_err(|_| PlaceError::Degree { members: members.len() })
         };
-        let tensor = ModelGroup(group(plan.tensor_group(rank))?);
+        let tensor = ModelGroup::new(group(plan.tensor_group(rank))?);
         let data = group(plan.data_group(rank))?;
         let [previous, next] = neighbours(plan, rank);
         let mut stage = |peer: Option<Rank>| peer.map(|peer| take(peer).map(PointToPoint::new)).transpose();
-        Ok(Self { tensor, data, previous: stage(previous)?, next: stage(next)? })
+        let (previous, next) = (stage(previous)?, stage(next)?);
+        Ok(Self { tensor, data, previous, next, across: stage(other_end(plan, rank))? })
+    }
+
+    /// The link between both ends of a pipeline, on either of them.
+    pub(crate) fn other_end(&mut self) -> Option<&mut PointToPoint> {
+        match (&mut self.across, &mut self.previous, &mut self.next) {
+            (Some(across), ..) => Some(across),
+            (None, Some(only), None) | (None, None, Some(only)) => Some(only),
+            _ => None,
+        }
+    }
+
+    fn pipeline(&self) -> impl Iterator<Item = &PointToPoint> {
+        [&self.previous, &self.next, &self.across].into_iter().flatten()
     }
 
     /// Bytes that the rank has sent over all of them.
     pub fn bytes_sent(&self) -> u64 {
-        let pipeline = [&self.previous, &self.next].into_iter().flatten();
-        let pipeline: u64 = pipeline.map(PointToPoint::bytes_sent).sum();
-        self.tensor.0.bytes_sent() + self.data.bytes_sent() + pipeline
+        let pipeline: u64 = self.pipeline().map(PointToPoint::bytes_sent).sum();
+        self.tensor.tree.bytes_sent() + self.data.bytes_sent() + pipeline
+    }
+
+    /// How long the rank has waited for others over all of them.
+    pub(crate) fn waited(&self) -> Duration {
+        let pipeline: Duration = self.pipeline().map(PointToPoint::waited).sum();
+        self.tensor.tree.waited() + self.data.waited() + pipeline
+    }
+
+    /// Bytes that the rank would have sent if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        let pipeline: u64 = self.pipeline().map(PointToPoint::bytes_sent).sum();
+        self.tensor.tree.ring_bytes() + self.data.ring_bytes() + pipeline
     }
 }
 
@@ -74,4 +102,16 @@ fn neighbours(plan: &ParallelPlan, rank: Rank) -> [Option<Rank>; 2] {
     let stages = plan.pipeline_group(rank);
     let stage = plan.coordinates(rank).pipeline;
     [stage.checked_sub(1), Some(stage + 1)].map(|stage| stages.get(stage?).copied())
+}
+
+/// The other end of the pipeline of `rank`, where it is an end and the other is not its neighbour.
+fn other_end(plan: &ParallelPlan, rank: Rank) -> Option<Rank> {
+    let stages = plan.pipeline_group(rank);
+    let [first, _, .., last] = stages[..] else { return None };
+    match rank {
+        _ if stages.len() < 3 => None,
+        rank if rank == first => Some(last),
+        rank if rank == last => Some(first),
+        _ => None,
+    }
 }

@@ -5,15 +5,36 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    PackedWeights, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitIndex, Work,
-    finish_gradients, gradient_index, initialize,
+    PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId,
+    Work, finish_gradients, gradient_index, initialize, tied_sums,
 };
-use sixfold_tensor::{add_assign, tree_sum_scalars};
+use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
 
 use crate::error::{PlaceError, StepError};
+use crate::group::are_finite;
+use crate::health::{
+    NUMBERS_OF_RANK, NotFinite, Origin, RankTime, StepHealth, Stopwatch, decode, encode, holder, units_of,
+};
 use crate::links::RankLinks;
 use crate::share::ParameterShare;
+
+/// How a step is computed: choices between time and memory that change no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Execution {
+    /// What backward passes compute again instead of keeping it.
+    pub recompute: Recompute,
+    /// How many tokens go through the model together, at most, where a data group is one micro-batch of
+    /// fewer.
+    pub pass_tokens: usize,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        // Enough rows for products near the machine's speed.
+        Self { recompute: Recompute::None, pass_tokens: 2048 }
+    }
+}
 
 /// What is the same on every rank and for every plan.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +74,8 @@ pub struct StepReport {
 /// One rank of a training job: its units, their moments, and its links to other ranks.
 pub struct Trainer {
     network: Network,
+    plan: ParallelPlan,
+    rank: Rank,
     place: Coordinates,
     /// Pipeline stages of the plan.
     stages: usize,
@@ -60,11 +83,18 @@ pub struct Trainer {
     /// The parameters as the products of the current step read them.
     weights: PackedWeights,
     optimizer: Optimizer,
-    gradient_index: Arc<UnitIndex>,
+    groups: GroupTree,
     seed: u64,
     dropout: f32,
+    pass_tokens: usize,
     links: RankLinks,
     work: Work,
+    stopwatch: Stopwatch,
+    /// Operations that other ranks know of.
+    told_flops: u64,
+    /// Units of the whole model.
+    units: Vec<UnitId>,
+    health: StepHealth,
 }
 
 /// Which part of the model `rank` owns under `plan`.
@@ -89,24 +119,34 @@ impl Trainer {
         rank: Rank,
         links: RankLinks,
     ) -> Result<Self, PlaceError> {
-        if job.geometry.config.tie_word_embeddings && plan.pipeline_parallel > 1 {
-            return Err(PlaceError::TiedHead);
-        }
         let slice = slice_of(&job.geometry, plan, rank);
         let parameters = initialize(&job.geometry, &slice, job.seed);
         Ok(Self {
+            plan: *plan,
+            rank,
             place: plan.coordinates(rank),
             stages: plan.pipeline_parallel,
             optimizer: Optimizer::new(job.optimizer.clone(), &parameters),
-            gradient_index: Arc::new(gradient_index(&job.geometry, &slice)),
+            groups: GroupTree::new(Arc::new(gradient_index(&job.geometry, &slice))),
             weights: PackedWeights::new(&job.geometry, &slice, &parameters),
             network: Network::new(Arc::new(job.geometry.clone()), slice),
             parameters,
             seed: job.seed,
             dropout: job.dropout,
+            pass_tokens: Execution::default().pass_tokens,
             links,
             work: Work::default(),
+            stopwatch: Stopwatch::default(),
+            told_flops: 0,
+            units: units_of(&job.geometry),
+            health: StepHealth::default(),
         })
+    }
+
+    /// Chooses how the next steps are computed. All ranks must choose alike.
+    pub fn set_execution(&mut self, execution: Execution) {
+        self.network.recompute = execution.recompute;
+        self.pass_tokens = execution.pass_tokens;
     }
 
     /// The rank's parameters.
@@ -135,9 +175,19 @@ impl Trainer {
         self.work
     }
 
+    /// What the ranks told each other of the last step.
+    pub fn health(&self) -> &StepHealth {
+        &self.health
+    }
+
     /// Bytes that the rank has sent to other ranks so far.
     pub fn bytes_sent(&self) -> u64 {
         self.links.bytes_sent()
+    }
+
+    /// Bytes that the rank would have sent so far if its sums had gone around rings.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        self.links.ring_bytes()
     }
 
     /// Does `step` (counted from 0): forward and backward over the rank's micro-batches, the sums
@@ -146,22 +196,47 @@ impl Trainer {
     /// # Errors
     /// [`StepError`] if the batch does not fit or another rank is gone.
     pub fn step(&mut self, step: u64, batch: StepBatch) -> Result<StepReport, StepError> {
+        self.step_and_show(step, batch, |_| {})
+    }
+
+    /// As [`Self::step`]; `show` is handed the finished gradients, as they lie in the sums ([`gradient_of`]).
+    ///
+    /// [`gradient_of`]: sixfold_model::gradient_of
+    pub(crate) fn step_and_show(
+        &mut self,
+        step: u64,
+        batch: StepBatch,
+        show: impl FnOnce(&UnitBuffer),
+    ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
+        self.stopwatch.start(&self.links);
         self.weights.pack(self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
+        let not_finite = self.not_finite(&sum.gradients);
         self.links.data.sum(sum.gradients.values_mut())?;
-        let mut loss = [sum.loss];
-        self.links.data.sum(&mut loss)?;
+        let (loss, told) = self.share_with_replicas(sum.loss, not_finite)?;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
-        let index = self.parameters.index().clone();
-        let gradients = finish_gradients(geometry, slice, index, &sum.gradients, &mut self.links.tensor)?;
-        let mut squares = SquareSums::of_slice(geometry, slice, &gradients, self.place.tensor == 0);
-        let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
+        finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        let ends = slice.input != slice.output;
+        if geometry.config.tie_word_embeddings && ends {
+            let tied = tied_sums(slice, sum.gradients.index());
+            add_across(&mut self.links, slice.input, &mut sum.gradients.values_mut()[tied])?;
+        }
+        show(&sum.gradients);
+        let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
+        let (loss, told) = self.share_with_replica(&mut squares, loss, &told)?;
+        let loss = loss / targets;
         let gradient_norm = squares.norm(self.network.geometry());
-        let learning_rate = self.optimizer.step(&mut self.parameters, &gradients, step, gradient_norm);
+        self.health = decode(&told, &self.units);
+        if !gradient_norm.is_finite() && self.health.not_finite.is_none() {
+            self.health.not_finite = self.not_finite_square(&squares);
+        }
+        let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
+        self.groups.give_back(sum);
+        self.stopwatch.stop(&self.links);
         Ok(StepReport { loss, gradient_norm, learning_rate })
     }
 
@@ -185,32 +260,33 @@ impl Trainer {
 
     /// Runs the pipeline over all micro-batches and adds up the rank's groups.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<GroupSum, StepError> {
-        let per_group = batch.groups[0].len();
-        let mut micro_batches: VecDeque<MicroBatch> = batch.groups.into_iter().flatten().collect();
+        let (micro_batches, per_sum) = passes(batch.groups, self.stages, self.pass_tokens);
         let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
+        let mut micro_batches = micro_batches.into_iter();
         let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
-        let mut tree = GroupTree::default();
-        let mut group = GroupSum::zeros(self.gradient_index.clone());
+        let mut group = self.groups.take();
         for op in ops {
             match op {
                 PipelineOp::Forward(_) => {
-                    if let Some(micro_batch) = micro_batches.pop_front() {
+                    if let Some(micro_batch) = micro_batches.next() {
                         tapes.push_back(self.forward(step, micro_batch)?);
                     }
                 }
                 PipelineOp::Backward(index) => {
                     if let Some((tape, loss)) = tapes.pop_front() {
                         group.loss += loss;
-                        self.backward(step, tape, scale, &mut group.gradients)?;
+                        let start = if index % per_sum == 0 { Start::Zero } else { Start::FromC };
+                        self.backward(step, tape, scale, &mut group.gradients, start)?;
                     }
-                    if (index + 1) % per_group == 0 {
-                        let next = GroupSum::zeros(self.gradient_index.clone());
-                        tree.push(std::mem::replace(&mut group, next));
+                    if (index + 1) % per_sum == 0 {
+                        self.groups.push(group);
+                        group = self.groups.take();
                     }
                 }
             }
         }
-        tree.finish().ok_or(StepError::Groups { groups: 0 })
+        self.groups.give_back(group);
+        self.groups.finish().ok_or(StepError::Groups { groups: 0 })
     }
 
     fn forward(&mut self, step: u64, micro_batch: MicroBatch) -> Result<(Tape, f32), StepError> {
@@ -230,7 +306,11 @@ impl Trainer {
                 Ok((tape, 0.0))
             }
             (Output::Activations(_), None) => Ok((tape, 0.0)),
-            (Output::Losses(losses), _) => Ok((tape, tree_sum_scalars(&losses))),
+            (Output::Losses(losses), _) => {
+                let groups: Vec<f32> =
+                    losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
+                Ok((tape, tree_sum_scalars(&groups)))
+            }
         }
     }
 
@@ -240,6 +320,7 @@ impl Trainer {
         tape: Tape,
         scale: f32,
         gradients: &mut UnitBuffer,
+        start: Start,
     ) -> Result<(), StepError> {
         let activations = tape.rows() * self.network.geometry().config.hidden_size;
         let received = self.links.next.as_mut().map(|link| link.receive(activations)).transpose()?;
@@ -250,20 +331,72 @@ impl Trainer {
             group: &mut self.links.tensor,
             work: &mut self.work,
         };
-        let before =
-            self.network.backward(&mut around, tape, received.unwrap_or_default(), scale, gradients)?;
+        let received = received.unwrap_or_default();
+        let before = self.network.backward(&mut around, tape, received, scale, gradients, start)?;
         match (before, self.links.previous.as_mut()) {
             (Some(dx), Some(previous)) => Ok(previous.send(&dx)?),
             _ => Ok(()),
         }
     }
 
-    /// Completes the table of squares over the ranks of one replica, and tells all of them the
-    /// last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
+    /// Where this rank's part of the step first had a number that is not finite.
+    fn not_finite(&mut self, gradients: &UnitBuffer) -> Option<Origin> {
+        let pass = self.links.tensor.leave().map(Origin::Pass);
+        // Of a single replica's gradients the squares tell as much.
+        if pass.is_some() || self.links.data.size() == 1 || are_finite(gradients.values()) {
+            return pass;
+        }
+        let (unit, _) = gradients.iter().find(|(_, gradient)| !are_finite(gradient))?;
+        // A tied head's gradient is still apart from the embedding's.
+        let is_parameter = self.parameters.get(unit).is_some();
+        Some(Origin::Gradient(if is_parameter { unit } else { UnitId::embedding(unit.shard as usize) }))
+    }
+
+    /// The first parameter whose square sum is not finite; its gradient may be.
+    fn not_finite_square(&self, squares: &SquareSums) -> Option<NotFinite> {
+        let unit = squares.first_not_finite()?;
+        let rank = holder(self.network.geometry(), &self.plan, unit)?;
+        Some(NotFinite { rank, origin: Origin::Gradient(unit) })
+    }
+
+    /// Adds the losses of the ranks that work on other data groups. Also returns what they and this rank tell of
+    /// themselves, with zeros for all other ranks.
+    fn share_with_replicas(
+        &mut self,
+        loss: f32,
+        not_finite: Option<Origin>,
+    ) -> Result<(f32, Vec<f32>), StepError> {
+        let compute_ms = self.stopwatch.lap(&self.links).as_secs_f32() * 1e3;
+        let flops = self.work.flops();
+        let gflop = (flops - std::mem::replace(&mut self.told_flops, flops)) as f32 / 1e9;
+        let own = encode(RankTime { compute_ms, gflop }, not_finite, &self.units);
+        let mut message = vec![0.0; NUMBERS_OF_RANK * self.plan.data_parallel];
+        message[NUMBERS_OF_RANK * self.place.data..][..NUMBERS_OF_RANK].copy_from_slice(&own);
+        message.push(loss);
+        self.links.data.sum(&mut message)?;
+        let loss = message.pop().unwrap_or(loss);
+        let mut told = vec![0.0; NUMBERS_OF_RANK * self.plan.world_size()];
+        for (rank, record) in
+            self.plan.data_group(self.rank).into_iter().zip(message.chunks_exact(NUMBERS_OF_RANK))
+        {
+            told[NUMBERS_OF_RANK * rank.index()..][..NUMBERS_OF_RANK].copy_from_slice(record);
+        }
+        Ok((loss, told))
+    }
+
+    /// Completes the table of squares and what ranks told over the ranks of one replica, and tells all of
+    /// them the last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
     /// sums are exact.
-    fn share_with_replica(&mut self, squares: &mut SquareSums, loss: f32) -> Result<f32, StepError> {
-        self.links.tensor.sum(&mut squares.values)?;
+    fn share_with_replica(
+        &mut self,
+        squares: &mut SquareSums,
+        loss: f32,
+        told: &[f32],
+    ) -> Result<(f32, Vec<f32>), StepError> {
         let mut table = std::mem::take(&mut squares.values);
+        let units = table.len();
+        table.extend_from_slice(told);
+        self.links.tensor.sum(&mut table)?;
         table.push(loss);
         if let Some(previous) = self.links.previous.as_mut() {
             let before = previous.receive(table.len())?;
@@ -277,7 +410,47 @@ impl Trainer {
             previous.send(&table)?;
         }
         let loss = table.pop().unwrap_or(loss);
+        let told = table.split_off(units);
         squares.values = table;
-        Ok(loss)
+        Ok((loss, told))
     }
+}
+
+/// Gives both ends of a pipeline the sum of what they have, the first stage's first.
+fn add_across(links: &mut RankLinks, first: bool, values: &mut [f32]) -> Result<(), StepError> {
+    let Some(link) = links.other_end() else { return Ok(()) };
+    if first {
+        add_assign(values, &link.receive(values.len())?);
+        link.send(values)?;
+    } else {
+        link.send(values)?;
+        values.copy_from_slice(&link.receive(values.len())?);
+    }
+    Ok(())
+}
+
+/// What goes through the pipeline, in order, and how many of them are one sum.
+///
+/// Where a group is one micro-batch, neighbouring groups go together: their products are larger, and their gradients
+/// are added in the tree without a buffer each. Every stage is left with two micro-batches at least, where there are
+/// as many groups.
+fn passes(groups: Vec<Vec<MicroBatch>>, stages: usize, pass_tokens: usize) -> (Vec<MicroBatch>, usize) {
+    let per_group = groups[0].len();
+    let (count, rows) = (groups.len(), groups[0][0].tokens.len());
+    let micro_batches: Vec<MicroBatch> = groups.into_iter().flatten().collect();
+    let for_stages = if stages > 1 { count / (2 * stages) } else { count };
+    let together = (pass_tokens / rows.max(1)).min(for_stages);
+    let follow = micro_batches.windows(2).all(|pair| pair[0].is_followed_by(&pair[1]));
+    if per_group > 1 || together < 2 || !follow {
+        return (micro_batches, per_group);
+    }
+    let together = 1 << together.ilog2();
+    let mut passes: Vec<MicroBatch> = Vec::with_capacity(count / together);
+    for (index, micro_batch) in micro_batches.into_iter().enumerate() {
+        match passes.last_mut().filter(|_| index % together != 0) {
+            Some(pass) => pass.append(micro_batch),
+            None => passes.push(micro_batch),
+        }
+    }
+    (passes, 1)
 }

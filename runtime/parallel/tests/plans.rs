@@ -6,8 +6,8 @@
 mod gang;
 
 use gang::{Account, Outcome, Run, batch, connect};
-use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, UnitId};
-use sixfold_parallel::{PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
+use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
+use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
 use sixfold_topology::{ParallelPlan, Rank};
 
 const GROUPS: usize = 4;
@@ -43,7 +43,8 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
-    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None }.go()
+    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None, execution: Execution::default() }
+        .go()
 }
 
 fn assert_all_equal(job: &TrainingJob, plans: &[&str]) {
@@ -99,7 +100,36 @@ fn uneven_and_empty_shards_keep_the_bits() {
 #[test]
 fn a_tied_head_keeps_the_bits() {
     let tied = ModelConfig { tie_word_embeddings: true, ..config() };
-    assert_all_equal(&job(tied, 4), &["tp2", "tp4", "dp2.tp2"]);
+    assert_all_equal(
+        &job(tied, 4),
+        &["tp2", "tp4", "dp2.tp2", "pp2", "pp3", "tp2.pp2", "dp2.tp2.pp2", "dp2.pp3"],
+    );
+}
+
+#[test]
+fn what_goes_together_and_what_is_computed_again_keeps_the_bits() {
+    let job = job(ModelConfig { num_key_value_heads: 2, ..config() }, 4);
+    let (expected, kept) = run(&job, "tp2.pp2");
+    for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+        for pass_tokens in [1, 24, 1 << 20] {
+            let execution = Execution { recompute, pass_tokens };
+            for plan in ["dp1", "tp2.pp2"] {
+                let run = Run {
+                    job: &job,
+                    plan,
+                    groups: GROUPS,
+                    steps: 0..3,
+                    from: None,
+                    swapped: None,
+                    execution,
+                };
+                let (outcome, accounts) = run.go();
+                assert!(outcome == expected, "{plan} {execution:?}");
+                let again = accounts[0].work.projections > kept[0].work.projections;
+                assert!(again == (recompute == Recompute::Full) || plan == "dp1", "{execution:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -107,7 +137,15 @@ fn swapping_two_leaves_of_the_tree_changes_the_hash() {
     let job = job(config(), 4);
     let (straight, _) = run(&job, "tp4");
     let swap = Some((Rank(1), Rank(2)));
-    let tensor = Run { job: &job, plan: "tp4", groups: GROUPS, steps: 0..3, from: None, swapped: swap };
+    let tensor = Run {
+        job: &job,
+        plan: "tp4",
+        groups: GROUPS,
+        steps: 0..3,
+        from: None,
+        swapped: swap,
+        execution: Execution::default(),
+    };
     assert_ne!(tensor.go().0.weights_blake3(), straight.weights_blake3());
     let data = Run { plan: "dp4", ..tensor };
     assert_ne!(data.go().0.weights_blake3(), straight.weights_blake3());
@@ -116,7 +154,15 @@ fn swapping_two_leaves_of_the_tree_changes_the_hash() {
 #[test]
 fn another_plan_continues_a_run() {
     let job = job(config(), 4);
-    let whole = Run { job: &job, plan: "pp1", groups: GROUPS, steps: 0..6, from: None, swapped: None };
+    let whole = Run {
+        job: &job,
+        plan: "pp1",
+        groups: GROUPS,
+        steps: 0..6,
+        from: None,
+        swapped: None,
+        execution: Execution::default(),
+    };
     let (begun, _) = Run { plan: "dp2.tp2", steps: 0..2, ..whole }.go();
     let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
     let (ended, _) = Run { plan: "tp4", steps: 4..6, from: Some(&moved), ..whole }.go();
@@ -164,18 +210,23 @@ fn assert_shares(job: &TrainingJob) {
 #[test]
 fn training_learns() {
     let job = TrainingJob { dropout: 0.0, ..job(config(), 4) };
-    let steps = Run { job: &job, plan: "dp1", groups: GROUPS, steps: 0..20, from: None, swapped: None };
+    let steps = Run {
+        job: &job,
+        plan: "dp1",
+        groups: GROUPS,
+        steps: 0..20,
+        from: None,
+        swapped: None,
+        execution: Execution::default(),
+    };
     let losses: Vec<f32> = steps.go().0.reports.iter().map(|report| f32::from_bits(report[0])).collect();
     assert!((losses[0] - 41.0_f32.ln()).abs() < 0.1, "{losses:?}");
     assert!(losses[19] < losses[0] - 1.0, "{losses:?}");
 }
 
 #[test]
-fn refuses_a_tied_head_across_stages_and_missing_links() {
+fn refuses_missing_links() {
     let plan: ParallelPlan = "pp2".parse().unwrap();
-    let links = RankLinks::new(&plan, Rank(0), connect(&plan).swap_remove(0)).unwrap();
-    let tied = job(ModelConfig { tie_word_embeddings: true, ..config() }, 4);
-    assert_eq!(Trainer::new(&tied, &plan, Rank(0), links).err(), Some(PlaceError::TiedHead));
     let missing = RankLinks::new(&plan, Rank(1), Default::default()).err();
     assert_eq!(missing, Some(PlaceError::Link { rank: Rank(1), peer: Rank(0) }));
     let three: ParallelPlan = "dp3".parse().unwrap();

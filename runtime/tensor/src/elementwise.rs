@@ -1,6 +1,10 @@
 //! Element-wise sums and scaling, and the rows of an embedding.
 
 use crate::simd::{simd_dispatch, simd_level};
+use crate::threads;
+
+/// Elements of one task.
+const TASK_ELEMENTS: usize = 1 << 15;
 
 /// `sum[i] += term[i]`.
 ///
@@ -8,7 +12,10 @@ use crate::simd::{simd_dispatch, simd_level};
 /// The lengths differ.
 pub fn add_assign(sum: &mut [f32], term: &[f32]) {
     assert_eq!(sum.len(), term.len(), "lengths of a sum");
-    add_assign_at(simd_level(), sum, term);
+    let (level, cost) = (simd_level(), sum.len());
+    threads::for_each_chunk(sum, TASK_ELEMENTS, cost, |task, sum| {
+        add_assign_at(level, sum, &term[task * TASK_ELEMENTS..][..sum.len()]);
+    });
 }
 
 /// `out[i] = a[i] + b[i]`.

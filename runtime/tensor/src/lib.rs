@@ -69,7 +69,7 @@ pub use memory::keep_freed_memory;
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
 pub use panels::{PANEL_COLUMNS, Panels};
 pub use random::{Counter, Purpose, philox4x32};
-pub use rms_norm::{rms_norm, rms_norm_backward};
+pub use rms_norm::{Segment, rms_norm, rms_norm_backward};
 pub use rope::{RopeTable, rope};
 pub use simd::{SimdLevel, simd_level};
 pub use swiglu::{swiglu, swiglu_backward};

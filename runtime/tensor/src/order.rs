@@ -3,12 +3,15 @@
 //! [`tree_sum`] is the one to read first: it is the sum that makes parallel plans agree.
 
 use crate::simd::{simd_dispatch, simd_level};
+use crate::threads;
 
 /// Lanes of a row's sum.
 const LANES: usize = 16;
 
 /// Elements of one block of [`sum_of_squares_blocks`].
 pub const NORM_BLOCK: usize = 4096;
+/// Such blocks of one task.
+const TASK_BLOCKS: usize = 16;
 
 /// Adds `parts` in a balanced binary tree over their index and leaves the sum in `parts[0]`; the others end up with
 /// partial sums.
@@ -124,7 +127,12 @@ pub(crate) fn larger(a: f32, b: f32) -> f32 {
 /// Add them with [`tree_sum_scalars`].
 pub fn sum_of_squares_blocks(values: &[f32]) -> Vec<f32> {
     let level = simd_level();
-    values.chunks(NORM_BLOCK).map(|block| sum_of_squares_at(level, block)).collect()
+    let mut sums = vec![0.0; values.len().div_ceil(NORM_BLOCK)];
+    threads::for_each_chunk(&mut sums, TASK_BLOCKS, values.len(), |task, sums| {
+        let blocks = values[task * TASK_BLOCKS * NORM_BLOCK..].chunks(NORM_BLOCK);
+        sums.iter_mut().zip(blocks).for_each(|(sum, block)| *sum = sum_of_squares_at(level, block));
+    });
+    sums
 }
 
 simd_dispatch!(pub(crate) fn sum_of_squares_at(block: &[f32]) -> f32 = sum_of_squares);

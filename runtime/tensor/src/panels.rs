@@ -5,8 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Mat;
 use crate::transpose::transpose;
+use crate::{Mat, threads};
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
@@ -42,10 +42,10 @@ impl Panels {
             return;
         }
         let elements: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        for (index, panel) in elements.chunks_mut(panel_len).enumerate() {
+        threads::for_each_chunk(elements, panel_len, b.rows * b.cols, |index, panel| {
             let first = index * PANEL_COLUMNS;
             pack_panel(b.columns(first..b.cols.min(first + PANEL_COLUMNS)), panel);
-        }
+        });
     }
 
     /// The summed dim `k`.
@@ -84,6 +84,14 @@ impl std::fmt::Debug for Panels {
 fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
     if columns.cols < PANEL_COLUMNS {
         panel.fill(0.0);
+    }
+    if columns.col_stride == 1 && columns.cols == PANEL_COLUMNS {
+        for (k, row) in panel.as_chunks_mut::<PANEL_COLUMNS>().0.iter_mut().enumerate() {
+            if let Some(source) = columns.data[k * columns.row_stride..].first_chunk() {
+                *row = *source;
+            }
+        }
+        return;
     }
     if columns.col_stride == 1 {
         for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {

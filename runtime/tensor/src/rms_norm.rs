@@ -2,6 +2,12 @@
 
 use crate::order::{dot_lanes, fold_lanes};
 use crate::simd::{simd_dispatch, simd_level};
+use crate::threads;
+
+/// Rows of one task.
+const TASK_ROWS: usize = 64;
+/// Cost of an element in multiply-adds.
+const COST: usize = 4;
 
 /// `out = (x * rstd) * w` with `rstd = 1 / sqrt(mean(x^2) + eps)` of each row, kept in `rstd` for backward.
 ///
@@ -12,24 +18,65 @@ use crate::simd::{simd_dispatch, simd_level};
 /// The shapes disagree.
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32], rstd: &mut [f32]) {
     assert_eq!((x.len(), out.len()), (rstd.len() * w.len(), x.len()), "shapes of a norm");
-    if !w.is_empty() {
-        forward_at(simd_level(), x, w, eps, out, rstd);
+    if w.is_empty() {
+        return;
     }
+    let (level, width) = (simd_level(), w.len());
+    let rows =
+        x.chunks(TASK_ROWS * width).zip(out.chunks_mut(TASK_ROWS * width)).zip(rstd.chunks_mut(TASK_ROWS));
+    let mut tasks: Vec<_> = rows.collect();
+    threads::for_each(&mut tasks, x.len() * COST, |((x, out), rstd)| forward_at(level, x, w, eps, out, rstd));
 }
 
-/// Writes the gradient of the input to `dx` and adds the weight's to `dw`, rows in ascending order.
+/// A run of rows, which ends before row `end`, whose part of a weight's gradient belongs to leaf `leaf` of a sum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// One past the last row; the first is where the segment before ended, or 0.
+    pub end: usize,
+    /// The leaf.
+    pub leaf: usize,
+}
+
+/// Writes the gradient of the input to `dx` and adds the weight's to the leaves of `dw` (`[leaves][width]`), rows of a
+/// leaf in ascending order.
 ///
-/// `dw` continues from its content, so a sequence block's gradient begins with zeros; blocks are then summed in the
-/// tree.
+/// A leaf continues from its content, so that of a sequence block begins with zeros; leaves are then summed in the tree.
 ///
 /// # Panics
-/// The shapes disagree.
-pub fn rms_norm_backward(dy: &[f32], x: &[f32], w: &[f32], rstd: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+/// The shapes disagree, or the segments do not cover the rows.
+pub fn rms_norm_backward(
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    rstd: &[f32],
+    segments: &[Segment],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
     assert_eq!(x.len(), rstd.len() * w.len(), "shapes of a norm");
-    assert_eq!((dy.len(), dx.len(), dw.len()), (x.len(), x.len(), w.len()), "shapes of a norm's gradients");
-    if !w.is_empty() {
-        backward_at(simd_level(), dy, x, w, rstd, dx, dw);
+    assert_eq!((dy.len(), dx.len()), (x.len(), x.len()), "shapes of a norm's gradients");
+    if w.is_empty() {
+        return;
     }
+    assert_eq!(
+        (segments.last().map_or(0, |last| last.end), dw.len() % w.len()),
+        (rstd.len(), 0),
+        "a norm's leaves"
+    );
+    let (level, width) = (simd_level(), w.len());
+    let mut tasks: Vec<_> = dw.chunks_exact_mut(width).map(|dw| (dw, Vec::new())).collect();
+    let (mut start, mut rest) = (0, dx);
+    for segment in segments {
+        let (dx, after) = rest.split_at_mut((segment.end - start) * width);
+        tasks[segment.leaf].1.push((start..segment.end, dx));
+        (start, rest) = (segment.end, after);
+    }
+    threads::for_each(&mut tasks, x.len() * COST, |(dw, parts)| {
+        for (rows, dx) in parts {
+            let elements = rows.start * width..rows.end * width;
+            backward_at(level, &dy[elements.clone()], &x[elements], w, &rstd[rows.clone()], dx, dw);
+        }
+    });
 }
 
 simd_dispatch!(fn forward_at(x: &[f32], w: &[f32], eps: f32, out: &mut [f32], rstd: &mut [f32]) = forward);
@@ -143,7 +190,8 @@ mod tests {
         let (mut out, mut rstd) = (vec![0.0; x.len()], vec![0.0; rows]);
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; width]);
         rms_norm(&x, &w, EPS, &mut out, &mut rstd);
-        rms_norm_backward(&dy, &x, &w, &rstd, &mut dx, &mut dw);
+        let whole = [Segment { end: rows, leaf: 0 }];
+        rms_norm_backward(&dy, &x, &w, &rstd, &whole, &mut dx, &mut dw);
         let x64: Vec<f64> = x.iter().map(|&x| x.into()).collect();
         let w64: Vec<f64> = w.iter().map(|&w| w.into()).collect();
         let slope = |at: &[f64], index: usize, f: &dyn Fn(&[f64]) -> f64| {
@@ -159,6 +207,26 @@ mod tests {
         for (index, &actual) in dw.iter().enumerate() {
             let expected = slope(&w64, index, &|w| loss(&x64, w, &dy));
             assert!((f64::from(actual) - expected).abs() < 4e-6, "dw[{index}] {actual} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_summed_as_if_its_rows_were_alone() {
+        let (rows, width) = (9, 21);
+        let (x, w, dy, rstd) =
+            (random(7, rows * width), random(8, width), random(9, rows * width), vec![0.7; rows]);
+        let segments = [(2, 0), (3, 1), (3, 0), (7, 0), (9, 1)].map(|(end, leaf)| Segment { end, leaf });
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; 2 * width]);
+        rms_norm_backward(&dy, &x, &w, &rstd, &segments, &mut dx, &mut dw);
+        for (leaf, kept) in [[0, 1, 3, 4, 5, 6].as_slice(), &[2, 7, 8]].into_iter().enumerate() {
+            let of_leaf = |all: &[f32]| -> Vec<f32> {
+                kept.iter().flat_map(|row| all[row * width..][..width].to_vec()).collect()
+            };
+            let (mut dx_alone, mut dw_alone) = (vec![0.0; kept.len() * width], vec![0.0; width]);
+            let whole = [Segment { end: kept.len(), leaf: 0 }];
+            let (dy, x) = (of_leaf(&dy), of_leaf(&x));
+            rms_norm_backward(&dy, &x, &w, &rstd[..kept.len()], &whole, &mut dx_alone, &mut dw_alone);
+            assert_eq!((of_leaf(&dx), &dw[leaf * width..][..width]), (dx_alone, dw_alone.as_slice()));
         }
     }
 }

@@ -3,6 +3,8 @@
 //! A link is chosen by where its two ends are (same process, same host, other host); whoever uses
 //! it sees only [`TensorLink`].
 
+use std::time::Duration;
+
 /// Why a link failed. A failed link stays failed: the gang that it belongs to is placed anew.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -54,6 +56,9 @@ pub trait TensorLink: Send {
 
     /// Bytes of messages sent so far (payload, without framing).
     fn bytes_sent(&self) -> u64;
+
+    /// How long the calls have waited so far for the peer: for something to arrive, or for room.
+    fn waited(&self) -> Duration;
 
     /// `local`, `shared-memory` or `quic`.
     fn kind(&self) -> &'static str;

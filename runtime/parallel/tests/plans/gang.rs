@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sixfold_model::{MicroBatch, UnitId, Work};
-use sixfold_parallel::{ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_parallel::{Execution, ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
 use sixfold_tensor::IGNORED_TARGET;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
@@ -53,6 +53,7 @@ pub(crate) struct Run<'a> {
     pub(crate) from: Option<&'a Outcome>,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
+    pub(crate) execution: Execution,
 }
 
 impl Run<'_> {
@@ -95,6 +96,7 @@ impl Run<'_> {
 
     fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
         let mut trainer = Trainer::new(self.job, plan, rank, links).unwrap();
+        trainer.set_execution(self.execution);
         if let Some(from) = self.from {
             restore(&mut trainer, from);
         }
@@ -137,6 +139,7 @@ struct ChannelLink {
     to: Sender<Vec<u8>>,
     from: Receiver<Vec<u8>>,
     sent: u64,
+    waited: Duration,
 }
 
 impl TensorLink for ChannelLink {
@@ -148,7 +151,10 @@ impl TensorLink for ChannelLink {
 
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
         let late = |_| LinkError::Timeout { peer: "peer".into(), waited_ms: 10_000 };
-        let got = self.from.recv_timeout(Duration::from_secs(10)).map_err(late)?;
+        let since = Instant::now();
+        let got = self.from.recv_timeout(Duration::from_secs(10)).map_err(late);
+        self.waited += since.elapsed();
+        let got = got?;
         if got.len() != message.len() {
             let (expected, got) = (message.len(), got.len() as u64);
             return Err(LinkError::Length { peer: "peer".into(), expected, got });
@@ -159,6 +165,10 @@ impl TensorLink for ChannelLink {
 
     fn bytes_sent(&self) -> u64 {
         self.sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {
@@ -173,8 +183,8 @@ pub(crate) fn connect(plan: &ParallelPlan) -> Vec<HashMap<Rank, Box<dyn TensorLi
         let peers = RankLinks::peers(plan, rank);
         for peer in peers.into_iter().filter(|peer| *peer > rank) {
             let ((to_peer, from_rank), (to_rank, from_peer)) = (channel(), channel());
-            let near = ChannelLink { to: to_peer, from: from_peer, sent: 0 };
-            let far = ChannelLink { to: to_rank, from: from_rank, sent: 0 };
+            let near = ChannelLink { to: to_peer, from: from_peer, sent: 0, waited: Duration::ZERO };
+            let far = ChannelLink { to: to_rank, from: from_rank, sent: 0, waited: Duration::ZERO };
             links[rank.index()].insert(peer, Box::new(near));
             links[peer.index()].insert(rank, Box::new(far));
         }

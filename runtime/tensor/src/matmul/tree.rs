@@ -7,17 +7,12 @@
 
 use std::ops::Range;
 
-use super::{NARROW_ROWS, PACKED_ROWS, exchange, pack_rows, wide};
+use super::blocks::{Product, Sum};
 use crate::simd::simd_level;
-use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
-use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
+use crate::{Mat, MatMut, Panels, SimdLevel};
 
-/// Elements of one block of panels, which stays in L2 while rows go by: as many as in a plain product.
-const BLOCK_ELEMENTS: usize = super::PANEL_BLOCK * super::K_BLOCK * PANEL_COLUMNS;
-/// Elements of a tile.
-const TILE: usize = TILE_ROWS * PANEL_COLUMNS;
 /// Leaves at most: 2 to the number of levels.
-const LEVELS: usize = 6;
+pub(super) const LEVELS: usize = 6;
 
 /// A number that changes nothing when it is added, not even the sign of a zero.
 const NOTHING: f32 = -0.0;
@@ -39,6 +34,16 @@ impl Leaves {
         let count = leaves.len();
         assert!(count.is_power_of_two() && count <= 1 << LEVELS, "{count} leaves have no balanced tree");
         Self(leaves)
+    }
+
+    /// How many there are, empty ones included.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The ranges of each leaf.
+    pub(super) fn ranges(&self) -> &[Vec<Range<usize>>] {
+        &self.0
     }
 
     fn end(&self) -> usize {
@@ -68,133 +73,13 @@ pub(crate) fn matmul_tree_at(level: SimdLevel, a: Mat<'_>, b: &Panels, leaves: &
     if leaves.end() == 0 {
         return (0..c.rows).for_each(|row| c.row_mut(row).fill(NOTHING));
     }
-    let product = Product { level, b, leaves };
-    if c.rows <= NARROW_ROWS { product.narrow(a, c) } else { wide(a, c, |a, c| product.wide_rows(a, c)) }
-}
-
-/// A tile's sum, and one for each level of the tree that waits for its other half.
-struct Tiles {
-    sum: [f32; TILE],
-    spare: [[f32; TILE]; LEVELS],
-}
-
-impl Default for Tiles {
-    fn default() -> Self {
-        Self { sum: [0.0; TILE], spare: [[0.0; TILE]; LEVELS] }
-    }
-}
-
-struct Product<'a> {
-    level: SimdLevel,
-    b: &'a Panels,
-    leaves: &'a Leaves,
-}
-
-impl Product<'_> {
-    /// Few rows: each task takes some panels and all rows.
-    fn narrow(&self, a: Mat<'_>, c: &mut MatMut<'_>) {
-        let (rows, cost) = (c.rows, c.rows * a.cols * c.cols);
-        let mut packed = PACKED_ROWS.take();
-        pack_rows(a, &mut packed);
-        let len = PANEL_COLUMNS * rows;
-        let mut outputs = vec![0.0f32; self.b.count() * len];
-        let panels_a_task = self.b.count().div_ceil(threads::parts(cost));
-        threads::for_each_chunk(&mut outputs, panels_a_task * len, cost, |task, outputs| {
-            let mut tiles = Tiles::default();
-            for (offset, output) in outputs.chunks_exact_mut(len).enumerate() {
-                let panel = self.b.panel(task * panels_a_task + offset);
-                for (a_tile, c_tile) in packed.chunks(a.cols * TILE_ROWS).zip(output.chunks_mut(TILE)) {
-                    let tile = self.tile(a_tile, a.cols, panel, &mut tiles);
-                    c_tile.copy_from_slice(&tile[..c_tile.len()]);
-                }
-            }
-        });
-        PACKED_ROWS.set(packed);
-        exchange(c, &mut outputs, |c_row, output| c_row.copy_from_slice(output));
-    }
-
-    fn wide_rows(&self, a: Mat<'_>, mut c: MatMut<'_>) {
-        let mut packed = PACKED_ROWS.take();
-        pack_rows(a, &mut packed);
-        let mut tiles = Tiles::default();
-        let panels_a_block = (BLOCK_ELEMENTS / (a.cols * PANEL_COLUMNS)).max(1);
-        for first_panel in (0..self.b.count()).step_by(panels_a_block) {
-            let panels = first_panel..self.b.count().min(first_panel + panels_a_block);
-            for (index, a_tile) in packed.chunks(a.cols * TILE_ROWS).enumerate() {
-                for panel in panels.clone() {
-                    let tile = self.tile(a_tile, a.cols, self.b.panel(panel), &mut tiles);
-                    let (first_row, first_column) = (index * TILE_ROWS, panel * PANEL_COLUMNS);
-                    let columns = PANEL_COLUMNS.min(c.cols - first_column);
-                    for row in 0..a_tile.len() / a.cols {
-                        c.row_mut(first_row + row)[first_column..][..columns]
-                            .copy_from_slice(&tile[row * PANEL_COLUMNS..][..columns]);
-                    }
-                }
-            }
-        }
-        PACKED_ROWS.set(packed);
-    }
-
-    /// The sum of all leaves for the rows of a packed tile of `depth` terms and one panel.
-    fn tile<'a>(&self, a: &[f32], depth: usize, panel: &[f32], tiles: &'a mut Tiles) -> &'a [f32; TILE] {
-        self.subtree(&self.leaves.0, a, a.len() / depth, panel, &mut tiles.sum, &mut tiles.spare);
-        &tiles.sum
-    }
-
-    /// The sum of an aligned run of leaves; false where all of them are empty, then `sum` is left as it was.
-    fn subtree(
-        &self,
-        leaves: &[Vec<Range<usize>>],
-        a: &[f32],
-        rows: usize,
-        panel: &[f32],
-        sum: &mut [f32; TILE],
-        spare: &mut [[f32; TILE]],
-    ) -> bool {
-        if let [ranges] = leaves {
-            return self.leaf(ranges, a, rows, panel, sum);
-        }
-        let (left, right) = leaves.split_at(leaves.len() / 2);
-        let has_left = self.subtree(left, a, rows, panel, sum, spare);
-        let Some((other, spare)) = spare.split_first_mut() else { return has_left };
-        if !has_left {
-            return self.subtree(right, a, rows, panel, sum, spare);
-        }
-        if self.subtree(right, a, rows, panel, other, spare) {
-            let elements = rows * PANEL_COLUMNS;
-            sum[..elements].iter_mut().zip(&other[..elements]).for_each(|(sum, other)| *sum += other);
-        }
-        true
-    }
-
-    fn leaf(
-        &self,
-        ranges: &[Range<usize>],
-        a: &[f32],
-        rows: usize,
-        panel: &[f32],
-        sum: &mut [f32; TILE],
-    ) -> bool {
-        for (number, range) in ranges.iter().enumerate() {
-            let operands = Operands {
-                depth: range.len(),
-                a: &a[range.start * rows..],
-                a_layout: RowLayout::Packed,
-                a_step: rows,
-                b: &panel[range.start * PANEL_COLUMNS..],
-                b_step: PANEL_COLUMNS,
-                start: if number == 0 { Start::Zero } else { Start::FromC },
-            };
-            multiply(self.level, rows, operands, sum, PANEL_COLUMNS);
-        }
-        !ranges.is_empty()
-    }
+    Product { level, b, sum: Sum::Tree(leaves) }.run(a, c);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counter, Purpose, matmul, tree_sum};
+    use crate::{Counter, Purpose, Start, matmul, tree_sum};
 
     fn random(stream: u32, len: usize) -> Vec<f32> {
         let mut values = vec![0.0; len];

@@ -15,6 +15,7 @@ pub struct LocalLink {
     incoming: Arc<Queue>,
     silence: Duration,
     bytes_sent: u64,
+    waited: Duration,
 }
 
 const PEER: &str = "the other rank of this process";
@@ -28,6 +29,7 @@ pub fn local_pair(window_bytes: usize, silence: Duration) -> (LocalLink, LocalLi
         incoming: incoming.clone(),
         silence,
         bytes_sent: 0,
+        waited: Duration::ZERO,
     };
     (end(&there, &back), end(&back, &there))
 }
@@ -41,13 +43,20 @@ impl Drop for LocalLink {
 
 impl TensorLink for LocalLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        self.out.push(Bytes::copy_from_slice(message)).map_err(|reason| closed(&reason))?;
+        let message_bytes = Bytes::copy_from_slice(message);
+        let since = Instant::now();
+        let pushed = self.out.push(message_bytes);
+        self.waited += since.elapsed();
+        pushed.map_err(|reason| closed(&reason))?;
         self.bytes_sent += message.len() as u64;
         Ok(())
     }
 
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
-        match self.incoming.pop(Some(Instant::now() + self.silence)) {
+        let since = Instant::now();
+        let next = self.incoming.pop(Some(since + self.silence));
+        self.waited += since.elapsed();
+        match next {
             Next::Message(arrived) => {
                 self.incoming.release(arrived.len());
                 check_length(PEER, message.len(), arrived.len() as u64)?;
@@ -61,6 +70,10 @@ impl TensorLink for LocalLink {
 
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {

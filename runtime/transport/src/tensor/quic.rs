@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
@@ -36,6 +36,7 @@ pub struct QuicLink {
     peer: String,
     silence: Duration,
     bytes_sent: u64,
+    waited: Duration,
     runtime: Handle,
     /// Keeps the threads running as long as the link is there.
     _plane: Arc<Plane>,
@@ -66,6 +67,7 @@ impl QuicLink {
             peer: verified.peer.to_string(),
             silence: plane.options().silence,
             bytes_sent: 0,
+            waited: Duration::ZERO,
             runtime,
             _plane: plane.clone(),
         }
@@ -101,7 +103,9 @@ impl QuicLink {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
         let reading = self.recv.read_chunks(&mut chunks);
         let silence = self.silence;
+        let since = Instant::now();
         let read = self.runtime.block_on(async { tokio::time::timeout(silence, reading).await });
+        self.waited += since.elapsed();
         match read {
             Err(_) => Err(timeout(&self.peer, self.silence)),
             Ok(Ok(Some(count))) => {
@@ -128,8 +132,11 @@ impl TensorLink for QuicLink {
         }
         let length = (message.len() as u64).to_le_bytes();
         let (first, rest) = message.split_at(message.len().min(FIRST_BYTES));
+        let since = Instant::now();
         let pushed = self.queue.push(Bytes::from([&length, first].concat()));
-        pushed.and_then(|()| self.queue.push_pieces(rest)).map_err(|reason| self.closed(reason))?;
+        let pushed = pushed.and_then(|()| self.queue.push_pieces(rest));
+        self.waited += since.elapsed();
+        pushed.map_err(|reason| self.closed(reason))?;
         self.bytes_sent += message.len() as u64;
         Ok(())
     }
@@ -143,6 +150,10 @@ impl TensorLink for QuicLink {
 
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {

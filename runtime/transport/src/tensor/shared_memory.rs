@@ -79,6 +79,7 @@ pub struct SharedMemoryLink {
     peer: String,
     silence: Duration,
     bytes_sent: u64,
+    waited: Duration,
     /// Why the peer is gone, once this end knows.
     gone: Option<&'static str>,
 }
@@ -109,6 +110,7 @@ impl SharedMemoryLink {
             peer: peer.to_string(),
             silence: options.silence,
             bytes_sent: 0,
+            waited: Duration::ZERO,
             gone: None,
         }
     }
@@ -128,7 +130,10 @@ impl SharedMemoryLink {
             let written = self.end.out.write(bytes).map_err(|broken| self.closed(broken))?;
             bytes = &bytes[written..];
             if written == 0 {
-                match self.end.out.wait_for_room(Instant::now() + SPILL_AFTER) {
+                let since = Instant::now();
+                let wake = self.end.out.wait_for_room(since + SPILL_AFTER);
+                self.waited += since.elapsed();
+                match wake {
                     Wake::Ready => {}
                     Wake::Timeout => break,
                     Wake::Gone(reason) => return Err(self.has_gone(reason)),
@@ -139,10 +144,12 @@ impl SharedMemoryLink {
     }
 
     /// Waits, as long as the peer takes what was spilled, until all of it is gone.
-    fn ring_is_ours(&self) -> Result<bool, LinkError> {
+    fn ring_is_ours(&mut self) -> Result<bool, LinkError> {
         loop {
             let taken = self.end.out.taken();
-            let idle = self.spilled.wait_idle(Instant::now() + SPILL_AFTER);
+            let since = Instant::now();
+            let idle = self.spilled.wait_idle(since + SPILL_AFTER);
+            self.waited += since.elapsed();
             if idle.map_err(|reason| self.closed(reason))? {
                 return Ok(true);
             }
@@ -168,7 +175,10 @@ impl SharedMemoryLink {
             let read = self.end.incoming.read(buffer).map_err(|broken| self.closed(broken))?;
             buffer = &mut buffer[read..];
             if read == 0 {
-                match self.end.incoming.wait_for_data(Instant::now() + self.silence) {
+                let since = Instant::now();
+                let wake = self.end.incoming.wait_for_data(since + self.silence);
+                self.waited += since.elapsed();
+                match wake {
                     Wake::Ready => {}
                     Wake::Timeout => return Err(timeout(&self.peer, self.silence)),
                     Wake::Gone(reason) => return Err(self.has_gone(reason)),
@@ -214,6 +224,10 @@ impl TensorLink for SharedMemoryLink {
 
     fn bytes_sent(&self) -> u64 {
         self.bytes_sent
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn kind(&self) -> &'static str {

@@ -1,0 +1,238 @@
+//! Verifying a plan before training under it: [`verify_plan`], with a small model that makes the same
+//! choices as the stage's.
+//!
+//! What decides which code a rank runs stays: the plan, logical shards and data groups, how unevenly
+//! heads, columns, layers and positions fall on them, copies of key-value heads, a tied head, dropout,
+//! clipping, packed documents. What only costs time shrinks.
+
+use std::ops::Range;
+
+use sixfold_model::{Geometry, GeometryError, MicroBatch, OptimizerOptions};
+use sixfold_parallel::verify::{Verification, Verified, VerifyError};
+use sixfold_parallel::{StepBatch, TrainingJob};
+use sixfold_tensor::{Counter, IGNORED_TARGET, Purpose};
+
+use crate::options::{OptionsError, TrainOptions};
+
+/// Steps that are trained: one from the initial weights, one from moments that are not zero, and one more.
+const STEPS: u64 = 3;
+const HIDDEN_SIZE: usize = 16;
+const HEAD_SIZE: usize = 4;
+/// Most query heads of a key-value head, where shards hold whole groups of them.
+const HEADS_OF_GROUP_MAX: usize = 4;
+/// Gradients of a small model are small; they shall be clipped where the stage clips.
+const CLIP_NORM_MAX: f32 = 0.1;
+
+/// A plan could not be verified, or was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyPlanError {
+    /// The stage's options do not fit each other.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The small model's sizes do not fit each other.
+    #[error("the small model: {0}")]
+    Geometry(#[from] GeometryError),
+    /// A thread could not start, a rank failed, or the plan computes something else than one rank.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Trains a small model with the choices of `options` under their plan, all ranks in this process, and
+/// on one rank, and compares every gradient, weight, moment and loss to the bit.
+///
+/// # Errors
+/// [`VerifyError::Differs`] names the first number that differs; else why nothing could be compared.
+pub fn verify_plan(options: &TrainOptions) -> Result<Verified, VerifyPlanError> {
+    options.validate()?;
+    let small = Small::of(options)?;
+    let batches = |step, groups| small.batch(step, groups);
+    let verification = Verification {
+        job: &small.job,
+        plan: options.plan(),
+        data_groups: small.groups,
+        steps: STEPS,
+        batches: &batches,
+    };
+    Ok(verification.run()?)
+}
+
+/// As many of `total` things, dealt out over `parts`, that each part gets `each` at most, but the same parts
+/// still get one more than the others.
+fn reduced(total: usize, parts: usize, each: usize) -> usize {
+    parts * (total / parts).min(each) + total % parts
+}
+
+/// A small job like another.
+struct Small {
+    job: TrainingJob,
+    groups: usize,
+    micro_batches_of_group: usize,
+    sequences_of_micro_batch: usize,
+    length: usize,
+}
+
+impl Small {
+    fn of(options: &TrainOptions) -> Result<Self, GeometryError> {
+        let (shards, groups) = (options.tensor_shards, options.data_groups());
+        let length = reduced(options.sequence(), shards, 12_usize.div_ceil(shards).max(2));
+        let vocabulary = 8 * shards + 5;
+        let mut config = options.geometry(vocabulary, None)?.config;
+        let of_group = config.heads_per_group();
+        let (kv_heads, heads_of_group) = match config.num_key_value_heads {
+            kv_heads if kv_heads < shards => (kv_heads, reduced(of_group, shards, 1)),
+            kv_heads => (reduced(kv_heads, shards, 1), of_group.min(HEADS_OF_GROUP_MAX)),
+        };
+        config.hidden_size = HIDDEN_SIZE;
+        config.head_dim = HEAD_SIZE;
+        config.num_key_value_heads = kv_heads;
+        config.num_attention_heads = kv_heads * heads_of_group;
+        config.intermediate_size = reduced(config.intermediate_size, shards, 3);
+        config.num_hidden_layers = reduced(config.num_hidden_layers, options.pipeline_parallel, 2);
+        config.max_position_embeddings = length;
+        let optimizer = OptimizerOptions {
+            warmup_steps: options.warmup_steps.min(1),
+            steps: STEPS,
+            clip_norm: options.clip_norm.min(CLIP_NORM_MAX),
+            ..options.optimizer()
+        };
+        let job = TrainingJob {
+            geometry: Geometry::new(config, shards)?,
+            optimizer,
+            seed: options.seed,
+            dropout: options.dropout,
+        };
+        let micro = options.micro_batch();
+        Ok(Self {
+            job,
+            groups,
+            micro_batches_of_group: (options.batch_sequences / groups / micro).min(2),
+            sequences_of_micro_batch: micro.min(2),
+            length,
+        })
+    }
+
+    fn batch(&self, step: u64, groups: Range<usize>) -> StepBatch {
+        let all: Vec<Vec<MicroBatch>> = (0..self.groups).map(|group| self.group(step, group)).collect();
+        let global_targets = all.iter().flatten().map(|batch| batch.counted_targets() as u64).sum();
+        StepBatch { groups: all[groups].to_vec(), global_targets }
+    }
+
+    fn group(&self, step: u64, group: usize) -> Vec<MicroBatch> {
+        let first = group * self.micro_batches_of_group;
+        (first..first + self.micro_batches_of_group).map(|index| self.micro_batch(step, index)).collect()
+    }
+
+    /// Sequences of random tokens; where a sequence is long enough, a document ends within it.
+    fn micro_batch(&self, step: u64, index: usize) -> MicroBatch {
+        let (length, vocabulary) = (self.length, self.job.geometry.config.vocab_size as u32);
+        let first_sample = (index * self.sequences_of_micro_batch) as u64;
+        let mut batch =
+            MicroBatch { first_sample, ..MicroBatch::of_documents(Vec::new(), Vec::new(), length) };
+        for sample in first_sample..first_sample + self.sequences_of_micro_batch as u64 {
+            let random = Counter::new(self.job.seed, step, sample, 0, Purpose::ORDER);
+            let token = |at: usize| random.word(at as u64) % vocabulary;
+            let row = batch.tokens.len();
+            batch.tokens.extend((0..length).map(token));
+            batch.targets.extend((1..=length).map(token));
+            batch.document_starts.push(row);
+            let second = random.word(length as u64 + 1) as usize % length;
+            if second > 0 {
+                batch.document_starts.push(row + second);
+                batch.targets[row + second - 1] = IGNORED_TARGET;
+            }
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixfold_topology::{ParallelPlan, layer_range};
+
+    use super::*;
+
+    fn options(plan: &str) -> TrainOptions {
+        let plan: ParallelPlan = plan.parse().unwrap();
+        TrainOptions {
+            data_parallel: plan.data_parallel,
+            tensor_parallel: plan.tensor_parallel,
+            pipeline_parallel: plan.pipeline_parallel,
+            ..TrainOptions::default()
+        }
+    }
+
+    #[test]
+    fn every_plan_is_verified_whatever_the_stage_chooses() {
+        let choices: [(&str, fn(&mut TrainOptions)); 8] = [
+            ("dp2.tp2.pp2", |_| {}),
+            ("dp8", |o| o.dropout = 0.1),
+            ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
+            ("dp2.tp4", |o| (o.kv_heads, o.tie_embeddings) = (1, true)),
+            ("tp8", |o| (o.tensor_shards, o.heads, o.kv_heads, o.hidden_size) = (8, 3, 3, 96)),
+            ("tp2.pp4", |o| (o.micro_batch_sequences, o.batch_sequences, o.clip_norm) = (1, 24, 0.0)),
+            ("dp4.tp2", |o| (o.feed_forward_size, o.sequence_length, o.warmup_steps) = (3, 1, 0)),
+            ("tp2", |o| (o.tensor_shards, o.learning_rate, o.weight_decay) = (2, 1e-3, 0.0)),
+        ];
+        for (plan, choose) in choices {
+            let mut options = options(plan);
+            choose(&mut options);
+            let verified = verify_plan(&options).unwrap_or_else(|error| panic!("{plan}: {error}"));
+            assert_eq!((verified.plan, verified.steps), (options.plan(), STEPS));
+            assert!(verified.ranks.iter().all(|rank| rank.bytes_sent > 0), "{plan}");
+        }
+    }
+
+    #[test]
+    fn wrong_options_are_refused_before_anything_is_trained() {
+        let error = verify_plan(&TrainOptions { tensor_parallel: 8, ..TrainOptions::default() }).unwrap_err();
+        assert!(matches!(error, VerifyPlanError::Options(_)), "{error}");
+    }
+
+    /// Which shards are empty, and which hold more than the others, is what makes them run other code.
+    #[test]
+    fn the_small_model_is_cut_as_the_stage_s_is() {
+        for (heads, kv_heads, layers, pipeline) in [(12, 6, 7, 3), (8, 2, 4, 2), (40, 20, 9, 4), (3, 3, 2, 1)]
+        {
+            let options = TrainOptions {
+                heads,
+                kv_heads,
+                layers,
+                hidden_size: heads * 16,
+                feed_forward_size: 1001,
+                pipeline_parallel: pipeline,
+                tensor_shards: 8,
+                ..TrainOptions::default()
+            };
+            let (small, whole) =
+                (Small::of(&options).unwrap().job.geometry, options.geometry(500, None).unwrap());
+            let excess = |lengths: Vec<usize>| {
+                let least = *lengths.iter().min().unwrap();
+                lengths.into_iter().map(|length| (length == 0, length - least)).collect::<Vec<_>>()
+            };
+            let of = |geometry: &Geometry, part: fn(&sixfold_model::Shard) -> usize| {
+                excess((0..8).map(|shard| part(geometry.sharding.shard(shard))).collect())
+            };
+            assert_eq!(of(&small, |s| s.kv_heads.len()), of(&whole, |s| s.kv_heads.len()), "{kv_heads}");
+            assert_eq!(of(&small, |s| s.feed_forward.len()), of(&whole, |s| s.feed_forward.len()));
+            assert_eq!(small.sharding.has_kv_copies(), whole.sharding.has_kv_copies());
+            let stages = |geometry: &Geometry| {
+                let layers = geometry.config.num_hidden_layers;
+                excess((0..pipeline).map(|stage| layer_range(layers, pipeline, stage).len()).collect())
+            };
+            assert_eq!(stages(&small), stages(&whole));
+        }
+    }
+
+    #[test]
+    fn documents_end_within_sequences() {
+        let small = Small::of(&TrainOptions::default()).unwrap();
+        let step = small.batch(1, 0..8);
+        let batches: Vec<_> = step.groups.iter().flatten().collect();
+        let documents: usize = batches.iter().map(|batch| batch.document_starts.len()).sum();
+        let sequences: usize = batches.iter().map(|batch| batch.sequences()).sum();
+        assert!(documents > sequences, "{documents} documents in {sequences} sequences");
+        for batch in batches {
+            assert_eq!(batch.validate(small.job.geometry.config.vocab_size, small.length), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Faults planted into a gang from outside, by way of its links, its input and its state: each must be
+//! caught, and a tensor named.
+
+mod rig;
+
+use std::ops::Range;
+
+use rig::{Message, Planted};
+use sixfold_model::{ModelConfig, ModelSlice, NOTHING, gradient_index, initialize};
+use sixfold_topology::{ParallelPlan, Rank};
+
+use super::small::{config, job};
+use super::{Difference, Found, Quantity};
+use crate::health::NUMBERS_OF_RANK;
+use crate::trainer::slice_of;
+
+/// One key-value head for all four logical shards: ranks hold copies.
+fn one_kv_head() -> ModelConfig {
+    ModelConfig { num_key_value_heads: 1, ..config() }
+}
+
+/// Where the tensor-parallel ranks of step 1 add their parts of a layer's output.
+fn is_partial_sum(message: &Message<'_>) -> bool {
+    message.step == 1 && message.long == 3
+}
+
+/// As if the receiver had left out the reduction.
+fn drop_theirs(message: &mut Message<'_>) -> bool {
+    message.theirs.fill(NOTHING);
+    true
+}
+
+/// As if the receiver had done the reduction twice.
+fn add_sum_again(own: &[f32], theirs: &mut [f32]) -> bool {
+    theirs.iter_mut().zip(own).for_each(|(theirs, own)| *theirs = 2.0 * *theirs + own);
+    true
+}
+
+/// How the gradients of each rank of a plan lie in the message in which they are summed over the
+/// data-parallel group: the message's length, and the places of the norms.
+fn gradient_messages(plan: &'static str) -> Vec<(usize, Vec<Range<usize>>)> {
+    let plan: ParallelPlan = plan.parse().unwrap();
+    let geometry = job(config()).geometry;
+    let of_rank = |rank| {
+        let index = gradient_index(&geometry, &slice_of(&geometry, &plan, rank));
+        let norms = index.iter().filter(|(unit, _)| unit.tensor.is_norm()).map(|(_, range)| range);
+        (index.len(), norms.collect())
+    };
+    plan.ranks().map(of_rank).collect()
+}
+
+fn missing_reduction() -> Planted {
+    Planted::messages("tp2", |message| {
+        message.rank == Rank(1) && is_partial_sum(message) && drop_theirs(message)
+    })
+}
+
+fn doubled_reduction() -> Planted {
+    Planted::messages("tp4", |message| {
+        is_partial_sum(message) && message.peer.0 == message.rank.0 ^ 1 && {
+            add_sum_again(message.own, message.theirs)
+        }
+    })
+}
+
+fn missing_data_parallel_sum() -> Planted {
+    let gradients = gradient_messages("dp2.tp2");
+    Planted::messages("dp2.tp2", move |message| {
+        message.theirs.len() == gradients[message.rank.index()].0 && drop_theirs(message)
+    })
+}
+
+fn swapped_leaves(plan: &'static str) -> Planted {
+    let position = |rank| match rank {
+        Rank(1) => Rank(2),
+        Rank(2) => Rank(1),
+        other => other,
+    };
+    Planted { position, ..Planted::nothing(config(), plan) }
+}
+
+fn neighbours_shard() -> Planted {
+    Planted { part: |rank| Rank(rank.0 & !1), ..Planted::nothing(config(), "tp4") }
+}
+
+/// The rank takes its neighbour's shard for its own.
+fn neighbours_weights() -> Planted {
+    let before = |run: &mut rig::Run<'_>, rank: Rank, step: u64| {
+        if rank == Rank(1) && step == 0 {
+            let job = job(config());
+            let theirs = slice_of(&job.geometry, &"tp2".parse().unwrap(), Rank(0));
+            let theirs = initialize(&job.geometry, &theirs, job.seed);
+            let [parameters, ..] = run.trainer.state_mut();
+            // Of those that both hold whole shards of, as many numbers lie at the same places.
+            let len = parameters.values().len().min(theirs.values().len());
+            parameters.values_mut()[..len].copy_from_slice(&theirs.values()[..len]);
+        }
+    };
+    Planted {
+        before: Box::new(before),
+        ..Planted::nothing(ModelConfig { vocab_size: 40, ..config() }, "tp2")
+    }
+}
+
+fn swapped_pipeline_stages() -> Planted {
+    // Two micro-batches: with more, the two stages' schedules would wait for each other.
+    Planted { groups: 2, per_group: 1, ..swapped_leaves("pp4") }
+}
+
+fn skipped_update() -> Planted {
+    let before = |run: &mut rig::Run<'_>, rank: Rank, step: u64| {
+        if rank != Rank(1) {
+            return;
+        }
+        match step {
+            1 => run.keep(),
+            2 => run.restore(),
+            _ => {}
+        }
+    };
+    Planted { before: Box::new(before), ..Planted::nothing(config(), "tp2") }
+}
+
+fn dropped_micro_batch() -> Planted {
+    Planted::inputs("dp2.pp2", |at, step, mut batch, _| {
+        if at.data == 1 && step == 1 {
+            batch.groups.iter_mut().for_each(|group| drop(group.pop()));
+        }
+        batch
+    })
+}
+
+fn repeated_micro_batch() -> Planted {
+    Planted::inputs("dp2", |at, step, mut batch, _| {
+        if at.data == 1 && step == 1 {
+            batch.groups[1][1] = batch.groups[1][0].clone();
+        }
+        batch
+    })
+}
+
+fn wrong_data_group() -> Planted {
+    Planted::inputs("dp4", |at, _, batch, all| match at.data {
+        3 => all(2..3),
+        _ => batch,
+    })
+}
+
+fn kv_copies_not_summed() -> Planted {
+    let config = one_kv_head();
+    let of_one_head = config.head_dim * config.hidden_size;
+    let harm = move |message: &mut Message<'_>| message.theirs.len() == of_one_head && drop_theirs(message);
+    Planted { harm: Box::new(harm), ..Planted::nothing(config, "tp2") }
+}
+
+/// Flips one bit of the number that weighs most beside the one that it is added to, of those whose sum
+/// does not round the bit away and that are not in `apart`.
+fn flip_bit(message: &mut Message<'_>, bit: u32, apart: &[Range<usize>]) -> bool {
+    let Message { own, theirs, .. } = message;
+    let flipped = |at: usize| f32::from_bits(theirs[at].to_bits() ^ 1 << bit);
+    let stays = |at: &usize| own[*at] + theirs[*at] != own[*at] + flipped(*at);
+    let allowed = |at: &usize| own[*at] != 0.0 && !apart.iter().any(|range| range.contains(at));
+    let weight = |at: usize| theirs[at].abs() / own[at].abs();
+    let heaviest = (0..own.len()).filter(|at| stays(at) && allowed(at));
+    let heaviest = heaviest.max_by(|a, b| weight(*a).total_cmp(&weight(*b))).unwrap();
+    theirs[heaviest] = flipped(heaviest);
+    true
+}
+
+fn flipped_bit_of_a_partial_sum(bit: u32) -> Planted {
+    Planted::messages("tp2", move |message| {
+        message.rank == Rank(1) && is_partial_sum(message) && flip_bit(message, bit, &[])
+    })
+}
+
+fn flipped_bit_of_a_gradient(bit: u32) -> Planted {
+    let gradients = gradient_messages("dp2");
+    Planted::messages("dp2", move |message| {
+        // A norm's sequence blocks are still to be added, which may round the bit away.
+        let (len, norms) = &gradients[message.rank.index()];
+        let is_gradient = message.theirs.len() == *len;
+        message.rank == Rank(0) && message.step == 1 && is_gradient && flip_bit(message, bit, norms)
+    })
+}
+
+fn norm_gradients_of_every_rank() -> Planted {
+    let gradients = gradient_messages("dp2.tp2");
+    Planted::messages("dp2.tp2", move |message| {
+        let (len, norms) = &gradients[message.rank.index()];
+        let hit = message.theirs.len() == *len;
+        for range in norms.iter().filter(|_| hit) {
+            add_sum_again(&message.own[range.clone()], &mut message.theirs[range.clone()]);
+        }
+        hit
+    })
+}
+
+fn norms_in_the_gradient_norm_of_every_rank() -> Planted {
+    let geometry = job(config()).geometry;
+    let units = ModelSlice::whole(&geometry).units(&geometry);
+    Planted::messages("tp2", move |message| {
+        // The table of square sums, and what two ranks tell, is the only message as long as it.
+        let hit = message.theirs.len() == units.len() + 2 * NUMBERS_OF_RANK;
+        for (at, _) in units.iter().enumerate().filter(|(_, unit)| hit && unit.tensor.is_norm()) {
+            add_sum_again(&message.own[at..=at], &mut message.theirs[at..=at]);
+        }
+        hit
+    })
+}
+
+fn activations_of_another_micro_batch() -> Planted {
+    let stale = std::sync::Mutex::new(Vec::new());
+    Planted::messages("pp2", move |message| {
+        let mut stale = stale.lock().unwrap();
+        if message.rank != Rank(1) || message.long == 0 {
+            return false;
+        }
+        let before = std::mem::replace(&mut *stale, message.theirs.to_vec());
+        let hit = message.step == 1 && message.long == 2;
+        if hit {
+            message.theirs.copy_from_slice(&before);
+        }
+        hit
+    })
+}
+
+/// A fault, and what must be said of it.
+struct Case {
+    name: &'static str,
+    planted: Planted,
+    /// Whether it is planted into messages, some of which it must harm.
+    in_messages: bool,
+    expected: fn(&Difference) -> bool,
+}
+
+fn tensor_of(found: &Difference) -> Option<&super::TensorDifference> {
+    match &found.found {
+        Found::Tensor(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+fn is(found: &Difference, step: u64, quantity: Quantity, name: &str) -> bool {
+    found.step == Some(step)
+        && tensor_of(found).is_some_and(|tensor| tensor.quantity == quantity && tensor.tensor.contains(name))
+}
+
+fn cases() -> Vec<Case> {
+    use Quantity::{Gradient, InitialParameter};
+    let mut cases = Vec::new();
+    let mut case = |name, planted, in_messages, expected| {
+        cases.push(Case { name, planted, in_messages, expected });
+    };
+    case("a missing reduction", missing_reduction(), true, |found| is(found, 1, Gradient, "embed_tokens"));
+    case("a doubled reduction", doubled_reduction(), true, |found| is(found, 1, Gradient, "embed_tokens"));
+    case("a missing data-parallel sum", missing_data_parallel_sum(), true, |found| {
+        is(found, 0, Gradient, "embed_tokens") && found.rank == Rank(0)
+    });
+    case("leaves swapped in the tensor group", swapped_leaves("tp4"), false, |found| {
+        tensor_of(found).is_some()
+    });
+    case("leaves swapped in the data group", swapped_leaves("dp4"), false, |found| {
+        is(found, 0, Gradient, "")
+    });
+    case("a neighbour's shard", neighbours_shard(), false, |found| {
+        let missing = Found::Missing { tensor: "model.embed_tokens.weight".into(), shard: 1 };
+        (found.rank, &found.found) == (Rank(1), &missing)
+    });
+    case("a neighbour's weights", neighbours_weights(), false, |found| {
+        found.step.is_none() && tensor_of(found).is_some_and(|tensor| tensor.quantity == InitialParameter)
+    });
+    case("swapped pipeline stages", swapped_pipeline_stages(), false, |found| is(found, 0, Gradient, ""));
+    case("a skipped update", skipped_update(), false, |found| is(found, 2, Gradient, ""));
+    case("a dropped micro-batch", dropped_micro_batch(), false, |found| is(found, 1, Gradient, ""));
+    case("a micro-batch used twice", repeated_micro_batch(), false, |found| is(found, 1, Gradient, ""));
+    case("a wrong data group", wrong_data_group(), false, |found| is(found, 0, Gradient, ""));
+    case("copies of a key-value head not summed", kv_copies_not_summed(), true, |found| {
+        is(found, 0, Gradient, "layers.0.self_attn.k_proj")
+    });
+    case("norm gradients counted on every rank", norm_gradients_of_every_rank(), true, |found| {
+        is(found, 0, Gradient, "layers.0.input_layernorm")
+    });
+    case(
+        "norms counted by every rank in the gradient norm",
+        norms_in_the_gradient_norm_of_every_rank(),
+        true,
+        |found| found.step == Some(0) && tensor_of(found).is_some_and(|tensor| tensor.quantity != Gradient),
+    );
+    case("activations of another micro-batch", activations_of_another_micro_batch(), true, |found| {
+        is(found, 1, Gradient, "")
+    });
+    for (name, bit) in [("a middle bit of a partial sum", 11), ("the highest bit of a partial sum", 22)] {
+        case(name, flipped_bit_of_a_partial_sum(bit), true, |found| is(found, 1, Gradient, ""));
+    }
+    for (name, bit) in [("the lowest bit of a gradient", 0), ("the highest bit of a gradient", 22)] {
+        case(name, flipped_bit_of_a_gradient(bit), true, |found| {
+            is(found, 1, Gradient, "") && found.rank == Rank(0)
+        });
+    }
+    cases
+}
+
+#[test]
+fn every_planted_fault_is_caught_and_names_a_tensor() {
+    for case in cases() {
+        let (found, harmed) = case.planted.find();
+        let name = case.name;
+        assert_eq!(harmed > 0, case.in_messages, "{name}: {harmed} messages were harmed");
+        let found = found.unwrap_or_else(|| panic!("{name} was not caught"));
+        println!("{name}: {found}");
+        assert!((case.expected)(&found), "{name}: {found}");
+        assert!(found.to_string().contains("weight"), "{name} names no tensor: {found}");
+    }
+}
+
+#[test]
+fn a_gang_without_a_fault_is_the_same() {
+    for plan in ["tp2", "tp4", "dp2", "dp4", "pp2", "dp2.tp2", "dp2.pp2", "pp4", "dp2.tp2.pp2"] {
+        for config in [config(), one_kv_head()] {
+            for per_group in [1, 2] {
+                let planted = Planted { per_group, ..Planted::nothing(config.clone(), plan) };
+                assert_eq!(planted.find(), (None, 0), "{plan}");
+            }
+        }
+    }
+}
