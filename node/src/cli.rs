@@ -166,6 +166,9 @@ pub(crate) struct AttentionBenchArgs {
     /// Elements of a head.
     #[arg(long, default_value_t = 64)]
     pub(crate) head_dim: usize,
+    /// Keys that a query sees at most, its own among them; 0: its whole document so far.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) window: usize,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
 }

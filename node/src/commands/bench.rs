@@ -1,5 +1,6 @@
 //! `sixfold bench`: what the engine does on this machine, beside which a peer's figures can be set.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -128,6 +129,7 @@ fn attend(args: &AttentionBenchArgs) -> Result<()> {
                 head_dim: args.head_dim,
                 keys: tokens,
                 query_offset: 0,
+                window: NonZeroUsize::new(args.window),
             };
             let width = tokens * args.head_dim;
             let (q, d_out) = (random(0, width * args.heads), random(1, width * args.heads));
@@ -150,9 +152,9 @@ fn attend(args: &AttentionBenchArgs) -> Result<()> {
                 };
                 attention_backward(d_out, &saved, &shape, &[0], gradients);
             });
-            // Two products over half of all pairs; backward has five.
-            let flop = 2.0 * (tokens * tokens * args.heads * args.head_dim) as f64;
-            json!({"tokens": tokens, "heads": args.heads, "kv_heads": kv_heads, "head_dim": args.head_dim,
+            // Two products over the pairs that see each other; backward has five.
+            let flop = 4.0 * visible_pairs(tokens, args.window) * (args.heads * args.head_dim) as f64;
+            json!({"tokens": tokens, "window": args.window, "heads": args.heads, "kv_heads": kv_heads, "head_dim": args.head_dim,
                 "mode": mode(&args.bench), "threads": args.bench.threads,
                 "forward_ms": tenths(forward.median * 1e3), "forward_gflops": tenths(flop / forward.median / 1e9),
                 "backward_ms": tenths(backward.median * 1e3),
@@ -161,6 +163,13 @@ fn attend(args: &AttentionBenchArgs) -> Result<()> {
         .collect();
     show(&args.bench, &results);
     Ok(())
+}
+
+/// Pairs of a query and a key that it sees, with a window of so many keys, or of the whole document: half of all pairs, as
+/// peers count them.
+fn visible_pairs(tokens: usize, window: usize) -> f64 {
+    let (tokens, window) = (tokens as f64, window as f64);
+    if window == 0.0 || window >= tokens { tokens * tokens / 2.0 } else { window * (tokens - window / 2.0) }
 }
 
 fn mode(args: &BenchArgs) -> &'static str {
@@ -236,6 +245,11 @@ mod tests {
         for wrong in ["", "3", "3,5", "3,5,7,9", "3,x,7", "0,5,7"] {
             assert!(parse_shape(wrong).unwrap_err().to_string().contains("M,N,K"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_window_leaves_fewer_pairs_and_one_as_long_as_the_document_all() {
+        assert_eq!((visible_pairs(8, 0), visible_pairs(8, 8), visible_pairs(8, 2)), (32.0, 32.0, 14.0));
     }
 
     #[test]

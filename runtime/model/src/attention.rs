@@ -53,7 +53,15 @@ impl Heads {
         all.filter_map(|(shard, (qkv, o))| {
             let of_shard = pass.geometry.sharding.shard(shard);
             let (q_heads, kv_heads) = (of_shard.query_heads.len(), of_shard.kv_heads.len());
-            let shape = AttentionShape { tokens, q_heads, kv_heads, head_dim, keys: tokens, query_offset: 0 };
+            let shape = AttentionShape {
+                tokens,
+                q_heads,
+                kv_heads,
+                head_dim,
+                keys: tokens,
+                query_offset: 0,
+                window: None,
+            };
             let qkv = qkv.try_into().ok()?;
             (q_heads > 0).then(|| Self { shard, shape, qkv, o: o[0].clone() })
         })

@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use sixfold_tensor::{
-    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose,
-    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, keep_freed_memory,
-    logit_exp_sums, matmul, matmul_panels, rms_norm, set_threads, simd_level, swiglu,
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Gelu, Mat, MatMut, Panels, Purpose,
+    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
+    keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, round_to_bf16,
+    set_threads, simd_level, swiglu, widen_bf16,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -99,8 +100,15 @@ fn rows(m: usize, n: usize, k: usize) {
 
 fn attentions() {
     for (tokens, documents) in [(2048, 8), (2048, 1)] {
-        let shape =
-            AttentionShape { tokens, q_heads: 6, kv_heads: 6, head_dim: 64, keys: tokens, query_offset: 0 };
+        let shape = AttentionShape {
+            tokens,
+            q_heads: 6,
+            kv_heads: 6,
+            head_dim: 64,
+            keys: tokens,
+            query_offset: 0,
+            window: None,
+        };
         let starts: Vec<usize> = (0..documents).map(|index| index * tokens / documents).collect();
         let len = tokens * shape.q_heads * shape.head_dim;
         let (q, k, v, d_out) = (random(1, len), random(2, len), random(3, len), random(4, len));
@@ -138,6 +146,20 @@ fn element_wise() {
         "rms_norm {:.2} Gelement/s",
         giga(len, best(|| rms_norm(&gate_up[..len], &gate_up[len..][..1024], 1e-5, &mut out, &mut rstd)))
     );
+    let (mut mean, bias) = (vec![0.0; 2048], vec![0.5; 1024]);
+    let norm = best(|| {
+        layer_norm(&gate_up[..len], &gate_up[len..][..1024], &bias, 1e-5, &mut out, &mut mean, &mut rstd);
+    });
+    println!("layer_norm {:.2} Gelement/s", giga(len, norm));
+    for form in [Gelu::Erf, Gelu::Tanh] {
+        let forward = giga(len, best(|| gelu(form, &gate_up[..len], &mut out)));
+        let backward = giga(len, best(|| gelu_backward(form, &gate_up[..len], &gate_up[len..], &mut out)));
+        println!("gelu {form:?} {forward:.2} Gelement/s, backward {backward:.2}");
+    }
+    let mut narrow = vec![half::bf16::ZERO; len];
+    let to = giga(len, best(|| round_to_bf16(&gate_up[..len], &mut narrow)));
+    let from = giga(len, best(|| widen_bf16(&narrow, &mut out)));
+    println!("to bf16 {to:.2} Gelement/s, from it {from:.2}");
     let shard = VocabularyShard { first_id: 0, columns: 8192, words: 8192 };
     let mut sums = vec![0.0; len / 8192];
     let maxima = vec![1.0; len / 8192];

@@ -9,6 +9,10 @@
 //! 3. the sum `l = l * alpha + sum(p)`, the latter in the lanes of [`lane_sum`](crate::lane_sum);
 //! 4. the output `o * alpha`, continued over the block's visible keys ascending.
 //!
+//! With a window (Child et al., "Generating Long Sequences with Sparse Transformers", 2019; Beltagy et al., "Longformer",
+//! 2020; as in Mistral 7B) it sees the last keys of these only. The blocks stay where they are, those that it does not see
+//! are left out, so time grows with the window and a window that holds the whole document changes no bit.
+//!
 //! So prefill, chunked prefill and decode give the same bits, and rows do not depend on each other. Backward: a
 //! query's gradient goes over keys ascending; a key's over the rows (query, head of the KV group) that see it, queries
 //! ascending, heads ascending within a query, all in one accumulator.
@@ -25,6 +29,7 @@ mod pack;
 pub use backward::{AttentionGradients, AttentionSaved, attention_backward};
 pub use blocks::{BlockedKeyValues, KeyValueBlocks, value_stride};
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::simd::simd_level;
@@ -48,12 +53,19 @@ pub struct AttentionShape {
     pub keys: usize,
     /// Position of the first query among the keys.
     pub query_offset: usize,
+    /// Keys that a query sees at most, its own among them; without it, all of its document so far.
+    pub window: Option<NonZeroUsize>,
 }
 
 impl AttentionShape {
     /// Query heads that share one KV head.
     pub fn group(&self) -> usize {
         self.q_heads / self.kv_heads
+    }
+
+    /// [`Self::window`], or more than any document.
+    fn window(&self) -> usize {
+        self.window.map_or(usize::MAX, NonZeroUsize::get)
     }
 
     fn check(&self, q: &Mat<'_>, out: (usize, usize), lse_th: &[f32]) {
@@ -133,18 +145,27 @@ impl Segment {
     fn visible(&self, shape: &AttentionShape, row: usize, block: usize) -> Visible {
         let in_block = |key: usize| key.saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
         let position = self.first_position() + row / shape.group();
-        Visible { start: 0, end: in_block(position + 1) }
+        let first = (position + 1).saturating_sub(shape.window());
+        Visible { start: in_block(first), end: in_block(position + 1) }
+    }
+
+    /// The blocks of which any of the rows of work sees a key.
+    fn blocks(&self, shape: &AttentionShape, rows: Range<usize>) -> Range<usize> {
+        let position = |row: usize| self.first_position() + row / shape.group();
+        let first = (position(rows.start) + 1).saturating_sub(shape.window());
+        first / KEY_BLOCK..position(rows.end - 1) / KEY_BLOCK + 1
     }
 
     /// The rows of work that see any of `keys`, given as positions in the document.
     fn rows_that_see(&self, shape: &AttentionShape, keys: Range<usize>) -> Range<usize> {
-        let first = keys.start.saturating_sub(self.first_position());
-        first * shape.group()..self.rows(shape)
+        let query = |position: usize| position.saturating_sub(self.first_position()).min(self.queries.len());
+        let end = query((keys.end - 1).saturating_add(shape.window()));
+        query(keys.start) * shape.group()..end * shape.group()
     }
 
     /// Multiply-adds of one product over all rows and keys.
     fn cost(&self, shape: &AttentionShape) -> usize {
-        self.rows(shape) * self.keys.len() * shape.head_dim * shape.kv_heads
+        self.rows(shape) * self.keys.len().min(shape.window()) * shape.head_dim * shape.kv_heads
     }
 
     /// Query rows of one KV head.
@@ -234,7 +255,8 @@ fn attention_at(
 
 /// Causal attention of one sequence over keys and values that a cache holds in blocks; the bits of [`attention`].
 ///
-/// The sequence is one document: query `i` is at position `query_offset + i` and `keys` counts what the cache holds.
+/// The sequence is one document: query `i` is at position `query_offset + i` and `keys` counts what the cache holds. Blocks
+/// that lie before every query's window are not asked for.
 ///
 /// # Panics
 /// The shapes disagree, or the cache's blocks are shorter than the head dim asks for.
@@ -253,3 +275,5 @@ pub fn attention_blocks<B: KeyValueBlocks>(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;

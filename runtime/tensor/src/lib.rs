@@ -8,9 +8,9 @@
 //! - a dot product is one accumulator that goes over `k` in ascending order with a true fused multiply-add;
 //! - a sum over one row (a norm, a softmax) uses sixteen lanes and a fixed fold, see [`lane_sum`];
 //! - a sum over shards, groups or blocks is a balanced binary tree over the logical index, see [`tree_sum`];
-//! - `exp`, `ln`, `sin` and `cos` are our own ([`math`]), since those of the platform differ.
+//! - `exp`, `ln`, `sin`, `cos` and what else is made of them is our own ([`math`]), since the platform's differ.
 //!
-//! Tensors are plain `f32` slices; [`Mat`] and [`MatMut`] add strides. Shape suffixes in names: `t` tokens, `h` heads,
+//! Tensors are plain `f32` slices; [`Mat`], [`MatMut`] and [`RowsMut`] add strides. Shape suffixes in names: `t` tokens, `h` heads,
 //! `d` head dim, `n` columns, `k` the summed dim.
 //!
 //! This crate is not a tensor library: there is no graph, no automatic gradient, no dtype dispatch. It knows no model and no
@@ -25,10 +25,14 @@ pub mod math;
 
 mod adamw;
 mod attention;
+mod bf16;
+mod bias;
 mod cross_entropy;
 mod device;
 mod dropout;
 mod elementwise;
+mod gelu;
+mod layer_norm;
 mod matmul;
 mod matrix;
 mod memory;
@@ -48,6 +52,8 @@ pub use attention::{
     AttentionGradients, AttentionSaved, AttentionShape, BlockedKeyValues, KEY_BLOCK, KeyValueBlocks,
     attention, attention_backward, attention_blocks, value_stride,
 };
+pub use bf16::{round_to_bf16, widen_bf16};
+pub use bias::{add_bias, bias_gradient};
 pub use cross_entropy::{
     IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
     logit_maxima, target_logits,
@@ -55,6 +61,8 @@ pub use cross_entropy::{
 pub use device::{Gpu, gpus};
 pub use dropout::dropout;
 pub use elementwise::{add, add_assign, embed, embed_backward, scale};
+pub use gelu::{Gelu, gelu, gelu_backward};
+pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
 pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, RowsMut, Start};
 pub use memory::keep_freed_memory;

@@ -1,10 +1,15 @@
-//! Our own `exp`, `ln`, `sin` and `cos`: the same bits on every machine, unlike those of the platform's library.
+//! Our own `exp`, `ln`, `sin`, `cos` and normal distribution: the same bits on every machine, unlike those of the
+//! platform's library.
 //!
 //! Only operations that IEEE 754 defines exactly are used (sum, product, quotient, fused multiply-add), never
-//! rearranged. [`exp`] is branch-free, so loops over it are vectorised; the others work in `f64` and serve the few values a
-//! row needs.
+//! rearranged. [`exp`] and [`normal()`] are branch-free, so loops over them are vectorised; the others work in `f64` and
+//! serve the few values a row needs.
+
+mod normal;
 
 use std::f64::consts::{FRAC_2_PI, LN_2, SQRT_2};
+
+pub use normal::normal;
 
 /// `1.5 * 2^23`: adding it rounds an `f32` below `2^22` to an integer, which is then in the low bits.
 const ROUND_F32: f32 = 12_582_912.0;

@@ -177,6 +177,7 @@ impl KvSequence {
             head_dim: shape.head_dim,
             keys: self.tokens + tokens,
             query_offset: self.tokens,
+            window: None,
         };
         let mut lse = vec![0.0; tokens * q_heads];
         let (q, out) = (Mat::row_major(q_thd, tokens, width), MatMut::row_major(out_thd, tokens, width));

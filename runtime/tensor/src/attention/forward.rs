@@ -5,7 +5,7 @@ mod chunk;
 use std::ops::Range;
 
 use super::pack::{HeadBlocks, Source};
-use super::{AttentionShape, KEY_BLOCK, Segment, Visible, head_of, row_place};
+use super::{AttentionShape, Segment, Visible, head_of, row_place};
 use crate::{Mat, MatMut, SimdLevel, threads};
 use chunk::{CHUNK_ROWS, Chunk};
 
@@ -97,8 +97,7 @@ impl<S: Source> Task<'_, S> {
                 let (token, head) = row_place(shape, self.segment, self.kv_head, rows.start + r);
                 head_of(q, token, head, shape.head_dim)
             });
-            let last = self.segment.first_position() + (rows.end - 1) / shape.group();
-            for block in 0..=last / KEY_BLOCK {
+            for block in self.segment.blocks(shape, rows.clone()) {
                 let mut visible = [Visible::default(); CHUNK_ROWS];
                 for (visible, row) in visible.iter_mut().zip(rows.clone()) {
                     *visible = self.segment.visible(shape, row, block);

@@ -9,17 +9,17 @@ fn random(sample: u64, len: usize) -> Vec<f32> {
     values
 }
 
-struct Case {
-    shape: AttentionShape,
+pub(super) struct Case {
+    pub(super) shape: AttentionShape,
     starts: Vec<usize>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
     d_out: Vec<f32>,
 }
 
 impl Case {
-    fn new(shape: AttentionShape, starts: &[usize]) -> Self {
+    pub(super) fn new(shape: AttentionShape, starts: &[usize]) -> Self {
         let (q_len, k_len) =
             (shape.tokens * shape.q_heads * shape.head_dim, shape.keys * shape.kv_heads * shape.head_dim);
         let starts = starts.to_vec();
@@ -43,7 +43,7 @@ impl Case {
         ]
     }
 
-    fn forward(&self, level: SimdLevel) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn forward(&self, level: SimdLevel) -> (Vec<f32>, Vec<f32>) {
         let (mut out, mut lse) =
             (vec![f32::NAN; self.q.len()], vec![f32::NAN; self.q.len() / self.shape.head_dim]);
         let width = self.shape.q_heads * self.shape.head_dim;
@@ -52,7 +52,7 @@ impl Case {
         (out, lse)
     }
 
-    fn backward(&self, level: SimdLevel) -> [Vec<f32>; 3] {
+    pub(super) fn backward(&self, level: SimdLevel) -> [Vec<f32>; 3] {
         let (out, lse) = self.forward(level);
         let [q, k, v] = self.mats();
         let saved = AttentionSaved { q, k, v, out: Mat { data: &out, ..q }, lse_th: &lse };
@@ -85,7 +85,8 @@ impl Case {
             let at = |key: usize| (key * kv_heads + kv_head) * head_dim;
             let (q, d_out) =
                 (&self.q[row * head_dim..][..head_dim], &self.d_out[row * head_dim..][..head_dim]);
-            let keys = self.document_start(position)..position + 1;
+            let window = self.shape.window.map_or(usize::MAX, std::num::NonZeroUsize::get);
+            let keys = self.document_start(position).max((position + 1).saturating_sub(window))..position + 1;
             let scores: Vec<f64> =
                 keys.clone().map(|key| dot(q, &self.k[at(key)..][..head_dim]) * scale).collect();
             let sum: f64 = scores.iter().map(|score| score.exp()).sum();
@@ -116,13 +117,20 @@ fn cases() -> Vec<Case> {
         head_dim,
         keys: query_offset + tokens,
         query_offset,
+        window: None,
     };
+    let windowed = |shape, window| AttentionShape { window: std::num::NonZeroUsize::new(window), ..shape };
     vec![
         Case::new(shape(1, 1, 1, 1, 0), &[0]),
         Case::new(shape(70, 6, 2, 10, 0), &[0]),
         Case::new(shape(150, 4, 4, 33, 0), &[0, 1, 40, 139]),
         Case::new(shape(80, 3, 1, 64, 100), &[0, 90, 150]),
         Case::new(shape(30, 16, 1, 8, 47), &[20]),
+        Case::new(windowed(shape(150, 2, 1, 33, 0), 1), &[0, 40]),
+        Case::new(windowed(shape(220, 2, 2, 16, 0), 7), &[0, 150]),
+        Case::new(windowed(shape(200, 3, 1, 10, 70), 64), &[0]),
+        Case::new(windowed(shape(300, 4, 2, 40, 0), 65), &[0, 3, 210]),
+        Case::new(windowed(shape(150, 1, 1, 64, 150), 130), &[0]),
     ]
 }
 
@@ -187,9 +195,11 @@ fn chunked(case: &Case, chunks: &[usize]) -> (Vec<f32>, Vec<f32>) {
 
 #[test]
 fn prefill_chunked_prefill_and_decode_have_the_same_bits() {
-    for (q_heads, kv_heads, head_dim) in [(9, 3, 64), (4, 1, 20)] {
-        let tokens = 150;
-        let shape = AttentionShape { tokens, q_heads, kv_heads, head_dim, keys: tokens, query_offset: 0 };
+    for (q_heads, kv_heads, head_dim, window) in [(9, 3, 64, 0), (4, 1, 20, 0), (6, 3, 20, 70), (2, 2, 33, 5)]
+    {
+        let (tokens, window) = (150, std::num::NonZeroUsize::new(window));
+        let shape =
+            AttentionShape { tokens, q_heads, kv_heads, head_dim, keys: tokens, query_offset: 0, window };
         let case = Case::new(shape, &[0]);
         let whole = case.forward(simd_level());
         assert!(chunked(&case, &[1; 150]) == whole, "decode");
@@ -199,8 +209,15 @@ fn prefill_chunked_prefill_and_decode_have_the_same_bits() {
 
 #[test]
 fn a_document_does_not_depend_on_its_neighbours() {
-    let shape =
-        AttentionShape { tokens: 140, q_heads: 4, kv_heads: 2, head_dim: 16, keys: 140, query_offset: 0 };
+    let shape = AttentionShape {
+        tokens: 140,
+        q_heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        keys: 140,
+        query_offset: 0,
+        window: None,
+    };
     let packed = Case::new(shape, &[0, 45]);
     let (q_width, kv_width) = (4 * 16, 2 * 16);
     let alone = Case {
@@ -220,7 +237,15 @@ fn a_document_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn what_lies_in_unused_slots_is_not_seen() {
-    let shape = AttentionShape { tokens: 5, q_heads: 2, kv_heads: 1, head_dim: 8, keys: 5, query_offset: 0 };
+    let shape = AttentionShape {
+        tokens: 5,
+        q_heads: 2,
+        kv_heads: 1,
+        head_dim: 8,
+        keys: 5,
+        query_offset: 0,
+        window: None,
+    };
     let case = Case::new(shape, &[0]);
     let mut cache = BlockedKeyValues::new(1, 8);
     cache.push(&[f32::NAN; 80], &[f32::NAN; 80]);
@@ -233,8 +258,15 @@ fn what_lies_in_unused_slots_is_not_seen() {
 
 #[test]
 fn columns_of_one_matrix_have_the_bits_of_matrices_of_their_own() {
-    let shape =
-        AttentionShape { tokens: 90, q_heads: 6, kv_heads: 2, head_dim: 20, keys: 90, query_offset: 0 };
+    let shape = AttentionShape {
+        tokens: 90,
+        q_heads: 6,
+        kv_heads: 2,
+        head_dim: 20,
+        keys: 90,
+        query_offset: 0,
+        window: None,
+    };
     let case = Case::new(shape, &[0, 33]);
     let level = simd_level();
     let (out, lse) = case.forward(level);
