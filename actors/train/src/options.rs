@@ -16,7 +16,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `threads` and `checkpoint_every_steps`; every other option changes them.
+/// `pipeline_parallel`, `threads`, `checkpoint_every_steps` and `commit_every_steps`; every other option changes
+/// them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -79,8 +80,13 @@ pub struct TrainOptions {
     /// What initial weights, dropout and the order of the sequences follow from.
     pub seed: u64,
 
-    /// Steps between two checkpoints: the most that a fault makes the job do again.
+    /// Steps between two durable checkpoints: the most that a fault makes the job do again where no states are
+    /// held in memory.
     pub checkpoint_every_steps: u64,
+    /// Steps between two commits: states held in the memory of a rank's own node and of one of another failure
+    /// domain, beside the computation. A commit that is still under way delays the next, not the training.
+    /// Larger for big models; 0 turns it off, and leaves checkpoints.
+    pub commit_every_steps: u64,
     /// Compute threads of a rank.
     pub threads: usize,
 }
@@ -115,6 +121,7 @@ impl Default for TrainOptions {
             dropout: 0.0,
             seed: 1,
             checkpoint_every_steps: 10,
+            commit_every_steps: 1,
             threads: 1,
         }
     }
@@ -301,13 +308,20 @@ impl TrainOptions {
     /// are equal may go on from each other's checkpoints.
     pub fn without_plan(&self) -> Self {
         let Self {
-            data_parallel, tensor_parallel, pipeline_parallel, checkpoint_every_steps, threads, ..
+            data_parallel,
+            tensor_parallel,
+            pipeline_parallel,
+            checkpoint_every_steps,
+            commit_every_steps,
+            threads,
+            ..
         } = Self::default();
         Self {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
             checkpoint_every_steps,
+            commit_every_steps,
             threads,
             ..self.clone()
         }
@@ -361,7 +375,8 @@ mod tests {
 
     #[test]
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
-        let options = TrainOptions { tensor_parallel: 2, threads: 3, ..TrainOptions::default() };
+        let options =
+            TrainOptions { tensor_parallel: 2, threads: 3, commit_every_steps: 0, ..TrainOptions::default() };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
     }

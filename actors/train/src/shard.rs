@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
-use sixfold_cluster::task::{Gang, HostError, Metric, Metrics, TaskOutput};
+use sixfold_cluster::task::{Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput};
 use sixfold_model::{Geometry, ModelSlice};
 use sixfold_parallel::{RankLinks, StepReport, Trainer, TrainingJob, slice_of};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -13,6 +13,7 @@ use sixfold_wire::id::{ArtifactId, ContentHash};
 use crate::agreement::{agree, collect};
 use crate::batches::Batches;
 use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
+use crate::commit::{Commits, Schedule};
 use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
@@ -56,20 +57,30 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
     let tokens = corpus.id;
     let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
-    let (trainer, loaded) = member.begin(&job, &slice, &fingerprint)?;
-    let losses = loaded.as_ref().map(|loaded| loaded.losses.clone()).unwrap_or_default();
-    let saver = Saver::start(Writer {
+    let (trainer, loaded) = member.begin(&job, &slice, &fingerprint, options.commit_every_steps > 0)?;
+    let (losses, earlier) = loaded.map(|loaded| (loaded.losses, loaded.durable)).unwrap_or_default();
+    let writer = Writer {
         host: host.clone(),
         writes: plan.coordinates(rank).data == 0,
         fingerprint,
         slice,
         batch_sequences: options.batch_sequences as u64,
-        earlier: loaded.map(|loaded| loaded.step),
-    })?;
-    let mut training = Training { member, options, batches, trainer, losses, saver };
+        earlier,
+    };
+    let schedule = Schedule::new(options.commit_every_steps, losses.len() as u64);
+    let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
+    let saver = checkpoints(writer)?;
+    let mut training = Training { member, options, batches, trainer, losses, saver, commits };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
+}
+
+/// A thread that makes snapshots durable, and says of each how that ended.
+type Checkpoints = Saver<Snapshot, (u64, Result<SavedState, TrainError>)>;
+
+fn checkpoints(mut writer: Writer) -> Result<Checkpoints, TrainError> {
+    Saver::start("checkpoint", move |snapshot: Snapshot| (snapshot.step, writer.save(&snapshot)))
 }
 
 /// What the numbers of a job follow from, in one hash: a checkpoint of another is refused.
@@ -129,26 +140,39 @@ impl Member<'_> {
         job: &TrainingJob,
         slice: &ModelSlice,
         fingerprint: &str,
+        commits: bool,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
         let mut links = self.connect(LinkPurpose::Tensors)?;
-        let resume = &self.host.context().spec.resume;
-        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, resume);
+        let held = if commits { self.held() } else { HeldStates::default() };
+        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, &held.states);
         let mut newest = u64::MAX;
         let loaded = loop {
             let loaded = saved.load(newest);
-            let step = loaded.as_ref().map_or(0, |loaded| loaded.step.step);
+            let step = loaded.as_ref().map_or(0, |loaded| loaded.step);
             let (least, greatest) = agree(&self.plan, self.rank, &mut links, step)?;
             if least == greatest {
                 break loaded;
             }
             newest = least;
         };
+        let step = loaded.as_ref().map_or(0, |loaded| loaded.step);
+        if self.rank == Rank(0) && (step > 0 || held.furthest > 0) {
+            self.host.went_on(step, held.furthest.saturating_sub(step));
+        }
         let links = RankLinks::new(&self.plan, self.rank, links)?;
         let mut trainer = Trainer::new(job, &self.plan, self.rank, links)?;
         if let Some(loaded) = &loaded {
             loaded.state.restore(&mut trainer);
         }
         Ok((trainer, loaded))
+    }
+
+    /// What nodes hold in memory. Without an answer there are the checkpoints.
+    fn held(&self) -> HeldStates {
+        self.host.held().unwrap_or_else(|error| {
+            self.host.log(format!("no node says which states it holds: {error}"));
+            HeldStates::default()
+        })
     }
 }
 
@@ -160,7 +184,8 @@ struct Training<'a> {
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
-    saver: Saver,
+    saver: Checkpoints,
+    commits: Commits,
 }
 
 impl Training<'_> {
@@ -200,8 +225,9 @@ impl Training<'_> {
                 return Err(TrainError::NotFinite { rank, step, loss, gradient_norm });
             }
             self.losses.push(loss);
+            self.member.host.reached(self.step());
             self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
-            self.save_if_due()?;
+            self.save_if_due(report.flags)?;
         }
         Ok(())
     }
@@ -221,13 +247,25 @@ impl Training<'_> {
     }
 
     /// The last step is saved by [`Self::finish`].
-    fn save_if_due(&mut self) -> Result<(), TrainError> {
+    fn save_if_due(&mut self, flags: u32) -> Result<(), TrainError> {
         while let Some((step, result)) = self.saver.poll() {
             tolerate(self.member.host, step, result)?;
         }
         let step = self.step();
-        if step < self.options.steps && step.is_multiple_of(self.options.checkpoint_every_steps) {
-            self.saver.submit(Snapshot::take(&self.trainer, &self.losses)?)?;
+        if step == self.options.steps {
+            return Ok(());
+        }
+        let commit = self.commits.after_step(step, flags)?;
+        let checkpoint = step.is_multiple_of(self.options.checkpoint_every_steps);
+        if commit.is_none() && !checkpoint {
+            return Ok(());
+        }
+        let snapshot = Snapshot::take(&self.trainer, &self.losses)?;
+        if let Some(complete) = commit {
+            self.commits.offer(snapshot.clone(), complete)?;
+        }
+        if checkpoint {
+            self.saver.submit(snapshot)?;
         }
         Ok(())
     }

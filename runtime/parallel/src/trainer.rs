@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
@@ -48,6 +49,8 @@ pub struct StepReport {
     pub gradient_norm: f32,
     /// Learning rate of the step.
     pub learning_rate: f32,
+    /// Ranks whose flag ([`Trainer::flag`]) was up when the step's sums were exchanged.
+    pub flags: u32,
 }
 
 /// One rank of a training job: its units, their moments, and its links to other ranks.
@@ -65,6 +68,7 @@ pub struct Trainer {
     dropout: f32,
     links: RankLinks,
     work: Work,
+    flag: Arc<AtomicBool>,
 }
 
 /// Which part of the model `rank` owns under `plan`.
@@ -106,6 +110,7 @@ impl Trainer {
             dropout: job.dropout,
             links,
             work: Work::default(),
+            flag: Arc::default(),
         })
     }
 
@@ -140,6 +145,12 @@ impl Trainer {
         self.links.bytes_sent()
     }
 
+    /// A flag that any thread may raise. How many ranks have theirs up is summed with each step, so that all
+    /// ranks decide alike on it and no message of its own is needed.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.flag.clone()
+    }
+
     /// Does `step` (counted from 0): forward and backward over the rank's micro-batches, the sums
     /// with the other ranks, the update. After an error the rank is of no further use.
     ///
@@ -152,17 +163,20 @@ impl Trainer {
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
         self.links.data.sum(sum.gradients.values_mut())?;
-        let mut loss = [sum.loss];
-        self.links.data.sum(&mut loss)?;
+        let flag = f32::from(u8::from(self.flag.load(Ordering::Acquire)));
+        let mut loss_and_flags = [sum.loss, flag];
+        self.links.data.sum(&mut loss_and_flags)?;
+        let [loss, flags] = loss_and_flags;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
         let index = self.parameters.index().clone();
         let gradients = finish_gradients(geometry, slice, index, &sum.gradients, &mut self.links.tensor)?;
         let mut squares = SquareSums::of_slice(geometry, slice, &gradients, self.place.tensor == 0);
-        let loss = self.share_with_replica(&mut squares, loss[0])? / targets;
+        let (loss, flags) = self.share_with_replica(&mut squares, loss, flags)?;
+        let loss = loss / targets;
         let gradient_norm = squares.norm(self.network.geometry());
         let learning_rate = self.optimizer.step(&mut self.parameters, &gradients, step, gradient_norm);
-        Ok(StepReport { loss, gradient_norm, learning_rate })
+        Ok(StepReport { loss, gradient_norm, learning_rate, flags })
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), StepError> {
@@ -259,11 +273,17 @@ impl Trainer {
     }
 
     /// Completes the table of squares over the ranks of one replica, and tells all of them the
-    /// last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
-    /// sums are exact.
-    fn share_with_replica(&mut self, squares: &mut SquareSums, loss: f32) -> Result<f32, StepError> {
-        self.links.tensor.sum(&mut squares.values)?;
+    /// last pipeline stage's loss and how many flags are up. Every number comes from one rank and is zero
+    /// elsewhere, or is a small whole number, so the sums are exact.
+    fn share_with_replica(
+        &mut self,
+        squares: &mut SquareSums,
+        loss: f32,
+        flags: f32,
+    ) -> Result<(f32, u32), StepError> {
         let mut table = std::mem::take(&mut squares.values);
+        table.push(flags);
+        self.links.tensor.sum(&mut table)?;
         table.push(loss);
         if let Some(previous) = self.links.previous.as_mut() {
             let before = previous.receive(table.len())?;
@@ -277,7 +297,8 @@ impl Trainer {
             previous.send(&table)?;
         }
         let loss = table.pop().unwrap_or(loss);
+        let flags = table.pop().unwrap_or(flags);
         squares.values = table;
-        Ok(loss)
+        Ok((loss, flags as u32))
     }
 }
