@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sixfold_cluster::task::HostError;
+use sixfold_cluster::task::{CommitSchedule, HostError};
 
 use crate::checkpoint::{Saver, Snapshot, Writer};
 use crate::error::TrainError;
@@ -23,43 +23,13 @@ use crate::host::BlockingHost;
 /// How long a state that nobody took waits before it is offered again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Which steps are committed: the same on every rank, since all see the same number of flags.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Schedule {
-    every: u64,
-    complete: u64,
-    under_way: Option<u64>,
-}
-
-impl Schedule {
-    /// Every `every` steps, none if that is 0; the gang goes on from `complete`.
-    pub(crate) fn new(every: u64, complete: u64) -> Self {
-        Self { every, complete, under_way: None }
-    }
-
-    /// `step` steps are done, and in the last one `flags` ranks had a commit under way. Returns the newest
-    /// complete step if this one is to be committed.
-    pub(crate) fn after_step(&mut self, step: u64, flags: u32) -> Option<u64> {
-        if flags == 0
-            && let Some(done) = self.under_way.take()
-        {
-            self.complete = done;
-        }
-        let due = self.every > 0 && self.under_way.is_none() && step.is_multiple_of(self.every);
-        due.then(|| {
-            self.under_way = Some(step);
-            self.complete
-        })
-    }
-}
-
 /// A state on its way to its holders, and the newest complete step.
 type Offer = (Snapshot, u64);
 
 /// A rank's commits.
 pub(crate) struct Commits {
     host: BlockingHost,
-    schedule: Schedule,
+    schedule: CommitSchedule,
     /// Whether this rank has a state to commit, or a data-parallel rank with an equal one does.
     writes: bool,
     flag: Arc<AtomicBool>,
@@ -73,7 +43,7 @@ impl Commits {
     /// Commits as `schedule` says; `flag` is the rank's.
     pub(crate) fn start(
         writer: Writer,
-        schedule: Schedule,
+        schedule: CommitSchedule,
         flag: Arc<AtomicBool>,
     ) -> Result<Self, TrainError> {
         let (host, writes, lowered) = (writer.host.clone(), writer.writes, flag.clone());
@@ -87,7 +57,7 @@ impl Commits {
         Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None })
     }
 
-    /// A step is done, see [`Schedule::after_step`]. Returns the newest complete step if this rank's state is to
+    /// A step is done, see [`CommitSchedule::after_step`]. Returns the newest complete step if this rank's state is to
     /// be offered now.
     ///
     /// # Errors
@@ -121,6 +91,11 @@ impl Commits {
                 Ok(())
             }
         }
+    }
+
+    /// The newest step of which every rank's state is known to be held.
+    pub(crate) fn complete(&self) -> u64 {
+        self.schedule.complete()
     }
 
     /// Offers a state to its holders, and again for as long as nobody takes it.

@@ -1,10 +1,10 @@
 //! The life of a rank, from its task to its result: [`run`], on a thread that may block.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
-use sixfold_cluster::task::{Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput};
+use sixfold_cluster::task::{CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput};
 use sixfold_model::{Geometry, ModelSlice};
 use sixfold_parallel::{RankLinks, StepReport, Trainer, TrainingJob, slice_of};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -13,7 +13,7 @@ use sixfold_wire::id::{ArtifactId, ContentHash};
 use crate::agreement::{agree, collect};
 use crate::batches::Batches;
 use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
-use crate::commit::{Commits, Schedule};
+use crate::commit::Commits;
 use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
@@ -67,10 +67,10 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         batch_sequences: options.batch_sequences as u64,
         earlier,
     };
-    let schedule = Schedule::new(options.commit_every_steps, losses.len() as u64);
+    let schedule = CommitSchedule::new(options.commit_every_steps, losses.len() as u64);
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
     let saver = checkpoints(writer)?;
-    let mut training = Training { member, options, batches, trainer, losses, saver, commits };
+    let mut training = Training { member, options, batches, trainer, losses, saver, commits, timed: Default::default() };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -186,6 +186,8 @@ struct Training<'a> {
     losses: Vec<f32>,
     saver: Checkpoints,
     commits: Commits,
+    /// Wall time of the steps of this attempt, with what saving them took from them, and their number.
+    timed: (Duration, u64),
 }
 
 impl Training<'_> {
@@ -228,6 +230,7 @@ impl Training<'_> {
             self.member.host.reached(self.step());
             self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
             self.save_if_due(report.flags)?;
+            self.timed = (self.timed.0 + started.elapsed(), self.timed.1 + 1);
         }
         Ok(())
     }
@@ -239,6 +242,7 @@ impl Training<'_> {
         self.member.host.progress(Metrics::from([
             ("step".to_owned(), Metric::Count(self.step())),
             ("steps".to_owned(), Metric::Count(self.options.steps)),
+            ("committed_step".to_owned(), Metric::Count(self.commits.complete())),
             ("loss".to_owned(), Metric::Number(report.loss.into())),
             ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
             ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
@@ -304,6 +308,8 @@ impl Training<'_> {
             "parameter_bytes": share.total_bytes(),
             "flops": work.flops(),
             "bytes_sent": self.trainer.bytes_sent(),
+            "steps": self.timed.1,
+            "step_seconds": self.timed.0.as_secs_f64() / self.timed.1.max(1) as f64,
             "parameters": share,
             "work": work,
         })

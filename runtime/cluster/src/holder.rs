@@ -3,7 +3,7 @@
 //! A gang's ranks say with each state which step is *complete*: every rank's state of it is held by
 //! two failure domains (by one where there is no second). States of older steps are dropped then and
 //! not before, so that a complete step is always among the holders. States of an attempt older than
-//! one that was seen are refused; so is what does not fit the bound. All states of a gang go when the
+//! one that was seen are refused, and what it had under way is dropped; so is what does not fit the bound. All states of a gang go when the
 //! coordinator no longer names the gang among those that run.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,11 +72,25 @@ impl From<Commit> for Held {
 
 #[derive(Default)]
 struct GangStates {
+    /// The newest attempt that was seen.
     newest: Epoch,
+    /// The newest attempt of which a state came.
+    begun: Epoch,
     complete: u64,
     /// The newest attempt of which a rank has done a step, and the newest step of it.
     furthest: (Epoch, u64),
-    states: BTreeMap<(u64, ArtifactId), Held>,
+    states: States,
+}
+
+type States = BTreeMap<(u64, ArtifactId), Held>;
+
+/// The key before all states of a step.
+fn first_of(step: u64) -> (u64, ArtifactId) {
+    (step, ArtifactId(ContentHash::from_bytes([0; 32])))
+}
+
+fn bytes_of(states: &States) -> u64 {
+    states.values().map(|state| state.manifest.bytes()).sum()
 }
 
 /// The table; see the module.
@@ -112,7 +126,11 @@ impl Holder {
             return Err(HoldError::Stale);
         }
         gang.newest = tag.epoch;
+        let is_new = std::mem::replace(&mut gang.begun, tag.epoch) < tag.epoch;
         gang.furthest = gang.furthest.max((tag.epoch, tag.step));
+        if is_new {
+            self.begin_at(tag.gang, tag.complete);
+        }
         self.complete(tag.gang, tag.complete);
         let complete = self.gangs.get(&tag.gang).map_or(0, |gang| gang.complete);
         if tag.step < complete {
@@ -153,10 +171,18 @@ impl Holder {
     fn complete(&mut self, id: GangId, step: u64) {
         let Some(gang) = self.gangs.get_mut(&id).filter(|gang| gang.complete < step) else { return };
         gang.complete = step;
-        let kept = gang.states.split_off(&(step, ArtifactId(ContentHash::from_bytes([0; 32]))));
+        let kept = gang.states.split_off(&first_of(step));
         let old = std::mem::replace(&mut gang.states, kept);
-        let bytes = old.values().map(|state| state.manifest.bytes()).sum();
-        self.give_up(bytes);
+        self.give_up(bytes_of(&old));
+    }
+
+    /// A newer attempt went on from `step`. What older ones had beyond it was incomplete, or lost elsewhere, and is
+    /// done again.
+    fn begin_at(&mut self, id: GangId, step: u64) {
+        let Some(gang) = self.gangs.get_mut(&id) else { return };
+        gang.complete = gang.complete.min(step);
+        let later = gang.states.split_off(&first_of(step.saturating_add(1)));
+        self.give_up(bytes_of(&later));
     }
 
     /// A rank has done a step; kept to tell how much a fault makes the gang do again.
@@ -166,6 +192,14 @@ impl Holder {
         }
         let gang = self.gangs.entry(id).or_default();
         gang.furthest = gang.furthest.max((epoch, step));
+    }
+
+    /// An attempt asks what is held: from now on nothing of an older one changes that.
+    pub(crate) fn see(&mut self, id: GangId, epoch: Epoch) {
+        if !self.ended.contains(&id) {
+            let gang = self.gangs.entry(id).or_default();
+            gang.newest = gang.newest.max(epoch);
+        }
     }
 
     /// What is held of a gang, by step; and the newest attempt and step that were seen here.
@@ -190,7 +224,7 @@ impl Holder {
         let before = std::mem::replace(&mut self.running, running);
         for id in before.difference(&self.running).copied().collect::<Vec<_>>() {
             if let Some(gang) = self.gangs.remove(&id) {
-                self.give_up(gang.states.values().map(|state| state.manifest.bytes()).sum());
+                self.give_up(bytes_of(&gang.states));
             }
             self.ended.insert(id);
         }

@@ -60,8 +60,13 @@ pub(crate) trait Neighbours: Send + Sync {
         files: &[Bytes],
     ) -> Result<(), TransferError>;
 
-    /// What a node holds of a gang.
-    async fn list_held(&self, from: &NodeAddress, gang: GangId) -> Result<Listing, TransferError>;
+    /// What a node holds of a gang; it refuses states of attempts older than this one from now on.
+    async fn list_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        epoch: Epoch,
+    ) -> Result<Listing, TransferError>;
 
     /// A file of a state that a node holds.
     async fn read_held(

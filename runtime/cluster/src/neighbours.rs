@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_transport::identity::{Expected, Peer, Role, Roles};
 use sixfold_transport::{ByteStream, Connection, Endpoint, IncomingStream, Registration};
-use sixfold_wire::id::ArtifactId;
+use sixfold_wire::id::{ArtifactId, Epoch};
 use tokio::sync::Semaphore;
 
 use crate::holder::HoldTag;
@@ -86,8 +86,13 @@ impl Neighbours for QuicNeighbours {
         states::send(self.open_states(to, request).await?, files).await
     }
 
-    async fn list_held(&self, from: &NodeAddress, gang: GangId) -> Result<Listing, TransferError> {
-        states::receive_list(self.open_states(from, StateRequest::List(gang)).await?).await
+    async fn list_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        epoch: Epoch,
+    ) -> Result<Listing, TransferError> {
+        states::receive_list(self.open_states(from, StateRequest::List { gang, epoch }).await?).await
     }
 
     async fn read_held(

@@ -34,8 +34,8 @@ const STREAMS_MAX: usize = 16;
 pub(crate) enum StateRequest {
     /// Hold this state; its manifest as JSON.
     Hold { tag: HoldTag, manifest: Vec<u8> },
-    /// Say what you hold of a gang.
-    List(GangId),
+    /// Say to this attempt what you hold of its gang.
+    List { gang: GangId, epoch: Epoch },
     /// Send a file of a state that you hold.
     Read { gang: GangId, state: ArtifactId, file: String },
 }
@@ -62,8 +62,11 @@ impl SharedHolder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn list(&self, gang: GangId) -> Listing {
-        let (states, furthest) = self.lock().list(gang);
+    /// What is held of a gang, told to an attempt of it.
+    pub(crate) fn list(&self, gang: GangId, epoch: Epoch) -> Listing {
+        let mut holder = self.lock();
+        holder.see(gang, epoch);
+        let (states, furthest) = holder.list(gang);
         Listing { states, furthest }
     }
 }
@@ -146,8 +149,8 @@ async fn answer(holder: &SharedHolder, incoming: IncomingStream) -> Result<(), T
     match incoming.header::<StateRequest>() {
         Err(_) => Ok(incoming.refuse("not a request for states").await?),
         Ok(StateRequest::Hold { tag, manifest }) => hold(holder, incoming, &tag, &manifest).await,
-        Ok(StateRequest::List(gang)) => {
-            let listing = holder.list(gang);
+        Ok(StateRequest::List { gang, epoch }) => {
+            let listing = holder.list(gang, epoch);
             let json = serde_json::to_vec(&listing).map_err(std::io::Error::other)?;
             give(incoming, &json).await
         }

@@ -23,7 +23,7 @@ use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub use commit::{Commit, GangId, HeldState, HeldStates};
+pub use commit::{Commit, CommitSchedule, GangId, HeldState, HeldStates};
 
 /// A named figure of a task or a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

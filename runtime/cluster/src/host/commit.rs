@@ -71,14 +71,14 @@ impl DaemonHost {
 
     /// What this node and all others hold of this task's gang.
     pub(super) async fn list_held(&self) -> HeldStates {
-        let gang = self.task.into();
+        let (gang, epoch) = (self.task.into(), self.epoch);
         let view = self.shared.reports.view().borrow().clone();
-        let mut listings = vec![(self.shared.node.clone(), self.shared.holder.list(gang))];
+        let mut listings = vec![(self.shared.node.clone(), self.shared.holder.list(gang, epoch))];
         let mut asking = JoinSet::new();
         for other in view.nodes.into_iter().filter(|other| other.node != self.shared.node) {
             let shared = std::sync::Arc::clone(&self.shared);
             asking.spawn(async move {
-                let listed = within(LIST_DEADLINE, shared.neighbours.list_held(&other, gang)).await;
+                let listed = within(LIST_DEADLINE, shared.neighbours.list_held(&other, gang, epoch)).await;
                 (other.node, listed)
             });
         }
