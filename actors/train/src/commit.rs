@@ -37,6 +37,8 @@ pub(crate) struct Commits {
     offered: Option<Offer>,
     /// When a state that nobody took is offered again.
     retry_at: Option<Instant>,
+    /// States that were taken.
+    taken: u64,
 }
 
 impl Commits {
@@ -54,7 +56,7 @@ impl Commits {
             }
             (snapshot.step, done)
         })?;
-        Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None })
+        Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None, taken: 0 })
     }
 
     /// A step is done, see [`CommitSchedule::after_step`]. Returns the newest complete step if this rank's state is to
@@ -78,6 +80,7 @@ impl Commits {
     fn take(&mut self, step: u64, done: Result<(), TrainError>) -> Result<(), TrainError> {
         match done {
             Ok(()) => {
+                self.taken += 1;
                 self.offered.take_if(|(snapshot, _)| snapshot.step == step);
                 Ok(())
             }
@@ -96,6 +99,11 @@ impl Commits {
     /// The newest step of which every rank's state is known to be held.
     pub(crate) fn complete(&self) -> u64 {
         self.schedule.complete()
+    }
+
+    /// States of this rank that were taken so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Offers a state to its holders, and again for as long as nobody takes it.

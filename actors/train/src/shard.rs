@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
-use sixfold_cluster::task::{CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput};
+use sixfold_cluster::task::{
+    CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput,
+};
 use sixfold_model::{Geometry, ModelSlice};
 use sixfold_parallel::{RankLinks, StepReport, Trainer, TrainingJob, slice_of};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -70,7 +72,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let schedule = CommitSchedule::new(options.commit_every_steps, losses.len() as u64);
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
     let saver = checkpoints(writer)?;
-    let mut training = Training { member, options, batches, trainer, losses, saver, commits, timed: Default::default() };
+    let mut training =
+        Training { member, options, batches, trainer, losses, saver, commits, timed: Default::default() };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -309,6 +312,7 @@ impl Training<'_> {
             "flops": work.flops(),
             "bytes_sent": self.trainer.bytes_sent(),
             "steps": self.timed.1,
+            "commits": self.commits.taken(),
             "step_seconds": self.timed.0.as_secs_f64() / self.timed.1.max(1) as f64,
             "parameters": share,
             "work": work,
