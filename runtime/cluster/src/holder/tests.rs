@@ -1,3 +1,5 @@
+//! The table of held states: order, attempts, bound, and what it lets go.
+
 use sixfold_artifact::FileEntry;
 use sixfold_wire::id::JobId;
 
