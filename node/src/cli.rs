@@ -233,6 +233,9 @@ pub(crate) struct NodeArgs {
     /// Nodes with the same label fail together: a rack, a power line. The node's name by default.
     #[arg(long, value_name = "LABEL")]
     pub(crate) failure_domain: Option<String>,
+    /// Memory for states of trainings, this node's and others', in MiB; a quarter of the machine's by default.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) hold_mib: Option<u64>,
     /// Tensor links between workers.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) links: Links,

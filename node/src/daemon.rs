@@ -48,6 +48,7 @@ pub(crate) async fn run(args: NodeArgs, metrics: MetricsHandle) -> Result<()> {
         links: args.links.into(),
         worker: (std::env::current_exe()?, vec!["worker".to_owned()]),
         roles: roles::all(),
+        hold_bytes_max: machine::hold_bytes_max(&args),
     };
     let daemon = NodeDaemon::start(endpoint.clone(), options).await?;
     certificate::keep(endpoint.clone(), args.dir.clone(), args.join);

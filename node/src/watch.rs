@@ -152,6 +152,9 @@ pub(crate) fn summary(job: &JobView) -> String {
         if let Some(resumed) = recovery.resumed_ms {
             text += &format!(", working again {} ms later", resumed.saturating_sub(recovery.detected_ms));
         }
+        if let Some((step, redone)) = recovery.step.zip(recovery.redone) {
+            text += &format!(" from step {step}, {redone} step(s) redone");
+        }
         text.push('\n');
     }
     if let Some(message) = &job.message {

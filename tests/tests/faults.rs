@@ -14,12 +14,13 @@ const TRIES: usize = 5;
 fn tell(what: &str, job: &Value) {
     for recovery in job["recoveries"].as_array().into_iter().flatten() {
         println!(
-            "{what}: {} on {}: detected after {} ms, resumed {} ms later at step {} ({})",
+            "{what}: {} on {}: detected after {} ms, resumed {} ms later at step {}, {} redone ({})",
             recovery["stage"],
             recovery["node"],
             recovery["detect_ms"],
             recovery["resume_ms"],
             recovery["step"],
+            recovery["redone_steps"],
             recovery["cause"]
         );
     }
@@ -110,6 +111,57 @@ fn machines_apart_that_burn_down_cost_no_bit() {
     tell("apart", &job);
     assert_eq!(outcome(&job), expected);
     assert_eq!(recovered(&job), HashSet::from(["train"]));
+}
+
+/// Steps that a fault may make a training do again: the one after the newest complete step while its commit was
+/// under way, and one more where that took longer than a step.
+const REDONE_MAX: u64 = 2;
+
+/// Checks that a training with checkpoints far apart has lost no more than the steps since the newest commit.
+fn assert_little_redone(job: &Value) {
+    let recoveries = job["recoveries"].as_array().unwrap();
+    assert!(!recoveries.is_empty(), "nothing was lost");
+    for recovery in recoveries {
+        let redone = recovery["redone_steps"].as_u64();
+        assert!(redone.is_some_and(|redone| redone <= REDONE_MAX), "{recovery}");
+        assert!(recovery["step"].as_u64().unwrap() > 0, "{recovery}");
+    }
+}
+
+/// Neither has a checkpoint to go on from, only what other nodes hold in memory.
+#[test]
+fn a_worker_and_a_node_lost_between_checkpoints_cost_a_step_or_two() {
+    let _alone = alone();
+    let rig = Rig::training(160);
+    let far = ["--set", "train.checkpoint_every_steps=1000"];
+    let expected = outcome(&rig.start(5, &far).finish());
+    let mut run = rig.start(5, &far);
+    run.wait_for("training", |job| is_amid(job, ("train", "step", 20)));
+    let node = run.host_of("train");
+    kill(&run.node(&node).children()[0]);
+    run.wait_for("training again", |job| is_amid(job, ("train", "step", 80)));
+    let node = run.host_of("train");
+    run.destroy_node(&node);
+    let job = run.finish();
+    tell("between checkpoints", &job);
+    assert_eq!(outcome(&job), expected);
+    assert_little_redone(&job);
+}
+
+/// One node has nobody to hold its states but itself; they outlive its workers.
+#[test]
+fn a_worker_lost_on_the_only_node_costs_a_step_or_two() {
+    let _alone = alone();
+    let rig = Rig::training(160);
+    let far = ["--set", "train.checkpoint_every_steps=1000"];
+    let expected = outcome(&rig.start(1, &far).finish());
+    let mut run = rig.start(1, &far);
+    run.wait_for("training", |job| is_amid(job, ("train", "step", 20)));
+    kill(&run.node("node-1").children()[0]);
+    let job = run.finish();
+    tell("on one node", &job);
+    assert_eq!(outcome(&job), expected);
+    assert_little_redone(&job);
 }
 
 /// Asks the same question again and again, through whatever node takes it.

@@ -190,6 +190,13 @@ pub enum UnitEvent {
         /// When it may be placed again.
         retry_at_ms: u64,
     },
+    /// All ranks of a gang have agreed on where to go on.
+    WentOn {
+        /// The step after which they go on.
+        step: u64,
+        /// Steps that were done before and are done again.
+        redone: u64,
+    },
 }
 
 /// What an attempt's end is held against.

@@ -263,10 +263,12 @@ pub struct Recovery {
     pub detected_ms: u64,
     /// When the next attempt was placed.
     pub placed_ms: Option<u64>,
-    /// When the next attempt worked.
+    /// When the next attempt worked: for a gang that trains, when all ranks had their state.
     pub resumed_ms: Option<u64>,
     /// The step from which it went on.
     pub step: Option<u64>,
+    /// Steps of a training that were done before the fault and are done again.
+    pub redone: Option<u64>,
 }
 
 /// Where a task is and why there.

@@ -1,7 +1,8 @@
 //! The cluster as the trainer's thread sees it: the calls of a `TaskHost`, made blocking.
 
-use sixfold_artifact::{Manifest, Store};
-use sixfold_cluster::task::{HostError, Metrics, TaskContext};
+use bytes::Bytes;
+use sixfold_artifact::{FileEntry, Manifest, Store};
+use sixfold_cluster::task::{Commit, HeldState, HeldStates, HostError, Metrics, TaskContext};
 use sixfold_wire::id::ArtifactId;
 use tokio::runtime::Handle;
 
@@ -48,6 +49,29 @@ impl BlockingHost {
 
     pub(crate) fn save_state(&self, state: ArtifactId, step: u64) -> Result<(), HostError> {
         self.block_on(self.context.host.save_state(state, step))
+    }
+
+    pub(crate) fn commit(&self, commit: Commit) -> Result<(), HostError> {
+        self.block_on(self.context.host.commit(commit))
+    }
+
+    pub(crate) fn held(&self) -> Result<HeldStates, HostError> {
+        self.block_on(self.context.host.held())
+    }
+
+    pub(crate) fn read_held(&self, state: &HeldState, file: &FileEntry) -> Result<Bytes, HostError> {
+        self.block_on(self.context.host.read_held(state, file))
+    }
+
+    /// Tells the coordinator, which may be away, without waiting for it.
+    pub(crate) fn went_on(&self, step: u64, redone: u64) {
+        let host = self.context.host.clone();
+        // A task that was placed anew hears of it when it saves.
+        self.runtime.spawn(async move { host.went_on(step, redone).await });
+    }
+
+    pub(crate) fn reached(&self, step: u64) {
+        self.context.host.reached(step);
     }
 
     pub(crate) fn progress(&self, figures: Metrics) {

@@ -2,8 +2,8 @@
 //!
 //! A rank reads its part of each step's batch from the token shards, computes the units of the
 //! model that the plan gives it, and exchanges partial sums and activations with its neighbours in
-//! the plan. Its state is saved every few steps, so that a gang that loses a member goes on from
-//! the newest complete step, under the same plan or another, with the same bits. After the last
+//! the plan. Its state is held in other nodes' memory after each step and made durable every few, so that a gang
+//! that loses a member goes on from the newest complete step, under the same plan or another, with the same bits. After the last
 //! step the first rank writes the `model` artefact.
 //!
 //! The arithmetic and the plans are those of `sixfold-model` and `sixfold-parallel`; this crate
@@ -16,6 +16,7 @@ mod actor;
 mod agreement;
 mod batches;
 mod checkpoint;
+mod commit;
 mod error;
 mod host;
 mod links;

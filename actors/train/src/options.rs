@@ -17,8 +17,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens` and `checkpoint_every_steps`; every other
-/// option changes them.
+/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
+/// `commit_every_steps`; every other option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -84,8 +84,13 @@ pub struct TrainOptions {
     /// What initial weights, dropout and the order of the sequences follow from.
     pub seed: u64,
 
-    /// Steps between two checkpoints: the most that a fault makes the job do again.
+    /// Steps between two durable checkpoints: the most that a fault makes the job do again where no states are
+    /// held in memory.
     pub checkpoint_every_steps: u64,
+    /// Steps between two commits: states held in the memory of a rank's own node and of one of another failure
+    /// domain, beside the computation. A commit that is still under way delays the next, not the training.
+    /// Larger for big models; 0 turns it off, and leaves checkpoints.
+    pub commit_every_steps: u64,
     /// What backward passes compute again instead of keeping it: `none`, `selective` (norms and gated products: a
     /// quarter of the activations is saved for a few per cent of the time) or `full` (all but a layer's
     /// input: little is kept, for a third more products).
@@ -129,6 +134,7 @@ impl Default for TrainOptions {
             dropout: 0.0,
             seed: 1,
             checkpoint_every_steps: 10,
+            commit_every_steps: 1,
             recompute: Execution::default().recompute,
             pass_tokens: Execution::default().pass_tokens,
             threads: 1,
@@ -322,6 +328,7 @@ impl TrainOptions {
             pipeline_parallel,
             verify_plan,
             checkpoint_every_steps,
+            commit_every_steps,
             recompute,
             pass_tokens,
             threads,
@@ -333,6 +340,7 @@ impl TrainOptions {
             pipeline_parallel,
             verify_plan,
             checkpoint_every_steps,
+            commit_every_steps,
             recompute,
             pass_tokens,
             threads,
@@ -387,8 +395,13 @@ mod tests {
 
     #[test]
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
-        let options =
-            TrainOptions { tensor_parallel: 2, threads: 3, verify_plan: false, ..TrainOptions::default() };
+        let options = TrainOptions {
+            tensor_parallel: 2,
+            threads: 3,
+            commit_every_steps: 0,
+            verify_plan: false,
+            ..TrainOptions::default()
+        };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
     }

@@ -1,10 +1,12 @@
 //! The life of a rank, from its task to its result: [`run`], on a thread that may block.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
-use sixfold_cluster::task::{Gang, HostError, Metric, Metrics, TaskOutput};
+use sixfold_cluster::task::{
+    CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput,
+};
 use sixfold_model::{Geometry, ModelSlice};
 use sixfold_parallel::{NotFinite, RankLinks, StepReport, Trainer, TrainingJob, slice_of};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -13,6 +15,7 @@ use sixfold_wire::id::{ArtifactId, ContentHash};
 use crate::agreement::{agree, collect};
 use crate::batches::Batches;
 use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
+use crate::commit::Commits;
 use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
@@ -57,22 +60,34 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
     let tokens = corpus.id;
     let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
-    let (mut trainer, loaded) = member.begin(&job, &slice, &fingerprint)?;
+    let (mut trainer, loaded) = member.begin(&job, &slice, &fingerprint, options.commit_every_steps > 0)?;
     trainer.set_execution(options.execution());
-    let losses = loaded.as_ref().map(|loaded| loaded.losses.clone()).unwrap_or_default();
-    let saver = Saver::start(Writer {
+    let (losses, earlier) = loaded.map(|loaded| (loaded.losses, loaded.durable)).unwrap_or_default();
+    let writer = Writer {
         host: host.clone(),
         writes: plan.coordinates(rank).data == 0,
         fingerprint,
         slice,
         batch_sequences: options.batch_sequences as u64,
-        earlier: loaded.map(|loaded| loaded.step),
-    })?;
+        earlier,
+    };
+    let schedule = CommitSchedule::new(options.commit_every_steps, losses.len() as u64);
+    let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
+    let saver = checkpoints(writer)?;
+    let stragglers = Stragglers::default();
+    let timed = Default::default();
     let mut training =
-        Training { member, options, batches, trainer, losses, saver, stragglers: Stragglers::default() };
+        Training { member, options, batches, trainer, losses, saver, commits, timed, stragglers };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
+}
+
+/// A thread that makes snapshots durable, and says of each how that ended.
+type Checkpoints = Saver<Snapshot, (u64, Result<SavedState, TrainError>)>;
+
+fn checkpoints(mut writer: Writer) -> Result<Checkpoints, TrainError> {
+    Saver::start("checkpoint", move |snapshot: Snapshot| (snapshot.step, writer.save(&snapshot)))
 }
 
 /// What the numbers of a job follow from, in one hash: a checkpoint of another is refused.
@@ -140,26 +155,39 @@ impl Member<'_> {
         job: &TrainingJob,
         slice: &ModelSlice,
         fingerprint: &str,
+        commits: bool,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
         let mut links = self.connect(LinkPurpose::Tensors)?;
-        let resume = &self.host.context().spec.resume;
-        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, resume);
+        let held = if commits { self.held() } else { HeldStates::default() };
+        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, &held.states);
         let mut newest = u64::MAX;
         let loaded = loop {
             let loaded = saved.load(newest);
-            let step = loaded.as_ref().map_or(0, |loaded| loaded.step.step);
+            let step = loaded.as_ref().map_or(0, |loaded| loaded.step);
             let (least, greatest) = agree(&self.plan, self.rank, &mut links, step)?;
             if least == greatest {
                 break loaded;
             }
             newest = least;
         };
+        let step = loaded.as_ref().map_or(0, |loaded| loaded.step);
+        if self.rank == Rank(0) && (step > 0 || held.furthest > 0) {
+            self.host.went_on(step, held.furthest.saturating_sub(step));
+        }
         let links = RankLinks::new(&self.plan, self.rank, links)?;
         let mut trainer = Trainer::new(job, &self.plan, self.rank, links)?;
         if let Some(loaded) = &loaded {
             loaded.state.restore(&mut trainer);
         }
         Ok((trainer, loaded))
+    }
+
+    /// What nodes hold in memory. Without an answer there are the checkpoints.
+    fn held(&self) -> HeldStates {
+        self.host.held().unwrap_or_else(|error| {
+            self.host.log(format!("no node says which states it holds: {error}"));
+            HeldStates::default()
+        })
     }
 }
 
@@ -171,7 +199,10 @@ struct Training<'a> {
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
-    saver: Saver,
+    saver: Checkpoints,
+    commits: Commits,
+    /// Wall time of the steps of this attempt, with what saving them took from them, and their number.
+    timed: (Duration, u64),
     stragglers: Stragglers,
 }
 
@@ -213,8 +244,10 @@ impl Training<'_> {
                 return Err(TrainError::NotFinite { origin, step, loss, gradient_norm });
             }
             self.losses.push(loss);
+            self.member.host.reached(self.step());
             self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
-            self.save_if_due()?;
+            self.save_if_due(report.flags)?;
+            self.timed = (self.timed.0 + started.elapsed(), self.timed.1 + 1);
         }
         Ok(())
     }
@@ -236,6 +269,7 @@ impl Training<'_> {
         let mut metrics = Metrics::from([
             ("step".to_owned(), Metric::Count(self.step())),
             ("steps".to_owned(), Metric::Count(self.options.steps)),
+            ("committed_step".to_owned(), Metric::Count(self.commits.complete())),
             ("loss".to_owned(), Metric::Number(report.loss.into())),
             ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
             ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
@@ -258,13 +292,25 @@ impl Training<'_> {
     }
 
     /// The last step is saved by [`Self::finish`].
-    fn save_if_due(&mut self) -> Result<(), TrainError> {
+    fn save_if_due(&mut self, flags: u32) -> Result<(), TrainError> {
         while let Some((step, result)) = self.saver.poll() {
             tolerate(self.member.host, step, result)?;
         }
         let step = self.step();
-        if step < self.options.steps && step.is_multiple_of(self.options.checkpoint_every_steps) {
-            self.saver.submit(Snapshot::take(&self.trainer, &self.losses)?)?;
+        if step == self.options.steps {
+            return Ok(());
+        }
+        let commit = self.commits.after_step(step, flags)?;
+        let checkpoint = step.is_multiple_of(self.options.checkpoint_every_steps);
+        if commit.is_none() && !checkpoint {
+            return Ok(());
+        }
+        let snapshot = Snapshot::take(&self.trainer, &self.losses)?;
+        if let Some(complete) = commit {
+            self.commits.offer(snapshot.clone(), complete)?;
+        }
+        if checkpoint {
+            self.saver.submit(snapshot)?;
         }
         Ok(())
     }
@@ -303,6 +349,9 @@ impl Training<'_> {
             "parameter_bytes": share.total_bytes(),
             "flops": work.flops(),
             "bytes_sent": self.trainer.bytes_sent(),
+            "steps": self.timed.1,
+            "commits": self.commits.taken(),
+            "step_seconds": self.timed.0.as_secs_f64() / self.timed.1.max(1) as f64,
             "parameters": share,
             "work": work,
         })

@@ -1,5 +1,6 @@
 //! Whole gangs through the actor, each rank a thread with links within the process or over the network.
 
+mod commits;
 mod gang;
 mod meeting;
 

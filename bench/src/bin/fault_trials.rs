@@ -2,10 +2,11 @@
 //!
 //! A trial is a seed: it decides the moment and the victim. What a trial came to is compared with a run
 //! that nothing disturbed. A loss is noticed by whoever is first: a daemon whose child ends, a rank whose link
-//! closes, the coordinator. Steps redone count from the last one that was seen before the kill. Where the
-//! coordinator was killed, it works again when a client has its answer; the longest of a trial counts.
+//! closes, the coordinator. Steps redone are those that a rank had done and that the gang did again, as the job tells.
+//! Where the coordinator was killed, it works again when a client has its answer; the longest of a trial counts.
 
-use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +27,7 @@ const FIGURES: [(&str, &str); 5] = [
     ("detected_ms", "noticed after ms"),
     ("placed_ms", "placed ms later"),
     ("resumed_ms", "works again ms after notice"),
-    ("steps_redone", "steps redone, at least"),
+    ("steps_redone", "steps redone"),
     ("seconds", "whole job s"),
 ];
 
@@ -42,7 +43,8 @@ struct Arguments {
     /// Print one line of JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Also write the table to this file, and every trial to the file of the same name with `.jsonl`.
+    /// Also write the table to this file, and every trial, when it ends, to the file of the same name with
+    /// `.jsonl`.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -77,7 +79,10 @@ impl Fault {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut report = Report::new("fault_trials", arguments.trials as usize, &FIGURES.map(|(_, title)| title));
-    let mut records = String::new();
+    let mut records = match &arguments.out {
+        Some(out) => Some(File::create(out.with_extension("jsonl")).context("cannot write the trials")?),
+        None => None,
+    };
     for &fault in &arguments.faults {
         let rig = fault.rig();
         let since = Instant::now();
@@ -89,16 +94,15 @@ fn main() -> Result<()> {
             let is_equal = outcome(&trial.job) == expected;
             let record = trial.record(fault, seed, is_equal);
             eprintln!("{record}");
-            writeln!(records, "{record}")?;
+            if let Some(records) = &mut records {
+                writeln!(records, "{record}")?;
+            }
             equal += u64::from(is_equal);
             rows.push(FIGURES.map(|(figure, _)| record[figure].as_f64()).to_vec());
         }
         let name = fault.name();
         report.add(&format!("{name} ({equal} of {} came to the same bits): median", arguments.trials), &rows);
         report.add_largest(&format!("{name}: largest"), &rows);
-    }
-    if let Some(out) = &arguments.out {
-        std::fs::write(out.with_extension("jsonl"), records).context("cannot write the trials")?;
     }
     report.publish(arguments.json, arguments.out.as_deref())
 }
@@ -160,7 +164,6 @@ impl Trial {
             self.job["recoveries"].as_array().and_then(|all| all.first()).filter(|_| self.step.is_some());
         let since_kill = |recovery: &Value| recovery["at_ms"].as_u64()?.checked_sub(self.killed[0].1);
         let figure = |name: &str| first.and_then(|recovery| recovery[name].as_u64());
-        let redone = self.step.zip(figure("step")).map(|(step, from)| step.saturating_sub(from));
         json!({
             "fault": fault.name(),
             "seed": seed,
@@ -170,7 +173,7 @@ impl Trial {
             "placed_ms": figure("place_ms"),
             "resumed_ms": figure("resume_ms").or(self.away_ms.iter().max().copied()),
             "resumed_step": figure("step"),
-            "steps_redone": redone,
+            "steps_redone": figure("redone_steps"),
             "equal": equal,
             "loss_bits_blake3": self.job["loss_bits_blake3"],
             "weights_blake3": self.job["weights_blake3"],

@@ -22,6 +22,17 @@ pub(super) fn capabilities(args: &NodeArgs) -> Capabilities {
     }
 }
 
+/// Bytes of trainings' states that the node holds in memory: as told, or a quarter of what the machine has.
+pub(super) fn hold_bytes_max(args: &NodeArgs) -> u64 {
+    /// Where the system does not say what the machine has.
+    const UNKNOWN: u64 = 1 << 30;
+    match (args.hold_mib, memory_bytes()) {
+        (Some(mib), _) => mib.saturating_mul(1 << 20),
+        (None, 0) => UNKNOWN,
+        (None, memory) => memory / 4,
+    }
+}
+
 /// The machine's name; in a container that of the container.
 pub(super) fn host_name() -> String {
     let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());

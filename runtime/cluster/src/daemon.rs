@@ -28,6 +28,7 @@ use crate::protocol::{
 };
 use crate::role::Roles;
 use crate::session::Session;
+use crate::states::{SharedHolder, serve_states};
 use crate::supervisor::{EndSink, Supervisor, SupervisorMessage};
 use crate::task::{Gang, LinkChoice, TaskResult};
 use crate::task_table::{Start, TaskTable};
@@ -51,6 +52,8 @@ pub struct DaemonOptions {
     pub worker: (PathBuf, Vec<String>),
     /// What this binary can do.
     pub roles: Roles,
+    /// Bytes of gangs' states that this node holds in memory at most.
+    pub hold_bytes_max: u64,
 }
 
 /// Why a daemon could not start.
@@ -72,7 +75,7 @@ pub struct NodeDaemon {
     core: Arc<Core>,
     end: CancellationToken,
     tasks: TaskTracker,
-    _registrations: [Registration; 3],
+    _registrations: [Registration; 4],
 }
 
 pub(crate) struct Core {
@@ -121,6 +124,7 @@ impl NodeDaemon {
             store: store.clone(),
             reports: Arc::clone(&session) as Arc<dyn Reports>,
             neighbours: Arc::new(QuicNeighbours::new(endpoint.clone(), store.clone())),
+            holder: SharedHolder::new(options.hold_bytes_max),
         });
         let ends = Arc::new(Ends::default());
         let (supervisor, _task) =
@@ -141,6 +145,7 @@ impl NodeDaemon {
         let _ = ends.0.set(Arc::downgrade(&core));
         let registrations = [
             serve_artifacts(&endpoint, store),
+            serve_states(&endpoint, core.shared.holder.clone()),
             endpoint.register(COMMANDS_ACTOR, PeerRole::Coordinator, commands(&core)),
             endpoint.register(WORKERS_ACTOR, PeerRoles::from(PeerRole::Worker), hosting::requests(&core)),
         ];
@@ -241,7 +246,7 @@ impl Core {
                     here.report_copy(artifact, fetched).await;
                 });
             }
-            NodeCommand::View(view) => self.session.set_view(view),
+            NodeCommand::View(view) => self.take_view(view),
             NodeCommand::Probe(node) => return CommandReply::Reachable(probe(&self.endpoint, &node).await),
             NodeCommand::Discard { artifacts } => {
                 let store = self.shared.store.clone();
@@ -255,6 +260,16 @@ impl Core {
             }
         }
         CommandReply::Accepted
+    }
+
+    fn take_view(&self, view: ClusterView) {
+        // A coordinator that has just started may send a view before it has looked at its log.
+        let gangs = view.nodes.iter().any(|node| node.node == self.shared.node).then(|| view.gangs.clone());
+        if self.session.set_view(view)
+            && let Some(gangs) = gangs
+        {
+            self.shared.holder.lock().set_running(&gangs);
+        }
     }
 
     fn start(&self, hosting: Hosting) -> CommandReply {

@@ -4,18 +4,23 @@
 //! coordinator that is away is waited for. Progress and log lines never wait: the newest figures
 //! win, and old lines are dropped beyond a bound.
 
+mod commit;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sixfold_artifact::{Manifest, Store};
+use bytes::Bytes;
+use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::sync::{Notify, watch};
 
+use crate::holder::HoldTag;
 use crate::protocol::{ArtifactSummary, ClusterView, NodeAddress, NodeReply, NodeReport};
-use crate::task::{Gang, HostError, Metrics, SavedState, TaskHost};
+use crate::states::{Listing, SharedHolder};
+use crate::task::{Commit, Gang, GangId, HeldState, HeldStates, HostError, Metrics, SavedState, TaskHost};
 use crate::transfer::TransferError;
 
 /// Time between two reports of progress.
@@ -45,6 +50,32 @@ pub(crate) trait Neighbours: Send + Sync {
 
     /// Copies an artefact to a node; returns once it is durable there.
     async fn push(&self, to: &NodeAddress, id: ArtifactId) -> Result<(), TransferError>;
+
+    /// Has a node hold a state in memory; returns once it does.
+    async fn hold(
+        &self,
+        to: &NodeAddress,
+        tag: &HoldTag,
+        manifest: &Manifest,
+        files: &[Bytes],
+    ) -> Result<(), TransferError>;
+
+    /// What a node holds of a gang; it refuses states of attempts older than this one from now on.
+    async fn list_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        epoch: Epoch,
+    ) -> Result<Listing, TransferError>;
+
+    /// A file of a state that a node holds.
+    async fn read_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        state: ArtifactId,
+        file: &FileEntry,
+    ) -> Result<Bytes, TransferError>;
 }
 
 /// What all tasks of a daemon share.
@@ -57,6 +88,8 @@ pub(crate) struct Shared {
     pub(crate) reports: Arc<dyn Reports>,
     /// The way to other nodes' stores.
     pub(crate) neighbours: Arc<dyn Neighbours>,
+    /// The states that this node holds in memory.
+    pub(crate) holder: SharedHolder,
 }
 
 /// The host of one attempt of a task.
@@ -157,6 +190,26 @@ impl TaskHost for DaemonHost {
     async fn serve(&self, address: SocketAddr, about: Metrics) -> Result<(), HostError> {
         (self.listening)(address);
         self.durable(NodeReport::Serving { task: self.task, epoch: self.epoch, address, about }).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), HostError> {
+        self.hold(commit).await
+    }
+
+    async fn held(&self) -> Result<HeldStates, HostError> {
+        Ok(self.list_held().await)
+    }
+
+    async fn read_held(&self, state: &HeldState, file: &FileEntry) -> Result<Bytes, HostError> {
+        self.read(state, file).await
+    }
+
+    async fn went_on(&self, step: u64, redone: u64) -> Result<(), HostError> {
+        self.durable(NodeReport::WentOn { task: self.task, epoch: self.epoch, step, redone }).await
+    }
+
+    fn reached(&self, step: u64) {
+        self.shared.holder.lock().reached(self.task.into(), self.epoch, step);
     }
 
     fn progress(&self, figures: Metrics) {

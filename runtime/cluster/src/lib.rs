@@ -6,11 +6,13 @@
 //! Read [`task::TaskContext`] first: it is all that a role sees of the cluster.
 
 pub mod daemon;
+mod holder;
 mod host;
 mod neighbours;
 pub mod protocol;
 pub mod role;
 mod session;
+mod states;
 mod supervisor;
 pub mod task;
 mod task_table;

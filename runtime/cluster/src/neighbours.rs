@@ -4,14 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sixfold_artifact::{Manifest, Store};
+use bytes::Bytes;
+use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_transport::identity::{Expected, Peer, Role, Roles};
 use sixfold_transport::{ByteStream, Connection, Endpoint, IncomingStream, Registration};
-use sixfold_wire::id::ArtifactId;
+use sixfold_wire::id::{ArtifactId, Epoch};
 use tokio::sync::Semaphore;
 
+use crate::holder::HoldTag;
 use crate::host::Neighbours;
 use crate::protocol::NodeAddress;
+use crate::states::{self, Listing, StateRequest};
+use crate::task::GangId;
 use crate::transfer::{self, STREAM_KIND, TransferError, TransferRequest};
 
 /// Transfers that a node serves at the same time; further ones wait.
@@ -29,13 +33,23 @@ impl QuicNeighbours {
         Self { endpoint, store }
     }
 
-    async fn open(&self, node: &NodeAddress, request: TransferRequest) -> Result<ByteStream, TransferError> {
+    async fn open(
+        &self,
+        node: &NodeAddress,
+        kind: &str,
+        request: &(impl serde::Serialize + Sync),
+    ) -> Result<ByteStream, TransferError> {
         let peer = Peer::node(node.node.as_str()).map_err(std::io::Error::other)?;
         let connection = connect(&self.endpoint, &peer, node.address).await?;
-        connection
-            .open_stream(STREAM_KIND, &request)
-            .await
-            .map_err(|error| std::io::Error::other(error).into())
+        connection.open_stream(kind, request).await.map_err(|error| std::io::Error::other(error).into())
+    }
+
+    async fn open_states(
+        &self,
+        node: &NodeAddress,
+        request: StateRequest,
+    ) -> Result<ByteStream, TransferError> {
+        self.open(node, states::STREAM_KIND, &request).await
     }
 }
 
@@ -50,15 +64,46 @@ async fn connect(endpoint: &Endpoint, peer: &Peer, address: SocketAddr) -> std::
 #[async_trait]
 impl Neighbours for QuicNeighbours {
     async fn fetch(&self, from: &NodeAddress, id: ArtifactId) -> Result<Manifest, TransferError> {
-        let stream = self.open(from, TransferRequest::Fetch(id)).await?;
+        let stream = self.open(from, STREAM_KIND, &TransferRequest::Fetch(id)).await?;
         let mut stream = tokio::io::join(stream.recv, stream.send);
         transfer::receive(&self.store, id, &mut stream).await
     }
 
     async fn push(&self, to: &NodeAddress, id: ArtifactId) -> Result<(), TransferError> {
-        let stream = self.open(to, TransferRequest::Push(id)).await?;
+        let stream = self.open(to, STREAM_KIND, &TransferRequest::Push(id)).await?;
         let mut stream = tokio::io::join(stream.recv, stream.send);
         transfer::send(&self.store, id, &mut stream).await
+    }
+
+    async fn hold(
+        &self,
+        to: &NodeAddress,
+        tag: &HoldTag,
+        manifest: &Manifest,
+        files: &[Bytes],
+    ) -> Result<(), TransferError> {
+        let request = StateRequest::Hold { tag: *tag, manifest: manifest.encode() };
+        states::send(self.open_states(to, request).await?, files).await
+    }
+
+    async fn list_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        epoch: Epoch,
+    ) -> Result<Listing, TransferError> {
+        states::receive_list(self.open_states(from, StateRequest::List { gang, epoch }).await?).await
+    }
+
+    async fn read_held(
+        &self,
+        from: &NodeAddress,
+        gang: GangId,
+        state: ArtifactId,
+        file: &FileEntry,
+    ) -> Result<Bytes, TransferError> {
+        let request = StateRequest::Read { gang, state, file: file.name.clone() };
+        states::receive_file(self.open_states(from, request).await?, file).await
     }
 }
 

@@ -15,7 +15,7 @@ use sixfold_artifact::Manifest;
 use sixfold_wire::id::{ArtifactId, Epoch, Fence, LeaseId, NodeName, TaskId};
 use sixfold_wire::message::Message;
 
-use crate::task::{Gang, Metrics, SavedState, TaskAddress, TaskError, TaskOutput, TaskSpec};
+use crate::task::{Gang, GangId, Metrics, SavedState, TaskAddress, TaskError, TaskOutput, TaskSpec};
 
 /// Name of the coordinator's actor that takes [`NodeReport`]s.
 pub const REPORTS_ACTOR: &str = "reports";
@@ -110,6 +110,8 @@ pub enum NodeReport {
     Log { task: TaskId, lines: Vec<String> },
     /// The node drains: it takes nothing new and leaves when its tasks have been moved.
     Leave,
+    /// A gang goes on after that step, and does so many steps again.
+    WentOn { task: TaskId, epoch: Epoch, step: u64, redone: u64 },
 }
 
 /// What the coordinator's catalogue keeps of an artefact.
@@ -203,6 +205,10 @@ pub struct ClusterView {
     pub keys: Vec<KeyRecord>,
     /// Copies of each artefact that the cluster keeps.
     pub copies: u32,
+    /// The failure domain of each node of `nodes`, in their order.
+    pub domains: Vec<String>,
+    /// Gangs whose work is not done: nodes hold states in memory for these.
+    pub gangs: Vec<GangId>,
 }
 
 /// A running service.

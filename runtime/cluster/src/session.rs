@@ -94,15 +94,15 @@ impl Session {
         *newest == epoch
     }
 
-    /// The coordinator described the cluster anew.
-    pub(crate) fn set_view(&self, view: ClusterView) {
+    /// The coordinator described the cluster anew; returns whether that is newer than what was known.
+    pub(crate) fn set_view(&self, view: ClusterView) -> bool {
         self.view.send_if_modified(|current| {
             let newer = view.version >= current.version;
             if newer {
                 *current = view;
             }
             newer
-        });
+        })
     }
 
     /// The live connection to the coordinator, if there is one.

@@ -6,19 +6,24 @@
 //! run again after a crash, on this node or another, its outputs must depend on its options and
 //! inputs alone.
 
+mod commit;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sixfold_artifact::{Manifest, Store, StoreError};
+use sixfold_artifact::{FileEntry, Manifest, Store, StoreError};
 use sixfold_transport::Endpoint;
 use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+pub use commit::{Commit, CommitSchedule, GangId, HeldState, HeldStates};
 
 /// A named figure of a task or a stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,6 +154,9 @@ pub enum HostError {
     /// The task was placed elsewhere or cancelled; it must stop.
     #[error("this task's lease has ended")]
     Superseded,
+    /// No node takes, or has, the state.
+    #[error("{0}")]
+    NotHeld(String),
     /// The daemon or the coordinator did not answer.
     #[error("no answer from the cluster: {0}")]
     Unreachable(String),
@@ -174,6 +182,30 @@ pub trait TaskHost: Send + Sync {
 
     /// Announces a service, for gateways to find. `about` says what it serves.
     async fn serve(&self, address: SocketAddr, about: Metrics) -> Result<(), HostError>;
+
+    /// Has a rank's state held in memory: by this node, and by one of another failure domain where there is
+    /// one. Returns once they hold it. Without a cluster nobody does.
+    async fn commit(&self, _commit: Commit) -> Result<(), HostError> {
+        Err(HostError::NotHeld("this process has no cluster that could hold a state".to_owned()))
+    }
+
+    /// What the nodes that can be reached hold of this task's gang.
+    async fn held(&self) -> Result<HeldStates, HostError> {
+        Ok(HeldStates::default())
+    }
+
+    /// The content of a held state's file, from whichever node has it. Its hash is the caller's to check.
+    async fn read_held(&self, _state: &HeldState, file: &FileEntry) -> Result<Bytes, HostError> {
+        Err(HostError::NotHeld(format!("no node holds {}", file.name)))
+    }
+
+    /// Records that this task's gang goes on after `step`, and does `redone` steps again.
+    async fn went_on(&self, _step: u64, _redone: u64) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    /// Says that this rank has done as many steps. Never waits.
+    fn reached(&self, _step: u64) {}
 
     /// Reports figures for progress bars and dashboards. Never waits; only the latest counts.
     fn progress(&self, figures: Metrics);

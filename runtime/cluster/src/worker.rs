@@ -6,6 +6,7 @@
 
 mod child;
 mod process;
+mod states;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::task::{Gang, HostError, LinkChoice, Metrics, TaskResult, TaskSpec};
 
 pub use child::{WorkerError, run_worker};
 pub(crate) use process::WorkerProcess;
+pub(crate) use states::{answer_commit, answer_held, answer_read_held};
 
 /// Name of the daemon's actor that its workers call.
 pub(crate) const WORKERS_ACTOR: &str = "workers";
@@ -58,6 +60,28 @@ pub(crate) enum WorkerRequest {
     Progress(Metrics),
     Log(String),
     Finished(TaskResult),
+    /// A state to hold; its files lie in the task's scratch folder.
+    Commit {
+        step: u64,
+        complete: u64,
+        /// A manifest, as its JSON.
+        manifest: Vec<u8>,
+    },
+    /// What nodes hold of the gang.
+    Held,
+    /// A file of a held state, to be put into the scratch folder.
+    ReadHeld {
+        /// Of the state.
+        manifest: Vec<u8>,
+        nodes: Vec<NodeName>,
+        /// Index of the file in the manifest.
+        file: u32,
+    },
+    WentOn {
+        step: u64,
+        redone: u64,
+    },
+    Reached(u64),
 }
 
 /// Daemon to worker.
@@ -69,6 +93,11 @@ pub(crate) enum WorkerReply {
     Artifact(ArtifactId),
     Gang(Gang),
     Failed(HostFailure),
+    /// Steps, manifests as their JSON, and who holds them; and the newest step that was done.
+    Held {
+        states: Vec<(u64, Vec<u8>, Vec<NodeName>)>,
+        furthest: u64,
+    },
 }
 
 /// A [`HostError`] on its way to a worker.
@@ -77,6 +106,7 @@ pub(crate) enum HostFailure {
     Unavailable(ArtifactId),
     Superseded,
     Other(String),
+    NotHeld(String),
 }
 
 impl From<HostError> for HostFailure {
@@ -84,6 +114,7 @@ impl From<HostError> for HostFailure {
         match error {
             HostError::Unavailable(id) => Self::Unavailable(id),
             HostError::Superseded => Self::Superseded,
+            HostError::NotHeld(why) => Self::NotHeld(why),
             other => Self::Other(other.to_string()),
         }
     }
@@ -94,6 +125,7 @@ impl From<HostFailure> for HostError {
         match failure {
             HostFailure::Unavailable(id) => Self::Unavailable(id),
             HostFailure::Superseded => Self::Superseded,
+            HostFailure::NotHeld(why) => Self::NotHeld(why),
             HostFailure::Other(message) => Self::Unreachable(message),
         }
     }

@@ -12,8 +12,8 @@ use sixfold_topology::{ParallelPlan, Rank};
 
 use crate::links::RankLinks;
 
-/// Numbers that a rank tells of itself: milliseconds, GFLOP, and two for where a number was not finite.
-pub(crate) const NUMBERS_OF_RANK: usize = 4;
+/// Numbers that a rank tells of itself: milliseconds, GFLOP, its flag, and two for where a number was not finite.
+pub(crate) const NUMBERS_OF_RANK: usize = 5;
 
 /// In the place of a micro-batch's first sequence: the gradient of a unit, after all micro-batches.
 const OF_GRADIENT: f32 = (1 << 23) as f32;
@@ -27,6 +27,8 @@ pub struct StepHealth {
     pub times: Vec<RankTime>,
     /// Where the first number arose that is not finite, if any did.
     pub not_finite: Option<NotFinite>,
+    /// How many ranks had their flag up.
+    pub flags: u32,
 }
 
 /// What a rank did between two exchanges: the end of one step and the passes of the next.
@@ -100,7 +102,12 @@ pub(crate) fn units_of(geometry: &Geometry) -> Vec<UnitId> {
 }
 
 /// What one rank tells.
-pub(crate) fn encode(time: RankTime, origin: Option<Origin>, units: &[UnitId]) -> [f32; NUMBERS_OF_RANK] {
+pub(crate) fn encode(
+    time: RankTime,
+    flag: bool,
+    origin: Option<Origin>,
+    units: &[UnitId],
+) -> [f32; NUMBERS_OF_RANK] {
     let position = |part| match part {
         Part::Embedding => 0,
         Part::Attention(layer) => 1 + 2 * layer,
@@ -119,17 +126,18 @@ pub(crate) fn encode(time: RankTime, origin: Option<Origin>, units: &[UnitId]) -
             [OF_GRADIENT, index as f32]
         }
     };
-    [time.compute_ms, time.gflop, sample, place]
+    [time.compute_ms, time.gflop, f32::from(u8::from(flag)), sample, place]
 }
 
 /// What all ranks told, by rank.
 pub(crate) fn decode(told: &[f32], units: &[UnitId]) -> StepHealth {
     let (records, _) = told.as_chunks::<NUMBERS_OF_RANK>();
     let times = records.iter().map(|&[compute_ms, gflop, ..]| RankTime { compute_ms, gflop }).collect();
-    let wrong = (0..).zip(records).filter(|(_, record)| record[2] > 0.0);
-    let order = |[_, _, sample, place]: &[f32; NUMBERS_OF_RANK]| (*sample as u64, *place as u64);
+    let flags = records.iter().filter(|[_, _, flag, ..]| *flag > 0.0).count() as u32;
+    let wrong = (0..).zip(records).filter(|(_, [.., sample, _])| *sample > 0.0);
+    let order = |[.., sample, place]: &[f32; NUMBERS_OF_RANK]| (*sample as u64, *place as u64);
     let first = wrong.min_by_key(|(_, record)| order(record));
-    let not_finite = first.and_then(|(rank, &[_, _, sample, place])| {
+    let not_finite = first.and_then(|(rank, &[.., sample, place])| {
         let origin = if sample == OF_GRADIENT {
             Origin::Gradient(*units.get(place as usize)?)
         } else {
@@ -137,7 +145,7 @@ pub(crate) fn decode(told: &[f32], units: &[UnitId]) -> StepHealth {
         };
         Some(NotFinite { rank: Rank(rank), origin })
     });
-    StepHealth { times, not_finite }
+    StepHealth { times, not_finite, flags }
 }
 
 fn site(first_sample: u64, place: u32) -> Site {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sixfold_model::{
     Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
@@ -69,6 +70,8 @@ pub struct StepReport {
     pub gradient_norm: f32,
     /// Learning rate of the step.
     pub learning_rate: f32,
+    /// Ranks whose flag ([`Trainer::flag`]) was up when the step's sums were exchanged.
+    pub flags: u32,
 }
 
 /// One rank of a training job: its units, their moments, and its links to other ranks.
@@ -95,6 +98,7 @@ pub struct Trainer {
     /// Units of the whole model.
     units: Vec<UnitId>,
     health: StepHealth,
+    flag: Arc<AtomicBool>,
 }
 
 /// Which part of the model `rank` owns under `plan`.
@@ -140,6 +144,7 @@ impl Trainer {
             told_flops: 0,
             units: units_of(&job.geometry),
             health: StepHealth::default(),
+            flag: Arc::default(),
         })
     }
 
@@ -190,6 +195,12 @@ impl Trainer {
         self.links.ring_bytes()
     }
 
+    /// A flag that any thread may raise. How many ranks have theirs up is summed with each step, so that all
+    /// ranks decide alike on it and no message of its own is needed.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.flag.clone()
+    }
+
     /// Does `step` (counted from 0): forward and backward over the rank's micro-batches, the sums
     /// with the other ranks, the update. After an error the rank is of no further use.
     ///
@@ -237,7 +248,7 @@ impl Trainer {
         let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
         self.groups.give_back(sum);
         self.stopwatch.stop(&self.links);
-        Ok(StepReport { loss, gradient_norm, learning_rate })
+        Ok(StepReport { loss, gradient_norm, learning_rate, flags: self.health.flags })
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), StepError> {
@@ -369,7 +380,8 @@ impl Trainer {
         let compute_ms = self.stopwatch.lap(&self.links).as_secs_f32() * 1e3;
         let flops = self.work.flops();
         let gflop = (flops - std::mem::replace(&mut self.told_flops, flops)) as f32 / 1e9;
-        let own = encode(RankTime { compute_ms, gflop }, not_finite, &self.units);
+        let flag = self.flag.load(Ordering::Acquire);
+        let own = encode(RankTime { compute_ms, gflop }, flag, not_finite, &self.units);
         let mut message = vec![0.0; NUMBERS_OF_RANK * self.plan.data_parallel];
         message[NUMBERS_OF_RANK * self.place.data..][..NUMBERS_OF_RANK].copy_from_slice(&own);
         message.push(loss);

@@ -164,6 +164,9 @@ fn describe(event: &UnitEvent, is_gang: bool) -> Option<String> {
         UnitEvent::Failed { node, message, .. } => Some(format!("failed on {node}: {message}")),
         UnitEvent::Adopted => Some("still runs, taken back".to_owned()),
         UnitEvent::Serving { address, .. } => Some(format!("serves on {address}")),
+        UnitEvent::WentOn { step, redone } => {
+            Some(format!("goes on after step {step}; {redone} step(s) done again"))
+        }
         UnitEvent::Placed { .. }
         | UnitEvent::Resumed { .. }
         | UnitEvent::Saved { .. }

@@ -17,6 +17,7 @@ use crate::state::job::{Job, Phase};
 use crate::state::unit::{SavedStep, Standing, Unit};
 
 use offer::Offer;
+pub(super) use offer::domain_of;
 
 /// Ranks of a gang whose placement is explained.
 const RANKS_EXPLAINED: usize = 64;

@@ -67,6 +67,13 @@ impl Coordinator {
                 NodeReply::Accepted
             }
             NodeReport::Leave => self.drain(node),
+            NodeReport::WentOn { task, epoch, step, redone } => {
+                let Some((id, _)) = self.current(node, task, epoch) else { return NodeReply::Superseded };
+                if first {
+                    self.record_unit(id, UnitEvent::WentOn { step, redone });
+                }
+                NodeReply::Accepted
+            }
         }
     }
 

@@ -1,10 +1,11 @@
 //! The cluster as its nodes see it, and jobs and nodes as people see them.
 
 use sixfold_cluster::protocol::{ClusterView, NodeAddress, NodeCommand, Service};
-use sixfold_cluster::task::{Metric, Metrics, TaskAddress};
+use sixfold_cluster::task::{GangId, Metric, Metrics, TaskAddress};
 use sixfold_wire::id::{JobId, NodeName, TaskId};
 
 use super::outbox::Key;
+use super::place::domain_of;
 use super::{Coordinator, Ticket};
 use crate::event::UnitId;
 use crate::job::Fan;
@@ -54,15 +55,27 @@ impl Coordinator {
 
     /// The view as it should be, under the version of the last one.
     fn cluster_view(&self) -> ClusterView {
-        let members = self.state.nodes.iter().filter(|(_, node)| node.status != NodeStatus::Gone);
-        let nodes = members.map(|(name, node)| NodeAddress { node: name.clone(), address: node.address });
+        let members = || self.state.nodes.iter().filter(|(_, node)| node.status != NodeStatus::Gone);
+        let nodes = members().map(|(name, node)| NodeAddress { node: name.clone(), address: node.address });
         ClusterView {
             version: self.view.version,
             nodes: nodes.collect(),
+            domains: members().map(|(name, node)| domain_of(name, node)).collect(),
+            gangs: self.running_gangs(),
             services: self.services(),
             keys: self.state.access.valid_keys(),
             copies: self.options.copies,
         }
+    }
+
+    /// Gangs that have not done their work, placed or not.
+    fn running_gangs(&self) -> Vec<GangId> {
+        let gangs = self.state.open_jobs().flat_map(|(job, record)| {
+            let running = |phase: &Phase| phase.is_gang() && phase.state == PhaseState::Running;
+            let phases = (0..).zip(&record.phases).filter(move |(_, phase)| running(phase));
+            phases.map(move |(phase, _)| GangId { job, phase })
+        });
+        gangs.collect()
     }
 
     fn services(&self) -> Vec<Service> {

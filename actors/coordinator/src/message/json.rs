@@ -50,6 +50,7 @@ impl Recovery {
             "place_ms": self.placed_ms.map(|at| at.saturating_sub(self.detected_ms)),
             "resume_ms": self.resumed_ms.map(|at| at.saturating_sub(self.detected_ms)),
             "step": self.step,
+            "redone_steps": self.redone,
         })
     }
 }

@@ -195,6 +195,7 @@ impl Job {
                     placed_ms: None,
                     resumed_ms: None,
                     step: None,
+                    redone: None,
                 });
                 if self.recoveries.len() > RECOVERIES_MAX {
                     self.recoveries.remove(0);
@@ -208,6 +209,15 @@ impl Job {
             }
             UnitEvent::Resumed { .. } | UnitEvent::Adopted => {
                 self.open_recoveries(task).for_each(|recovery| recovery.resumed_ms = Some(at_ms));
+            }
+            UnitEvent::WentOn { step, redone } => {
+                let waiting =
+                    self.recoveries.iter_mut().filter(|one| one.task == task && one.redone.is_none());
+                waiting.for_each(|recovery| {
+                    recovery.resumed_ms = Some(at_ms);
+                    recovery.step = Some(*step);
+                    recovery.redone = Some(*redone);
+                });
             }
             UnitEvent::Serving { .. } | UnitEvent::Saved { .. } | UnitEvent::Succeeded { .. } => {}
         }

@@ -145,6 +145,7 @@ impl Unit {
                 }
             }
             UnitEvent::Saved { step, artifacts } => self.save(*step, artifacts),
+            UnitEvent::WentOn { .. } => {}
             UnitEvent::Succeeded { member, artifacts, metrics } => {
                 let result = MemberResult { artifacts: artifacts.clone(), metrics: metrics.clone() };
                 if let Some(member) = self.members.get_mut(*member as usize) {

@@ -66,7 +66,10 @@ fn check_unit(account: &mut Account, event: &UnitEvent, newest_attempt: &mut Epo
             assert!(account.active, "only the newest attempt's result counts");
             assert!(account.results.insert(*member), "a result counts once");
         }
-        UnitEvent::Resumed { .. } | UnitEvent::Serving { .. } | UnitEvent::Saved { .. } => {
+        UnitEvent::Resumed { .. }
+        | UnitEvent::Serving { .. }
+        | UnitEvent::Saved { .. }
+        | UnitEvent::WentOn { .. } => {
             assert!(account.active, "only a placed attempt works");
         }
     }

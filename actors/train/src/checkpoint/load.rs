@@ -1,12 +1,14 @@
 //! Reading checkpoints, of whatever plan: [`SavedSteps`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sixfold_artifact::Manifest;
-use sixfold_cluster::task::SavedState;
+use bytes::Bytes;
+use sixfold_artifact::{Manifest, StoreError};
+use sixfold_cluster::task::HeldState;
 use sixfold_model::{Geometry, ModelSlice, UnitBuffer, UnitId, UnitIndex};
-use sixfold_wire::id::ArtifactId;
+use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use super::{CheckpointError, Header, LOSSES_FILE, RankState, SavedStep, UNITS_FILE, units};
 use crate::host::BlockingHost;
@@ -16,8 +18,26 @@ pub(crate) struct Loaded {
     pub(crate) state: RankState,
     /// The loss of every step so far; as many as steps were done.
     pub(crate) losses: Vec<f32>,
-    /// Where it came from.
-    pub(crate) step: SavedStep,
+    /// Steps done.
+    pub(crate) step: u64,
+    /// The newest durable state that is as old or older.
+    pub(crate) durable: Option<SavedStep>,
+}
+
+/// Where a state can be read: what is in memory comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// In nodes' memory; an index into the list of these.
+    Held(usize),
+    /// In nodes' stores.
+    Durable(ArtifactId),
+}
+
+/// A state whose manifest was read.
+struct Opened<'a> {
+    manifest: Cow<'a, Manifest>,
+    header: Header,
+    held: Option<&'a HeldState>,
 }
 
 /// The steps that a rank may go on from: those that it was told, and those that their checkpoints
@@ -27,34 +47,39 @@ pub(crate) struct SavedSteps<'a> {
     geometry: &'a Geometry,
     slice: &'a ModelSlice,
     fingerprint: &'a str,
-    artifacts: BTreeMap<u64, BTreeSet<ArtifactId>>,
+    held: &'a [HeldState],
+    sources: BTreeMap<u64, BTreeSet<Source>>,
     /// Which artefact to look into first: under the same plan it holds all of the rank's units.
     likely: Option<ArtifactId>,
 }
 
 impl<'a> SavedSteps<'a> {
-    /// The steps of `resume`, which has one state for each rank of the plan that saved it.
+    /// The steps that nodes hold, and those of the task's `resume`, which has one state for each rank of the
+    /// plan that saved it.
     pub(crate) fn new(
         host: &'a BlockingHost,
         geometry: &'a Geometry,
         slice: &'a ModelSlice,
         fingerprint: &'a str,
-        resume: &[SavedState],
+        held: &'a [HeldState],
     ) -> Self {
-        let mut artifacts: BTreeMap<u64, BTreeSet<ArtifactId>> = BTreeMap::new();
-        for state in resume {
-            artifacts.entry(state.step).or_default().insert(state.artifact);
+        let spec = &host.context().spec;
+        let mut sources: BTreeMap<u64, BTreeSet<Source>> = BTreeMap::new();
+        for (index, state) in held.iter().enumerate() {
+            sources.entry(state.step).or_default().insert(Source::Held(index));
         }
-        let rank = host.context().spec.id.index as usize;
-        let likely = resume.get(rank).map(|state| state.artifact);
-        Self { host, geometry, slice, fingerprint, artifacts, likely }
+        for state in &spec.resume {
+            sources.entry(state.step).or_default().insert(Source::Durable(state.artifact));
+        }
+        let likely = spec.resume.get(spec.id.index as usize).map(|state| state.artifact);
+        Self { host, geometry, slice, fingerprint, held, sources, likely }
     }
 
     /// The newest step up to `newest` that can be read; the log says why newer ones cannot.
     pub(crate) fn load(&mut self, newest: u64) -> Option<Loaded> {
         let mut bound = newest;
         loop {
-            let step = *self.artifacts.range(1..=bound).next_back()?.0;
+            let step = *self.sources.range(1..=bound).next_back()?.0;
             match self.load_step(step) {
                 Ok(loaded) => return Some(loaded),
                 Err(error) => self.host.log(format!("the checkpoint of step {step} is not used: {error}")),
@@ -68,11 +93,15 @@ impl<'a> SavedSteps<'a> {
             Reading::new(self.geometry, self.slice, RankState::zeros(self.geometry, self.slice));
         let mut losses = Err(CheckpointError::Losses { step, found: 0 });
         let mut problem = None;
-        for id in self.in_order(step) {
-            let read = self.open(id, step).and_then(|(manifest, header)| {
-                reading.read(self.host, &manifest, &header)?;
+        for source in self.in_order(step) {
+            // What stores have may have to be fetched first.
+            if matches!(source, Source::Durable(_)) && reading.is_complete() && losses.is_ok() {
+                break;
+            }
+            let read = self.open(source, step).and_then(|opened| {
+                reading.read(self.host, &opened)?;
                 if losses.is_err() {
-                    losses = read_losses(self.host, &manifest, step);
+                    losses = read_losses(self.host, &opened, step);
                 }
                 Ok(())
             });
@@ -82,22 +111,49 @@ impl<'a> SavedSteps<'a> {
         }
         // A damaged file matters only if its units or the losses are in no other.
         let state = reading.finish().map_err(|missing| problem.unwrap_or(missing))?;
-        let artifacts = self.artifacts.get(&step).into_iter().flatten().copied();
-        Ok(Loaded { state, losses: losses?, step: super::saver::saved_step(step, artifacts) })
+        Ok(Loaded { state, losses: losses?, step, durable: self.durable(step) })
     }
 
-    fn in_order(&self, step: u64) -> Vec<ArtifactId> {
-        let mut ids: Vec<ArtifactId> = self.artifacts.get(&step).into_iter().flatten().copied().collect();
-        ids.sort_by_key(|id| Some(*id) != self.likely);
-        ids
+    /// The newest durable states up to `step`.
+    fn durable(&self, step: u64) -> Option<SavedStep> {
+        self.sources.range(..=step).rev().find_map(|(&step, sources)| {
+            let artifact = |source: &Source| match source {
+                Source::Durable(id) => Some(*id),
+                Source::Held(_) => None,
+            };
+            let artifacts: Vec<ArtifactId> = sources.iter().filter_map(artifact).collect();
+            (!artifacts.is_empty()).then_some(SavedStep { step, artifacts })
+        })
     }
 
-    /// Fetches an artefact and notes the earlier states that it names.
-    fn open(&mut self, id: ArtifactId, step: u64) -> Result<(Manifest, Header), CheckpointError> {
-        let manifest = self.host.fetch(id)?;
+    /// Those of a step: the likely ones first, of the held ones and then of the durable ones.
+    fn in_order(&self, step: u64) -> Vec<Source> {
+        let mut sources: Vec<Source> = self.sources.get(&step).into_iter().flatten().copied().collect();
+        sources.sort_by_key(|source| match source {
+            Source::Held(index) => {
+                let header = self.held.get(*index).and_then(|held| Header::read(&held.manifest).ok());
+                (false, header.is_none_or(|header| header.slice() != *self.slice))
+            }
+            Source::Durable(id) => (true, Some(*id) != self.likely),
+        });
+        sources
+    }
+
+    /// Reads the manifest of a state, from a store after fetching it, and notes the earlier states that it names.
+    fn open(&mut self, source: Source, step: u64) -> Result<Opened<'a>, CheckpointError> {
+        let held = match source {
+            Source::Held(index) => self.held.get(index),
+            Source::Durable(_) => None,
+        };
+        let manifest = match (source, held) {
+            (Source::Durable(id), _) => Cow::Owned(self.host.fetch(id)?),
+            (Source::Held(_), Some(held)) => Cow::Borrowed(&held.manifest),
+            (Source::Held(_), None) => return Err(CheckpointError::NoHeader),
+        };
         let header = Header::read(&manifest)?;
         if let Some(earlier) = header.earlier.as_ref().filter(|earlier| earlier.step < step) {
-            self.artifacts.entry(earlier.step).or_default().extend(&earlier.artifacts);
+            let artifacts = earlier.artifacts.iter().map(|id| Source::Durable(*id));
+            self.sources.entry(earlier.step).or_default().extend(artifacts);
         }
         if header.fingerprint != self.fingerprint {
             return Err(CheckpointError::OtherJob);
@@ -105,12 +161,12 @@ impl<'a> SavedSteps<'a> {
         if header.step != step {
             return Err(CheckpointError::Step { expected: step, found: header.step });
         }
-        Ok((manifest, header))
+        Ok(Opened { manifest, header, held })
     }
 }
 
-fn read_losses(host: &BlockingHost, manifest: &Manifest, step: u64) -> Result<Vec<f32>, CheckpointError> {
-    let bytes = read_file(host, manifest, LOSSES_FILE)?;
+fn read_losses(host: &BlockingHost, opened: &Opened<'_>, step: u64) -> Result<Vec<f32>, CheckpointError> {
+    let bytes = opened.read_file(host, LOSSES_FILE)?;
     let (numbers, rest) = bytes.as_chunks::<4>();
     if numbers.len() as u64 != step || !rest.is_empty() {
         return Err(CheckpointError::Losses { step, found: bytes.len() });
@@ -118,11 +174,20 @@ fn read_losses(host: &BlockingHost, manifest: &Manifest, step: u64) -> Result<Ve
     Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
-/// Reads a file whole and compares it with its hash.
-fn read_file(host: &BlockingHost, manifest: &Manifest, name: &str) -> Result<Vec<u8>, CheckpointError> {
-    match manifest.file(name) {
-        Some(entry) => Ok(host.store().read_entry(entry)?),
-        None => Err(CheckpointError::Header(format!("there is no file {name}"))),
+impl Opened<'_> {
+    /// Reads a file whole and compares it with its hash.
+    fn read_file(&self, host: &BlockingHost, name: &str) -> Result<Bytes, CheckpointError> {
+        let Some(entry) = self.manifest.file(name) else {
+            return Err(CheckpointError::Header(format!("there is no file {name}")));
+        };
+        let Some(held) = self.held else { return Ok(host.store().read_entry(entry)?.into()) };
+        let content = host.read_held(held, entry)?;
+        let found = ContentHash::of(&content);
+        if found == entry.hash {
+            Ok(content)
+        } else {
+            Err(StoreError::Damaged { expected: entry.hash, found }.into())
+        }
     }
 }
 
@@ -156,13 +221,8 @@ impl<'a, B: Buffers> Reading<'a, B> {
     }
 
     /// Takes the wanted units of a checkpoint; does not open it if it has none.
-    fn read(
-        &mut self,
-        host: &BlockingHost,
-        manifest: &Manifest,
-        header: &Header,
-    ) -> Result<(), CheckpointError> {
-        let slice = header.slice();
+    fn read(&mut self, host: &BlockingHost, opened: &Opened<'_>) -> Result<(), CheckpointError> {
+        let slice = opened.header.slice();
         let fits = slice.shards.end <= self.geometry.sharding.logical()
             && slice.layers.end <= self.geometry.config.num_hidden_layers;
         if !fits {
@@ -171,7 +231,11 @@ impl<'a, B: Buffers> Reading<'a, B> {
         if !slice.units(self.geometry).iter().any(|unit| self.wanted.contains(unit)) {
             return Ok(());
         }
-        units::read(&read_file(host, manifest, UNITS_FILE)?, &mut self.wanted, self.into.buffers())
+        units::read(&opened.read_file(host, UNITS_FILE)?, &mut self.wanted, self.into.buffers())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
     }
 
     fn finish(self) -> Result<B, CheckpointError> {
@@ -195,7 +259,8 @@ pub(crate) fn read_parameters_of(
     let mut reading = Reading::new(geometry, &whole, UnitBuffer::zeros(index));
     for id in checkpoints {
         let manifest = host.fetch(*id)?;
-        reading.read(host, &manifest, &Header::read(&manifest)?)?;
+        let header = Header::read(&manifest)?;
+        reading.read(host, &Opened { manifest: Cow::Owned(manifest), header, held: None })?;
     }
     reading.finish()
 }

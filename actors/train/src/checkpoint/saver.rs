@@ -1,13 +1,14 @@
-//! Writing checkpoints beside the computation: [`Saver`].
+//! Writing states beside the computation: a [`Writer`] on the thread of a [`Saver`].
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest};
-use sixfold_cluster::task::SavedState;
+use sixfold_cluster::task::{Commit, SavedState};
 use sixfold_model::ModelSlice;
 use sixfold_parallel::Trainer;
-use sixfold_wire::id::{ArtifactId, ContentHash};
+use sixfold_wire::id::ContentHash;
 
 use super::{FORMAT, HEADER_KEY, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
 use crate::error::TrainError;
@@ -17,22 +18,29 @@ use crate::host::BlockingHost;
 /// slower than the interval, training waits.
 const WAITING_MAX: usize = 1;
 
-/// A rank's state after a step, ready to be written.
+/// A rank's state after a step, ready to be written. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Snapshot {
-    step: u64,
-    units: Vec<u8>,
-    losses: Vec<u8>,
+    pub(crate) step: u64,
+    units: Bytes,
+    losses: Bytes,
 }
 
 impl Snapshot {
     /// Copies `trainer`'s state, which has done as many steps as there are `losses`.
     pub(crate) fn take(trainer: &Trainer, losses: &[f32]) -> Result<Self, TrainError> {
-        let losses_bytes = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
-        Ok(Self { step: losses.len() as u64, units: units::encode(trainer)?, losses: losses_bytes })
+        let step = losses.len() as u64;
+        let losses: Vec<u8> = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
+        Ok(Self { step, units: units::encode(trainer)?.into(), losses: losses.into() })
+    }
+
+    fn files(&self) -> [(&'static str, &Bytes); 2] {
+        [(UNITS_FILE, &self.units), (LOSSES_FILE, &self.losses)]
     }
 }
 
-/// What turns a snapshot into an artefact and makes it count.
+/// What turns a snapshot into an artefact, durable or held in memory.
+#[derive(Clone)]
 pub(crate) struct Writer {
     pub(crate) host: BlockingHost,
     /// Whether this rank writes the files, or a data-parallel rank with an equal state does.
@@ -40,14 +48,19 @@ pub(crate) struct Writer {
     pub(crate) fingerprint: String,
     pub(crate) slice: ModelSlice,
     pub(crate) batch_sequences: u64,
-    /// The states of the last step that was saved.
+    /// The states of the last step that was saved durably.
     pub(crate) earlier: Option<SavedStep>,
 }
 
 impl Writer {
-    fn save(&mut self, snapshot: &Snapshot) -> Result<SavedState, TrainError> {
+    /// Makes a snapshot durable, and records it as a state to go on from.
+    pub(crate) fn save(&mut self, snapshot: &Snapshot) -> Result<SavedState, TrainError> {
         let step = snapshot.step;
-        let manifest = self.manifest(snapshot)?;
+        let mut manifest = self.manifest(snapshot)?;
+        for (name, content) in snapshot.files() {
+            let file = if self.writes { self.host.store().put(name, content)? } else { entry(name, content) };
+            manifest.files.push(file);
+        }
         let artifact = manifest.id();
         if self.writes {
             self.host.publish(manifest)?;
@@ -55,6 +68,14 @@ impl Writer {
         self.host.save_state(artifact, step)?;
         self.earlier = Some(SavedStep { step, artifacts: vec![artifact] });
         Ok(SavedState { artifact, step })
+    }
+
+    /// Has a snapshot held in memory. `complete` is the newest step that all ranks are known to have held.
+    pub(crate) fn commit(&self, snapshot: &Snapshot, complete: u64) -> Result<(), TrainError> {
+        let mut manifest = self.manifest(snapshot)?;
+        manifest.files.extend(snapshot.files().map(|(name, content)| entry(name, content)));
+        let files = snapshot.files().map(|(_, content)| content.clone()).into();
+        Ok(self.host.commit(Commit { step: snapshot.step, complete, manifest, files })?)
     }
 
     fn manifest(&self, snapshot: &Snapshot) -> Result<Manifest, TrainError> {
@@ -70,92 +91,73 @@ impl Writer {
             earlier: self.earlier.clone(),
         };
         let header = serde_json::to_value(header).map_err(|error| TrainError::Thread(error.to_string()))?;
-        let mut manifest =
-            self.host.context().manifest(KIND).with("step", snapshot.step).with(HEADER_KEY, header);
-        for (name, content) in [(UNITS_FILE, &snapshot.units), (LOSSES_FILE, &snapshot.losses)] {
-            manifest.files.push(self.file(name, content)?);
-        }
-        Ok(manifest)
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> Result<FileEntry, TrainError> {
-        if self.writes {
-            return Ok(self.host.store().put(name, content)?);
-        }
-        let (hash, bytes) = (ContentHash::of(content), content.len() as u64);
-        Ok(FileEntry { name: name.to_owned(), hash, bytes })
+        Ok(self.host.context().manifest(KIND).with("step", snapshot.step).with(HEADER_KEY, header))
     }
 }
 
-/// How saving a step ended.
-type Saved = (u64, Result<SavedState, TrainError>);
+fn entry(name: &str, content: &[u8]) -> FileEntry {
+    FileEntry { name: name.to_owned(), hash: ContentHash::of(content), bytes: content.len() as u64 }
+}
 
 /// A thread that saves one snapshot after another while the rank computes.
-pub(crate) struct Saver {
-    snapshots: Option<SyncSender<Snapshot>>,
-    saved: Receiver<Saved>,
+pub(crate) struct Saver<J, R> {
+    jobs: Option<SyncSender<J>>,
+    done: Receiver<R>,
     thread: Option<JoinHandle<()>>,
     under_way: usize,
 }
 
-impl Saver {
+impl<J: Send + 'static, R: Send + 'static> Saver<J, R> {
     /// Starts the thread.
-    pub(crate) fn start(mut writer: Writer) -> Result<Self, TrainError> {
-        let (snapshots, incoming) = sync_channel::<Snapshot>(WAITING_MAX);
-        let (sender, saved) = sync_channel(WAITING_MAX + 2);
+    pub(crate) fn start(
+        name: &str,
+        mut save: impl FnMut(J) -> R + Send + 'static,
+    ) -> Result<Self, TrainError> {
+        let (jobs, incoming) = sync_channel::<J>(WAITING_MAX);
+        let (sender, done) = sync_channel(WAITING_MAX + 2);
         let work = move || {
-            for snapshot in incoming {
-                let result = writer.save(&snapshot);
-                if sender.send((snapshot.step, result)).is_err() {
+            for job in incoming {
+                if sender.send(save(job)).is_err() {
                     return;
                 }
             }
         };
-        let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(work);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
         let thread = thread.map_err(|error| TrainError::Thread(error.to_string()))?;
-        Ok(Self { snapshots: Some(snapshots), saved, thread: Some(thread), under_way: 0 })
+        Ok(Self { jobs: Some(jobs), done, thread: Some(thread), under_way: 0 })
     }
 
     /// Hands over a snapshot. Waits while another one waits.
-    pub(crate) fn submit(&mut self, snapshot: Snapshot) -> Result<(), TrainError> {
-        let sender = self.snapshots.as_ref();
-        let sent = sender.is_some_and(|sender| sender.send(snapshot).is_ok());
+    pub(crate) fn submit(&mut self, job: J) -> Result<(), TrainError> {
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         self.under_way += usize::from(sent);
         if sent { Ok(()) } else { Err(TrainError::Thread("the checkpoint thread ended".to_owned())) }
     }
 
     /// The next result, if there is one already.
-    pub(crate) fn poll(&mut self) -> Option<Saved> {
-        let saved = self.saved.try_recv().ok()?;
+    pub(crate) fn poll(&mut self) -> Option<R> {
+        let done = self.done.try_recv().ok()?;
         self.under_way -= 1;
-        Some(saved)
+        Some(done)
     }
 
     /// Waits for everything under way and returns the last result.
-    pub(crate) fn wait(&mut self) -> Option<Saved> {
+    pub(crate) fn wait(&mut self) -> Option<R> {
         let mut last = None;
         while self.under_way > 0 {
-            last = Some(self.saved.recv().ok()?);
+            last = Some(self.done.recv().ok()?);
             self.under_way -= 1;
         }
         last
     }
 }
 
-impl Drop for Saver {
+impl<J, R> Drop for Saver<J, R> {
     fn drop(&mut self) {
-        drop(self.snapshots.take());
+        drop(self.jobs.take());
         // Its results fit the channel's bound even if nobody takes them, so it comes to an end.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
-}
-
-/// The states of a step, by ids.
-pub(crate) fn saved_step(step: u64, artifacts: impl IntoIterator<Item = ArtifactId>) -> SavedStep {
-    let mut artifacts: Vec<_> = artifacts.into_iter().collect();
-    artifacts.sort_unstable();
-    artifacts.dedup();
-    SavedStep { step, artifacts }
 }

@@ -97,6 +97,9 @@ impl View for Numbers<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") {
+            return bytemuck::cast_slice(self.values).into();
+        }
         self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 

@@ -21,7 +21,7 @@ use sixfold_transport::{Endpoint, EndpointOptions};
 use sixfold_wire::id::{ArtifactId, ContentHash, Epoch, JobId, TaskId};
 use tempfile::TempDir;
 
-use super::meeting::{Board, MeetingHost};
+use super::meeting::{Board, MeetingHost, Memory};
 use crate::actor::TrainerShard;
 use crate::options::TrainOptions;
 use crate::testing::{LocalLinks, tokens_artifact};
@@ -41,6 +41,7 @@ pub(crate) struct Gang {
     tokens: ArtifactId,
     resume: Vec<SavedState>,
     states: Arc<std::sync::Mutex<States>>,
+    pub(crate) memory: Memory,
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
     /// A rank that takes so much longer for every message that it sends.
@@ -99,12 +100,18 @@ impl Gang {
             tokens,
             resume: Vec::new(),
             states: Arc::default(),
+            memory: Memory::default(),
             swapped: None,
             slowed: None,
             stopped: None,
             absent: None,
             network: None,
         }
+    }
+
+    /// The next attempt, with other options, which finds what this one had held.
+    pub(crate) fn next_attempt(&self, options: TrainOptions) -> Self {
+        Self { memory: self.memory.clone(), ..self.again(options) }
     }
 
     /// The same job with other options, on the same store.
@@ -116,6 +123,7 @@ impl Gang {
             tokens: self.tokens,
             resume: Vec::new(),
             states: self.states.clone(),
+            memory: Memory::default(),
             swapped: None,
             slowed: None,
             stopped: None,
@@ -229,7 +237,8 @@ impl Gang {
             resume: self.resume.clone(),
         };
         let scratch = self.folder.path().to_owned();
-        let host = Arc::new(MeetingHost { local, board: board.clone(), task: spec.id });
+        let host =
+            Arc::new(MeetingHost { local, board: board.clone(), task: spec.id, memory: self.memory.clone() });
         TaskContext::new(spec, Epoch(1), NODE.into(), self.store.clone(), scratch, host)
     }
 }

@@ -17,7 +17,9 @@ use crate::host::DaemonHost;
 use crate::role::{Hosted, Role};
 use crate::supervisor::SupervisorMessage;
 use crate::task::{ErrorClass, Network, TaskContext, TaskError, TaskHost, TaskResult, TaskSpec};
-use crate::worker::{Assignment, WorkerProcess, WorkerReply, WorkerRequest};
+use crate::worker::{
+    Assignment, WorkerProcess, WorkerReply, WorkerRequest, answer_commit, answer_held, answer_read_held,
+};
 
 /// An attempt that is to be hosted.
 pub(super) struct Hosting {
@@ -31,6 +33,7 @@ pub(crate) struct WorkerHost {
     task: TaskId,
     epoch: Epoch,
     host: DaemonHost,
+    scratch: PathBuf,
     said: Mutex<Option<TaskResult>>,
     stop: Arc<CancellationToken>,
     abandon: CancellationToken,
@@ -123,11 +126,12 @@ impl Hosting {
     async fn run_worker(&self, scratch: PathBuf) -> TaskResult {
         let core = &self.core;
         let name = self.name();
-        let assignment = self.assignment(&name, scratch).map_err(TaskError::restart)?;
+        let assignment = self.assignment(&name, scratch.clone()).map_err(TaskError::restart)?;
         let worker = Arc::new(WorkerHost {
             task: self.task(),
             epoch: self.epoch,
             host: self.host(),
+            scratch,
             said: Mutex::new(None),
             stop: Arc::new(CancellationToken::new()),
             abandon: CancellationToken::new(),
@@ -219,6 +223,20 @@ async fn answer(worker: &WorkerHost, request: WorkerRequest) -> WorkerReply {
         }
         WorkerRequest::Log(line) => {
             host.log(line);
+            Ok(WorkerReply::Done)
+        }
+        WorkerRequest::Commit { step, complete, manifest } => {
+            answer_commit(host, &worker.scratch, (step, complete), &manifest).await
+        }
+        WorkerRequest::Held => answer_held(host).await,
+        WorkerRequest::ReadHeld { manifest, nodes, file } => {
+            answer_read_held(host, &worker.scratch, (&manifest, nodes), file).await
+        }
+        WorkerRequest::WentOn { step, redone } => {
+            host.went_on(step, redone).await.map(|()| WorkerReply::Done)
+        }
+        WorkerRequest::Reached(step) => {
+            host.reached(step);
             Ok(WorkerReply::Done)
         }
         WorkerRequest::Finished(result) => {

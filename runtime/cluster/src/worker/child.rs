@@ -2,12 +2,14 @@
 //! supervisor of its own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use ractor::Actor;
-use sixfold_artifact::{Manifest, Store, StoreError};
+use sixfold_artifact::{FileEntry, Manifest, Store, StoreError};
 use sixfold_transport::identity::{Expected, Identity, IdentityError, Peer, PeerNameError};
 use sixfold_transport::{
     BindError, CallError, ChannelOptions, ConnectError, Endpoint, EndpointOptions, OpenError, RemoteRef,
@@ -17,10 +19,13 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Assignment, STOP_LINE, WORKERS_ACTOR, WorkerReply, WorkerRequest};
+use super::{Assignment, STOP_LINE, WORKERS_ACTOR, WorkerReply, WorkerRequest, states};
 use crate::role::Roles;
 use crate::supervisor::{EndSink, Supervisor, SupervisorMessage};
-use crate::task::{Gang, HostError, Metrics, Network, TaskContext, TaskHost, TaskResult, TaskSpec};
+use crate::task::{
+    Commit, Gang, HeldState, HeldStates, HostError, Metrics, Network, TaskContext, TaskHost, TaskResult,
+    TaskSpec,
+};
 
 /// How long the daemon may take for anything but a rendezvous: copying an artefact can be slow.
 const CALL_DEADLINE: Duration = Duration::from_secs(600);
@@ -84,7 +89,7 @@ pub async fn run_worker(
     let connection = endpoint.connect(assignment.daemon, daemon).await?;
     let remote = connection.actor(WORKERS_ACTOR, ChannelOptions::default()).await?;
 
-    let host = Arc::new(RemoteHost::new(remote.clone()));
+    let host = Arc::new(RemoteHost::new(remote.clone(), assignment.scratch.clone()));
     let store = Store::open(&assignment.store)?;
     let Assignment { spec, epoch, node, scratch, links, .. } = assignment;
     let (context, result) = TaskContext::new(spec, epoch, node, store, scratch, host);
@@ -130,10 +135,11 @@ impl EndSink for OneEnd {
 struct RemoteHost {
     daemon: RemoteRef<WorkerRequest>,
     notes: mpsc::Sender<WorkerRequest>,
+    scratch: PathBuf,
 }
 
 impl RemoteHost {
-    fn new(daemon: RemoteRef<WorkerRequest>) -> Self {
+    fn new(daemon: RemoteRef<WorkerRequest>, scratch: PathBuf) -> Self {
         let (notes, mut waiting) = mpsc::channel(NOTES_MAX);
         let out = daemon.clone();
         tokio::spawn(async move {
@@ -143,7 +149,7 @@ impl RemoteHost {
                 }
             }
         });
-        Self { daemon, notes }
+        Self { daemon, notes, scratch }
     }
 
     async fn call(&self, request: WorkerRequest, deadline: Duration) -> Result<WorkerReply, HostError> {
@@ -193,6 +199,40 @@ impl TaskHost for RemoteHost {
 
     async fn serve(&self, address: SocketAddr, about: Metrics) -> Result<(), HostError> {
         self.call(WorkerRequest::Serve { address, about }, CALL_DEADLINE).await.map(drop)
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), HostError> {
+        let Commit { step, complete, manifest, files } = commit;
+        states::put_commit(&self.scratch, files).await?;
+        let request = WorkerRequest::Commit { step, complete, manifest: manifest.encode() };
+        self.call(request, CALL_DEADLINE).await.map(drop)
+    }
+
+    async fn held(&self) -> Result<HeldStates, HostError> {
+        match self.call(WorkerRequest::Held, CALL_DEADLINE).await? {
+            WorkerReply::Held { states, furthest } => states::decode_held(states, furthest),
+            other => unexpected(&other),
+        }
+    }
+
+    async fn read_held(&self, state: &HeldState, file: &FileEntry) -> Result<Bytes, HostError> {
+        let index = state.manifest.files.iter().position(|other| other == file).unwrap_or_default();
+        let request = WorkerRequest::ReadHeld {
+            manifest: state.manifest.encode(),
+            nodes: state.nodes.clone(),
+            file: index as u32,
+        };
+        self.call(request, CALL_DEADLINE).await?;
+        states::take_held(&self.scratch, index as u32).await
+    }
+
+    async fn went_on(&self, step: u64, redone: u64) -> Result<(), HostError> {
+        self.call(WorkerRequest::WentOn { step, redone }, CALL_DEADLINE).await.map(drop)
+    }
+
+    fn reached(&self, step: u64) {
+        // Full: the daemon is slow, and newer steps follow.
+        let _ = self.notes.try_send(WorkerRequest::Reached(step));
     }
 
     fn progress(&self, figures: Metrics) {

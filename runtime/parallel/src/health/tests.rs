@@ -32,13 +32,13 @@ fn every_place_survives_and_the_earliest_is_named() {
     origins.extend(units.iter().map(|unit| Origin::Gradient(*unit)));
     for pair in origins.windows(2) {
         let time = RankTime { compute_ms: 3.5, gflop: 0.25 };
-        let told =
-            [None, Some(pair[1]), Some(pair[0]), Some(pair[1])].map(|origin| encode(time, origin, &units));
+        let told = [None, Some(pair[1]), Some(pair[0]), Some(pair[1])]
+            .map(|origin| encode(time, origin.is_some(), origin, &units));
         let health = decode(told.as_flattened(), &units);
-        assert_eq!(health.times, [time; 4]);
+        assert_eq!((health.times, health.flags), (vec![time; 4], 3));
         assert_eq!(health.not_finite, Some(NotFinite { rank: Rank(2), origin: pair[0] }));
     }
-    assert_eq!(decode(&encode(RankTime::default(), None, &units), &units).not_finite, None);
+    assert_eq!(decode(&encode(RankTime::default(), false, None, &units), &units).not_finite, None);
 }
 
 /// The health of a step on every rank, each of which is prepared by `prepare`.

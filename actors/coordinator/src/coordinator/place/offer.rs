@@ -85,7 +85,8 @@ impl Offer {
     }
 }
 
-fn domain_of(name: &NodeName, node: &Node) -> String {
+/// The node's failure domain: its label, or its own name.
+pub(crate) fn domain_of(name: &NodeName, node: &Node) -> String {
     let label = &node.capabilities.failure_domain;
     if label.is_empty() { name.0.clone() } else { label.clone() }
 }
