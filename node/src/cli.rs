@@ -98,6 +98,13 @@ pub(crate) enum Dtype {
     F32,
 }
 
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecomputeArg {
+    None,
+    Selective,
+    Full,
+}
+
 #[derive(Args)]
 pub(crate) struct TrainBenchArgs {
     /// Width of the residual stream.
@@ -130,6 +137,15 @@ pub(crate) struct TrainBenchArgs {
     /// Logical tensor shards: what exactness on any plan is paid with.
     #[arg(long, default_value_t = 4)]
     pub(crate) shards: usize,
+    /// Data groups, whose gradients are summed in a tree: paid for the same; 0: as the job's default.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) groups: usize,
+    /// What backward passes compute again: none, selective or full.
+    #[arg(long, value_enum, default_value_t = RecomputeArg::None)]
+    pub(crate) recompute: RecomputeArg,
+    /// Tokens that go through the model together; 0: as the job's default.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) pass_tokens: usize,
     /// The head is the embedding.
     #[arg(long)]
     pub(crate) tied: bool,

@@ -122,15 +122,7 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{END_OF_TEXT, tokens_artifact};
-
-    fn batches(options: &TrainOptions, groups: Range<usize>) -> Batches {
-        let folder = tempfile::tempdir().unwrap();
-        let store = sixfold_artifact::Store::open(folder.path()).unwrap();
-        let tokens = tokens_artifact(&store, 500);
-        let shards = TokenShards::from_artifact(&store, tokens, "train").unwrap();
-        Batches::new(shards, options, groups).unwrap()
-    }
+    use crate::testing::{END_OF_TEXT, batches};
 
     fn options() -> TrainOptions {
         TrainOptions {

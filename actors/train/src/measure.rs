@@ -9,7 +9,7 @@ use sixfold_tensor::{Counter, Purpose};
 use sixfold_topology::{ParallelPlan, Rank};
 
 use crate::error::TrainError;
-use crate::options::TrainOptions;
+use crate::options::{OptionsError, TrainOptions};
 
 /// What was measured.
 #[derive(Clone, Debug)]
@@ -28,18 +28,25 @@ pub struct Measured {
 }
 
 /// Trains `warmup` steps, then `steps` that are timed, on one rank with the threads of the options; each step
-/// has new random tokens. `tell` hears of every step that is done.
+/// has new random tokens. `groups` says how many data groups they are, 0 for as many as the job has. `tell` hears of every step that is done.
 ///
 /// # Errors
 /// [`TrainError`] if the options do not fit each other.
 pub fn measure(
     options: &TrainOptions,
     vocabulary: usize,
+    groups: usize,
     warmup: u64,
     steps: u64,
     mut tell: impl FnMut(u64),
 ) -> Result<Measured, TrainError> {
     options.validate()?;
+    let groups = if groups == 0 { options.data_groups() } else { groups };
+    let whole = options.batch_sequences.is_multiple_of(groups * options.micro_batch_sequences.max(1));
+    if !groups.is_power_of_two() || !whole {
+        let must = "a power of two, each with as many whole micro-batches of the step's sequences".to_owned();
+        return Err(OptionsError::Range { option: "groups", value: groups.to_string(), must }.into());
+    }
     sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
     let geometry = options.geometry(vocabulary, None)?;
@@ -57,7 +64,7 @@ pub fn measure(
     let mut losses = Vec::new();
     let mut times = Vec::new();
     for step in 0..=warmup + steps {
-        let batch = random_batch(options, vocabulary, step);
+        let batch = random_batch(options, vocabulary, groups, step);
         let since = Instant::now();
         let report = trainer.step(step, batch).map_err(|source| TrainError::Step { rank, step, source })?;
         times.push(since.elapsed());
@@ -77,8 +84,12 @@ pub fn measure(
 }
 
 /// Sequences of random tokens, a document each.
-fn random_batch(options: &TrainOptions, vocabulary: usize, step: u64) -> StepBatch {
-    let (groups, length, micro) = (options.data_groups(), options.sequence(), options.micro_batch());
+fn random_batch(options: &TrainOptions, vocabulary: usize, groups: usize, step: u64) -> StepBatch {
+    let length = options.sequence();
+    let micro = match options.micro_batch_sequences {
+        0 => options.batch_sequences / groups,
+        sequences => sequences,
+    };
     let sequence = |sample: usize| {
         let stream = Counter::new(options.seed, step, sample as u64, 0, Purpose::ORDER);
         (0..=length as u64).map(move |at| stream.word(at) % vocabulary as u32).collect::<Vec<_>>()
@@ -104,10 +115,11 @@ mod tests {
         let options =
             TrainOptions { layers: 1, hidden_size: 32, heads: 4, kv_heads: 2, ..TrainOptions::default() };
         let mut told = 0;
-        let measured = measure(&options, 300, 1, 2, |step| told = step).unwrap();
+        let measured = measure(&options, 300, 0, 1, 2, |step| told = step).unwrap();
         assert_eq!((measured.steps.len(), told), (2, 4));
         assert!((measured.first_loss - 300_f32.ln()).abs() < 0.3, "{}", measured.first_loss);
+        assert!(measure(&options, 300, 3, 1, 2, |_| {}).is_err());
         let other = TrainOptions { heads: 5, ..options };
-        assert!(measure(&other, 300, 1, 2, |_| {}).is_err());
+        assert!(measure(&other, 300, 0, 1, 2, |_| {}).is_err());
     }
 }

@@ -21,6 +21,7 @@ use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::model_artifact::{self, Trained};
 use crate::options::TrainOptions;
+use crate::prefetch::Prefetch;
 use crate::straggler::{Straggler, Stragglers};
 
 /// The corpus to train on, among the task's inputs.
@@ -63,6 +64,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let (mut trainer, loaded) = member.begin(&job, &slice, &fingerprint, options.commit_every_steps > 0)?;
     trainer.set_execution(options.execution());
     let (losses, earlier) = loaded.map(|loaded| (loaded.losses, loaded.durable)).unwrap_or_default();
+    let epoch = batches.samples();
+    let prefetch = Prefetch::start(batches, losses.len() as u64..options.steps)?;
     let writer = Writer {
         host: host.clone(),
         writes: plan.coordinates(rank).data == 0,
@@ -77,7 +80,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let stragglers = Stragglers::default();
     let timed = Default::default();
     let mut training =
-        Training { member, options, batches, trainer, losses, saver, commits, timed, stragglers };
+        Training { member, options, prefetch, epoch, trainer, losses, saver, commits, timed, stragglers };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -195,7 +198,9 @@ impl Member<'_> {
 struct Training<'a> {
     member: Member<'a>,
     options: TrainOptions,
-    batches: Batches,
+    prefetch: Prefetch,
+    /// Sequences of an epoch.
+    epoch: u64,
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
@@ -220,9 +225,8 @@ impl Training<'_> {
             return;
         }
         let (plan, step, steps) = (self.member.plan, self.step(), self.options.steps);
-        let batches = &self.batches;
         self.member.host.log(match step {
-            0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", batches.samples()),
+            0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", self.epoch),
             step => format!("going on from step {step} of {steps} on {plan}"),
         });
     }
@@ -235,7 +239,7 @@ impl Training<'_> {
                 return Err(TrainError::Stopped { step });
             }
             let started = Instant::now();
-            let batch = self.batches.step(step)?;
+            let (batch, waited) = self.prefetch.next()?;
             let done = self.trainer.step(step, batch);
             let report = done.map_err(|source| TrainError::Step { rank, step, source })?;
             let StepReport { loss, gradient_norm, .. } = report;
@@ -245,7 +249,7 @@ impl Training<'_> {
             }
             self.losses.push(loss);
             self.member.host.reached(self.step());
-            self.report(&report, self.options.batch_tokens() as f64 / started.elapsed().as_secs_f64());
+            self.report(&report, started.elapsed(), waited);
             self.save_if_due(report.flags)?;
             self.timed = (self.timed.0 + started.elapsed(), self.timed.1 + 1);
         }
@@ -262,10 +266,11 @@ impl Training<'_> {
         }
     }
 
-    fn report(&mut self, report: &StepReport, tokens_per_second: f64) {
+    fn report(&mut self, report: &StepReport, took: Duration, waited_for_data: Duration) {
         if !self.is_first() {
             return;
         }
+        let tokens = self.options.batch_tokens();
         let mut metrics = Metrics::from([
             ("step".to_owned(), Metric::Count(self.step())),
             ("steps".to_owned(), Metric::Count(self.options.steps)),
@@ -273,7 +278,8 @@ impl Training<'_> {
             ("loss".to_owned(), Metric::Number(report.loss.into())),
             ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
             ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
-            ("tokens_per_second".to_owned(), Metric::Number(tokens_per_second)),
+            ("tokens_per_second".to_owned(), Metric::Number(tokens as f64 / took.as_secs_f64())),
+            ("data_wait_ms".to_owned(), Metric::Number(waited_for_data.as_secs_f64() * 1e3)),
         ]);
         let (slowest, straggler) = self.stragglers.after_step(&self.trainer.health().times);
         if let Some(slowest) = slowest {

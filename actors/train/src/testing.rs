@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sixfold_artifact::tokens::{
-    ShardEntry, TokenIndex, TokenWriter, encode_boundaries, index_file, shard_file,
+    ShardEntry, TokenIndex, TokenShards, TokenWriter, encode_boundaries, index_file, shard_file,
 };
 use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::Gang;
@@ -16,7 +17,9 @@ use sixfold_transport::link::{LinkError, TensorLink};
 use sixfold_transport::tensor::local_pair;
 use sixfold_wire::id::ArtifactId;
 
+use crate::batches::Batches;
 use crate::links::{LinkFactory, LinkPurpose, Links};
+use crate::options::TrainOptions;
 
 pub(crate) const VOCABULARY: u32 = 50;
 pub(crate) const END_OF_TEXT: u32 = 0;
@@ -50,6 +53,15 @@ pub(crate) fn tokens_artifact(store: &Store, tokens: usize) -> ArtifactId {
         manifest.files.push(store.put(name, &content).unwrap());
     }
     store.publish(&manifest).unwrap()
+}
+
+/// The batches of a corpus of 500 tokens.
+pub(crate) fn batches(options: &TrainOptions, groups: Range<usize>) -> Batches {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let tokens = tokens_artifact(&store, 500);
+    let shards = TokenShards::from_artifact(&store, tokens, SPLIT).unwrap();
+    Batches::new(shards, options, groups).unwrap()
 }
 
 type Ends = HashMap<(LinkPurpose, Rank, Rank), Box<dyn TensorLink>>;

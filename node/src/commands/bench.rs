@@ -11,10 +11,12 @@ use sixfold_tensor::{
     AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, RowsMut,
     Start, attention, attention_backward, keep_freed_memory, matmul_panels, set_threads, simd_level,
 };
-use sixfold_train::{TrainOptions, measure};
+use sixfold_train::{Recompute, TrainOptions, measure};
 
 use super::print_json;
-use crate::cli::{AttentionBenchArgs, BenchArgs, BenchCommand, Dtype, GemmBenchArgs, TrainBenchArgs};
+use crate::cli::{
+    AttentionBenchArgs, BenchArgs, BenchCommand, Dtype, GemmBenchArgs, RecomputeArg, TrainBenchArgs,
+};
 
 /// A kernel is repeated for so long ...
 const REPEAT_FOR: Duration = Duration::from_millis(300);
@@ -32,7 +34,15 @@ pub(crate) fn run(command: BenchCommand) -> Result<()> {
 }
 
 fn train(args: &TrainBenchArgs) -> Result<()> {
+    let defaults = TrainOptions::default();
+    let recompute = match args.recompute {
+        RecomputeArg::None => Recompute::None,
+        RecomputeArg::Selective => Recompute::Selective,
+        RecomputeArg::Full => Recompute::Full,
+    };
     let options = TrainOptions {
+        recompute,
+        pass_tokens: if args.pass_tokens == 0 { defaults.pass_tokens } else { args.pass_tokens },
         layers: args.layers,
         hidden_size: args.dim,
         heads: args.heads,
@@ -46,12 +56,12 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         learning_rate: 3e-4,
         min_learning_rate: 3e-5,
         threads: args.bench.threads,
-        ..TrainOptions::default()
+        ..defaults
     };
     let bar =
         if args.bench.json { ProgressBar::hidden() } else { ProgressBar::new(1 + args.warmup + args.steps) };
     let mut cpu = Vec::new();
-    let measured = measure(&options, args.vocab, args.warmup, args.steps, |step| {
+    let measured = measure(&options, args.vocab, args.groups, args.warmup, args.steps, |step| {
         bar.set_position(step);
         cpu.push(usage::cpu_seconds());
     })?;

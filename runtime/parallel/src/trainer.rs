@@ -275,7 +275,7 @@ impl Trainer {
         let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
         let mut micro_batches = micro_batches.into_iter();
         let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
-        let mut group = self.groups.take();
+        let mut group = None;
         for op in ops {
             match op {
                 PipelineOp::Forward(_) => {
@@ -284,19 +284,19 @@ impl Trainer {
                     }
                 }
                 PipelineOp::Backward(index) => {
-                    if let Some((tape, loss)) = tapes.pop_front() {
-                        group.loss += loss;
-                        let start = if index % per_sum == 0 { Start::Zero } else { Start::FromC };
-                        self.backward(step, tape, scale, &mut group.gradients, start)?;
-                    }
+                    let Some((tape, loss)) = tapes.pop_front() else { continue };
+                    let start = if index % per_sum == 0 { Start::Zero } else { Start::FromC };
+                    let mut sum = group.take().unwrap_or_else(|| self.groups.take());
+                    sum.loss += loss;
+                    self.backward(step, tape, scale, &mut sum.gradients, start)?;
                     if (index + 1) % per_sum == 0 {
-                        self.groups.push(group);
-                        group = self.groups.take();
+                        self.groups.push(sum);
+                    } else {
+                        group = Some(sum);
                     }
                 }
             }
         }
-        self.groups.give_back(group);
         self.groups.finish().ok_or(StepError::Groups { groups: 0 })
     }
 
