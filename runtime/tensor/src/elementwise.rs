@@ -65,7 +65,7 @@ fn shard_row(rows: usize, first_id: usize, id: u32) -> Option<usize> {
     (id as usize).checked_sub(first_id).filter(|&row| row < rows)
 }
 
-simd_dispatch!(fn add_assign_at(sum: &mut [f32], term: &[f32]) = add_assign_body);
+simd_dispatch!(pub(crate) fn add_assign_at(sum: &mut [f32], term: &[f32]) = add_assign_body);
 simd_dispatch!(fn add_at(a: &[f32], b: &[f32], out: &mut [f32]) = add_body);
 simd_dispatch!(fn scale_at(values: &mut [f32], factor: f32) = scale_body);
 

@@ -66,11 +66,13 @@ pub(crate) fn for_each_chunk<T: Send>(
     cost: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    match pool() {
-        Some(pool) if data.len() > chunk_len && cost >= PARALLEL_COST => pool.install(|| {
+    // Small work does not even ask for the pool, which all threads share.
+    let pool = if data.len() > chunk_len && cost >= PARALLEL_COST { pool() } else { None };
+    match pool {
+        Some(pool) => pool.install(|| {
             data.par_chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk));
         }),
-        _ => data.chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk)),
+        None => data.chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk)),
     }
 }
 

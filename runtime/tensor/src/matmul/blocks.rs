@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::tree::{LEVELS, Leaves};
+use crate::elementwise::add_assign_at;
 use crate::simd::Instructions;
 use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
 use crate::transpose::transpose;
-use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, add_assign, threads};
+use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
 /// Up to this many rows, threads split the columns: each panel is read once.
 const NARROW_ROWS: usize = 48;
@@ -267,7 +268,7 @@ impl PanelProduct<'_> {
         let (other, spare) = spare.split_at_mut(self.a.rows * PANEL_COLUMNS);
         if self.subtree(right, &mut Out { data: other, stride: PANEL_COLUMNS }, spare) {
             for (sum, other) in out.data.chunks_mut(out.stride).zip(other.chunks_exact(PANEL_COLUMNS)) {
-                add_assign(&mut sum[..PANEL_COLUMNS], other);
+                add_assign_at(self.level, &mut sum[..PANEL_COLUMNS], other);
             }
         }
         true
