@@ -1,0 +1,205 @@
+"""Makes the golden files of small models with PyTorch alone: the formulas of the papers in f64, differentiated by autograd.
+
+    python3 runtime/model/tests/golden/oracle.py runtime/model/tests/golden
+
+A file holds weights under Hugging Face's names, a batch of odd length that packs several documents, the logits,
+every gradient of the mean loss, and loss and gradient norm of ten steps of torch.optim.AdamW with clipping and the
+trainer's schedule; its metadata holds config.json, the optimizer's options and the versions used. Needs torch.
+"""
+
+import json
+import math
+import platform
+import struct
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+LENGTH, SEQUENCES, STEPS, IGNORED = 37, 2, 10, -100
+# Rows at which documents begin: each sequence packs several, one of them a single token.
+DOCUMENT_STARTS = [0, 12, 13, 37, 66]
+OPTIMIZER = {
+    "learning_rate": 0.01,
+    "final_learning_rate_ratio": 0.1,
+    "warmup_steps": 3,
+    "steps": STEPS,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "epsilon": 1e-8,
+    "weight_decay": 0.1,
+    "clip_norm": 1.2,
+}
+EPS = 1e-5
+
+
+class Llama:
+    """Touvron et al., 2023: RMSNorm, rotary positions, grouped queries, SwiGLU."""
+
+    heads, kv_heads, head, d, inner, theta = 4, 2, 6, 16, 20, 500.0
+
+    def __init__(self, tied):
+        self.config = {
+            "model_type": "llama",
+            "vocab_size": 29,
+            "hidden_size": self.d,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": 2,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": EPS,
+            "rope_theta": self.theta,
+            "tie_word_embeddings": tied,
+        }
+
+    def shapes(self):
+        d, q, kv = self.d, self.heads * self.head, self.kv_heads * self.head
+        layer = {
+            "input_layernorm.weight": (d,),
+            "self_attn.q_proj.weight": (q, d),
+            "self_attn.k_proj.weight": (kv, d),
+            "self_attn.v_proj.weight": (kv, d),
+            "self_attn.o_proj.weight": (d, q),
+            "post_attention_layernorm.weight": (d,),
+            "mlp.gate_proj.weight": (self.inner, d),
+            "mlp.up_proj.weight": (self.inner, d),
+            "mlp.down_proj.weight": (d, self.inner),
+        }
+        shapes = {"model.embed_tokens.weight": (29, d), "model.norm.weight": (d,)}
+        if not self.config["tie_word_embeddings"]:
+            shapes["lm_head.weight"] = (29, d)
+        return shapes | {f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+
+    def logits(self, w, tokens, positions, seen):
+        x = w["model.embed_tokens.weight"][tokens]
+        for i in range(2):
+            at = f"model.layers.{i}."
+            h = self.norm(x, w[at + "input_layernorm.weight"])
+            q, k, v = (split(h @ w[f"{at}self_attn.{p}_proj.weight"].T, self.head) for p in "qkv")
+            q, k = self.rotate(q, positions), self.rotate(k, positions)
+            k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
+            x = x + attend(q, k, v, seen) @ w[at + "self_attn.o_proj.weight"].T
+            h = self.norm(x, w[at + "post_attention_layernorm.weight"])
+            gate, up = (h @ w[f"{at}mlp.{p}_proj.weight"].T for p in ("gate", "up"))
+            x = x + (gate * torch.sigmoid(gate) * up) @ w[at + "mlp.down_proj.weight"].T
+        head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
+        return self.norm(x, w["model.norm.weight"]) @ head.T
+
+    def norm(self, x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight
+
+    def rotate(self, x, positions):
+        frequencies = self.theta ** (-torch.arange(0, self.head, 2, dtype=torch.float64) / self.head)
+        angles = positions[:, None, :, None] * frequencies
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+
+
+def split(x, head):
+    """[sequences, tokens, heads * head] -> [sequences, heads, tokens, head]"""
+    return x.unflatten(-1, (-1, head)).transpose(1, 2)
+
+
+def attend(q, k, v, seen):
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~seen[:, None], -math.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def batch(vocabulary):
+    """Tokens, targets, positions and the number of each row's document, all [sequences, length]."""
+    rows = LENGTH * SEQUENCES
+    stream = [(i * i * 7 + i * 3 + 5) % vocabulary for i in range(rows + 1)]
+    document = [sum(row >= start for start in DOCUMENT_STARTS) - 1 for row in range(rows)]
+    position = [row - DOCUMENT_STARTS[document[row]] for row in range(rows)]
+    # The last token of a document does not predict the first of the next.
+    target = [IGNORED if row + 1 in DOCUMENT_STARTS else stream[row + 1] for row in range(rows)]
+    return [torch.tensor(values).view(SEQUENCES, LENGTH) for values in (stream[:-1], target, position, document)]
+
+
+def loss_of(model, weights, tokens, targets, positions, documents):
+    causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    seen = causal & (documents[:, :, None] == documents[:, None, :])
+    logits = model.logits(weights, tokens, positions, seen)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED), logits
+
+
+def learning_rate(step):
+    high, warmup = OPTIMIZER["learning_rate"], OPTIMIZER["warmup_steps"]
+    if step < warmup:
+        return high * (step + 1) / warmup
+    low = high * OPTIMIZER["final_learning_rate_ratio"]
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (OPTIMIZER["steps"] - warmup)))
+
+
+def train(model, weights, inputs):
+    """Loss and gradient norm of each step before its update."""
+    matrices = [p for p in weights.values() if p.dim() > 1]
+    vectors = [p for p in weights.values() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
+    betas = (OPTIMIZER["beta1"], OPTIMIZER["beta2"])
+    adamw = torch.optim.AdamW(groups, betas=betas, eps=OPTIMIZER["epsilon"])
+    steps = []
+    for step in range(STEPS):
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(step)
+        adamw.zero_grad()
+        loss, _ = loss_of(model, weights, *inputs)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(weights.values(), OPTIMIZER["clip_norm"])
+        adamw.step()
+        steps.append((loss.item(), norm.item()))
+    return steps
+
+
+def initial(model):
+    """Weights as f32 holds them, large enough that no gradient vanishes; norms differ from 1 and biases from 0."""
+    random = torch.Generator().manual_seed(7)
+    weights = {}
+    for name, shape in sorted(model.shapes().items()):
+        values = 0.15 * torch.randn(shape, generator=random)
+        is_norm = len(shape) == 1 and name.endswith("weight")
+        weights[name] = (1 + values if is_norm else values).double().requires_grad_()
+    return weights
+
+
+def save(tensors, metadata, out):
+    """Writes safetensors: the length of a JSON header, the header, the numbers."""
+    header, numbers = {"__metadata__": metadata}, b""
+    for name, tensor in sorted(tensors.items()):
+        kind, letter = {torch.float32: ("F32", "f"), torch.int32: ("I32", "i")}[tensor.dtype]
+        values = tensor.flatten().tolist()
+        start, numbers = len(numbers), numbers + struct.pack(f"<{len(values)}{letter}", *values)
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, len(numbers)]}
+    header = json.dumps(header).encode()
+    header += b" " * (-len(header) % 8)
+    out.write_bytes(struct.pack("<Q", len(header)) + header + numbers)
+
+
+def make(model, out):
+    inputs, weights = batch(model.config["vocab_size"]), initial(model)
+    tensors = {name: weight.detach().float() for name, weight in weights.items()}
+    loss, logits = loss_of(model, weights, *inputs)
+    loss.backward()
+    tensors |= {f"gradient.{name}": weight.grad.float() for name, weight in weights.items()}
+    tensors["logits"] = logits.detach().float()
+    tensors["tokens"], tensors["targets"] = (values.to(torch.int32) for values in inputs[:2])
+    tensors["document_starts"] = torch.tensor(DOCUMENT_STARTS, dtype=torch.int32)
+    steps = train(model, weights, inputs)
+    tensors["losses"], tensors["norms"] = (torch.tensor(values, dtype=torch.float32) for values in zip(*steps))
+    versions = f"python {platform.python_version()}, torch {torch.__version__}"
+    metadata = {"config": json.dumps(model.config), "optimizer": json.dumps(OPTIMIZER), "versions": versions}
+    save(tensors, metadata, out)
+    print(out, versions, steps)
+
+
+def main(folder):
+    for tied in (False, True):
+        kind = "tied" if tied else "untied"
+        make(Llama(tied), Path(folder) / f"llama_{kind}.safetensors")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
