@@ -3,13 +3,13 @@
 //!
 //! What decides which code a rank runs stays: the plan, logical shards and data groups, how unevenly
 //! heads, columns, layers and positions fall on them, copies of key-value heads, a tied head, dropout,
-//! clipping, packed documents. What only costs time shrinks.
+//! clipping, packed documents, what goes through the model together and what is computed again. What only costs time shrinks.
 
 use std::ops::Range;
 
 use sixfold_model::{Geometry, GeometryError, MicroBatch, OptimizerOptions};
 use sixfold_parallel::verify::{Verification, Verified, VerifyError};
-use sixfold_parallel::{StepBatch, TrainingJob};
+use sixfold_parallel::{Execution, StepBatch, TrainingJob};
 use sixfold_tensor::{Counter, IGNORED_TARGET, Purpose};
 
 use crate::options::{OptionsError, TrainOptions};
@@ -50,6 +50,7 @@ pub fn verify_plan(options: &TrainOptions) -> Result<Verified, VerifyPlanError> 
         job: &small.job,
         plan: options.plan(),
         data_groups: small.groups,
+        execution: small.execution,
         steps: STEPS,
         batches: &batches,
     };
@@ -65,6 +66,7 @@ fn reduced(total: usize, parts: usize, each: usize) -> usize {
 /// A small job like another.
 struct Small {
     job: TrainingJob,
+    execution: Execution,
     groups: usize,
     micro_batches_of_group: usize,
     sequences_of_micro_batch: usize,
@@ -102,8 +104,13 @@ impl Small {
             dropout: options.dropout,
         };
         let micro = options.micro_batch();
+        // As many data groups go through the model together.
+        let together = options.pass_tokens / (micro * options.sequence());
+        let execution =
+            Execution { pass_tokens: (together * micro.min(2) * length).max(1), ..options.execution() };
         Ok(Self {
             job,
+            execution,
             groups,
             micro_batches_of_group: (options.batch_sequences / groups / micro).min(2),
             sequences_of_micro_batch: micro.min(2),
@@ -147,6 +154,7 @@ impl Small {
 
 #[cfg(test)]
 mod tests {
+    use sixfold_model::Recompute;
     use sixfold_topology::{ParallelPlan, layer_range};
 
     use super::*;
@@ -164,12 +172,14 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 9] = [
+        let choices: [(&str, Choose); 11] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
             ("dp2.tp4", |o| (o.kv_heads, o.tie_embeddings) = (1, true)),
             ("tp2.pp3", |o| o.tie_embeddings = true),
+            ("dp2.pp2", |o| (o.recompute, o.pass_tokens) = (Recompute::Full, 1)),
+            ("dp2.tp2", |o| (o.recompute, o.pass_tokens) = (Recompute::Selective, 256)),
             ("tp8", |o| (o.tensor_shards, o.heads, o.kv_heads, o.hidden_size) = (8, 3, 3, 96)),
             ("tp2.pp4", |o| (o.micro_batch_sequences, o.batch_sequences, o.clip_norm) = (1, 24, 0.0)),
             ("dp4.tp2", |o| (o.feed_forward_size, o.sequence_length, o.warmup_steps) = (3, 1, 0)),

@@ -17,15 +17,19 @@ use std::io;
 use std::ops::Range;
 
 use serde::Serialize;
+use sixfold_model::Recompute;
 use sixfold_topology::{ParallelPlan, Rank};
 
 use crate::error::{PlaceError, StepError};
 use crate::links::RankLinks;
-use crate::trainer::{StepBatch, TrainingJob};
+use crate::trainer::{Execution, StepBatch, TrainingJob};
 
 pub use compare::{Difference, Found, Quantity, TensorDifference, Values};
 use compare::{first_difference, tensors};
 use gang::{RankRun, connect, run_gang};
+
+/// How the run computes with which others are compared.
+const PLAIN: Execution = Execution { recompute: Recompute::None, pass_tokens: 1 };
 
 /// The part of a step's batch that lies in some of its data groups.
 pub type Batches<'a> = dyn Fn(u64, Range<usize>) -> StepBatch + Sync + 'a;
@@ -38,6 +42,8 @@ pub struct Verification<'a> {
     pub plan: ParallelPlan,
     /// Logical data groups of a step.
     pub data_groups: usize,
+    /// How the ranks of the plan compute; the one rank alone keeps everything and takes one micro-batch at a time.
+    pub execution: Execution,
     /// Steps to train.
     pub steps: u64,
     /// Batches by step and data groups.
@@ -120,9 +126,9 @@ impl Verification<'_> {
     /// [`VerifyError::Differs`] names the first number that has other bits; else why nothing could be
     /// compared.
     pub fn run(&self) -> Result<Verified, VerifyError> {
-        let serial = self.trace(&ParallelPlan::SERIAL)?;
+        let serial = self.trace(&ParallelPlan::SERIAL, PLAIN)?;
         let serial = &serial[0];
-        let ranks = self.trace(&self.plan)?;
+        let ranks = self.trace(&self.plan, self.execution)?;
         let geometry = &self.job.geometry;
         let traces: Vec<_> = ranks.iter().map(|rank| &rank.trace).collect();
         if let Some(difference) = first_difference(geometry, &self.plan, &serial.trace, &traces) {
@@ -150,11 +156,12 @@ impl Verification<'_> {
     }
 
     /// What every rank of a plan computes.
-    fn trace(&self, plan: &ParallelPlan) -> Result<Vec<RankRun>, VerifyError> {
+    fn trace(&self, plan: &ParallelPlan, execution: Execution) -> Result<Vec<RankRun>, VerifyError> {
         run_gang(plan, connect(plan), |rank, links| {
             let links =
                 RankLinks::new(plan, rank, links).map_err(|source| VerifyError::Place { rank, source })?;
             let mut run = RankRun::begin(self.job, plan, rank, links)?;
+            run.trainer.set_execution(execution);
             for step in 0..self.steps {
                 run.step(step, (self.batches)(step, plan.groups(rank, self.data_groups)))?;
             }
@@ -170,7 +177,8 @@ mod tests {
 
     fn verify(plan: &str, batches: &Batches<'_>) -> Result<Verified, VerifyError> {
         let job = job(config());
-        Verification { job: &job, plan: plan.parse().unwrap(), data_groups: 4, steps: 2, batches }.run()
+        let (plan, execution) = (plan.parse().unwrap(), Execution::default());
+        Verification { job: &job, plan, data_groups: 4, execution, steps: 2, batches }.run()
     }
 
     #[test]
