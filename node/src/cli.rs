@@ -41,6 +41,21 @@ pub(crate) enum Command {
     /// Submit a job file.
     Submit(SubmitArgs),
     /// Check that a job's plans train to the bits of one rank, here, before machines are spent on them.
+    ///
+    /// For every stage of kind `train`, a model of some thousand parameters that makes the same choices (plan,
+    /// logical shards, data groups, how unevenly heads and layers fall on the ranks, copies of key-value heads,
+    /// tied head, dropout, clipping, packed documents) is trained for three steps: by all ranks of the plan, as
+    /// threads of this process with the code that workers run, and by one rank alone. Every gradient after the
+    /// sums, every weight and moment, and the loss must have the same bits on every rank.
+    ///
+    /// If they have, a table says what was compared, and what each rank sent beside what it would have sent if
+    /// every sum had gone around a ring. If not, the command ends with code 1 and names the first number that
+    /// differs: step, tensor (by its Hugging Face name), logical shard, rank, row and column, both values.
+    ///
+    /// `sixfold run` and `sixfold submit` do this by themselves before they start a job, unless they are told
+    /// `--no-verify-plan` or the stage says `verify_plan = false`. A plan of one rank has nothing to compare.
+    ///
+    /// Example: sixfold verify-plan config/jobs/quickstart.toml --set train.data_parallel=2
     VerifyPlan(VerifyPlanArgs),
     /// List jobs.
     Jobs(ClientArgs),
@@ -379,22 +394,6 @@ pub(crate) struct SubmitArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// Check that a job's plans train to the bits of one rank, here, before machines are spent on them.
-///
-/// For every stage of kind `train`, a model of some thousand parameters that makes the same choices (plan,
-/// logical shards, data groups, how unevenly heads and layers fall on the ranks, copies of key-value heads,
-/// tied head, dropout, clipping, packed documents) is trained for three steps: by all ranks of the plan, as
-/// threads of this process with the code that workers run, and by one rank alone. Every gradient after the
-/// sums, every weight and moment, and the loss must have the same bits on every rank.
-///
-/// If they have, a table says what was compared, and what each rank sent beside what it would have sent if
-/// every sum had gone around a ring. If not, the command ends with code 1 and names the first number that
-/// differs: step, tensor (by its Hugging Face name), logical shard, rank, row and column, both values.
-///
-/// `sixfold run` and `sixfold submit` do this by themselves before they start a job, unless they are told
-/// `--no-verify-plan` or the stage says `verify_plan = false`. A plan of one rank has nothing to compare.
-///
-/// Example: sixfold verify-plan config/jobs/quickstart.toml --set train.data_parallel=2
 #[derive(Args)]
 pub(crate) struct VerifyPlanArgs {
     #[command(flatten)]
