@@ -39,6 +39,8 @@ pub(crate) struct Commits {
     retry_at: Option<Instant>,
     /// States that were taken.
     taken: u64,
+    /// Whether the log says already that nobody takes them.
+    told: bool,
 }
 
 impl Commits {
@@ -56,7 +58,7 @@ impl Commits {
             }
             (snapshot.step, done)
         })?;
-        Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None, taken: 0 })
+        Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None, taken: 0, told: false })
     }
 
     /// A step is done, see [`CommitSchedule::after_step`]. Returns the newest complete step if this rank's state is to
@@ -81,15 +83,20 @@ impl Commits {
         match done {
             Ok(()) => {
                 self.taken += 1;
+                if std::mem::take(&mut self.told) {
+                    self.host.log(format!("states are held in memory again, that of step {step} is"));
+                }
                 self.offered.take_if(|(snapshot, _)| snapshot.step == step);
                 Ok(())
             }
             Err(error @ TrainError::Host(HostError::Superseded)) => Err(error),
             Err(error) => {
-                self.host.log(format!(
-                    "the state of step {step} is not held in memory, and until it is a fault costs all steps \
-                     since the last checkpoint: {error}"
-                ));
+                if !std::mem::replace(&mut self.told, true) {
+                    self.host.log(format!(
+                        "the state of step {step} is not held in memory; until one is, a fault costs all steps since \
+                         the last checkpoint: {error}"
+                    ));
+                }
                 self.retry_at = Some(Instant::now() + RETRY_PAUSE);
                 Ok(())
             }

@@ -224,7 +224,9 @@ impl Holder {
         let before = std::mem::replace(&mut self.running, running);
         for id in before.difference(&self.running).copied().collect::<Vec<_>>() {
             if let Some(gang) = self.gangs.remove(&id) {
-                self.give_up(bytes_of(&gang.states));
+                let bytes = bytes_of(&gang.states);
+                tracing::info!(job = %id.job, phase = id.phase, bytes, "let go of the states of a gang that is done");
+                self.give_up(bytes);
             }
             self.ended.insert(id);
         }
