@@ -120,6 +120,7 @@ mod tests {
     /// A model with random weights: two layers, 50 tokens.
     fn random_decoder() -> Decoder {
         let config = ModelConfig {
+            family: sixfold_model::Family::Llama,
             vocab_size: 50,
             hidden_size: 16,
             intermediate_size: 32,

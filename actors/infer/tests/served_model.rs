@@ -59,6 +59,7 @@ fn tokenizer() -> String {
 
 fn tiny() -> ModelConfig {
     ModelConfig {
+        family: sixfold_model::Family::Llama,
         vocab_size: 258,
         hidden_size: 32,
         intermediate_size: 48,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sixfold_model::{Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
+use sixfold_model::{Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
 use sixfold_parallel::Execution;
 use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
 
@@ -22,6 +22,10 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
+    /// Family of the model: `llama` (RMSNorm, rotary positions, grouped queries, SwiGLU) or `gpt2` (LayerNorm, learned
+    /// positions, GELU, biases; `kv_heads` and `rope_theta` are not used).
+    #[schemars(with = "String")]
+    pub family: Family,
     /// Decoder layers.
     pub layers: usize,
     /// Width of the residual stream.
@@ -30,7 +34,8 @@ pub struct TrainOptions {
     pub heads: usize,
     /// Key and value heads of a layer; divides `heads`.
     pub kv_heads: usize,
-    /// Width of the feed-forward layer; 0 for 8/3 of `hidden_size`, rounded up to a multiple of 8.
+    /// Width of the feed-forward layer; 0 for 8/3 of `hidden_size`, rounded up to a multiple of 8, or in the `gpt2`
+    /// family for 4 of them.
     pub feed_forward_size: usize,
     /// Positions that the model may be asked for, in tokens.
     pub context_length: usize,
@@ -69,7 +74,7 @@ pub struct TrainOptions {
     pub min_learning_rate: f32,
     /// Steps in which the learning rate grows to its highest.
     pub warmup_steps: u64,
-    /// Decoupled weight decay of AdamW; norms are exempt.
+    /// Decoupled weight decay of AdamW; norms and biases are exempt.
     pub weight_decay: f32,
     /// Decay of AdamW's first moment.
     pub beta1: f32,
@@ -106,6 +111,7 @@ pub struct TrainOptions {
 impl Default for TrainOptions {
     fn default() -> Self {
         Self {
+            family: Family::Llama,
             layers: 4,
             hidden_size: 128,
             heads: 8,
@@ -282,17 +288,23 @@ impl TrainOptions {
     /// # Errors
     /// [`GeometryError`] if the sizes do not fit each other.
     pub fn geometry(&self, vocabulary: usize, end_of_text: Option<u32>) -> Result<Geometry, GeometryError> {
+        let width = self.hidden_size.min(1 << 20);
+        let (usual_feed_forward, kv_heads) = match self.family {
+            Family::Llama => ((8 * width).div_ceil(3).next_multiple_of(8), self.kv_heads),
+            Family::Gpt2 => (4 * width, self.heads),
+        };
         let feed_forward = match self.feed_forward_size {
-            0 => (8 * self.hidden_size.min(1 << 20)).div_ceil(3).next_multiple_of(8),
+            0 => usual_feed_forward,
             size => size,
         };
         let config = ModelConfig {
+            family: self.family,
             vocab_size: vocabulary,
             hidden_size: self.hidden_size,
             intermediate_size: feed_forward,
             num_hidden_layers: self.layers,
             num_attention_heads: self.heads,
-            num_key_value_heads: self.kv_heads,
+            num_key_value_heads: kv_heads,
             head_dim: self.hidden_size / self.heads.max(1),
             max_position_embeddings: self.context_length,
             rms_norm_eps: RMS_NORM_EPSILON,
@@ -411,5 +423,9 @@ mod tests {
         let options = TrainOptions { batch_sequences: 24, ..TrainOptions::default() };
         assert_eq!((options.micro_batch(), options.sequence(), options.batch_tokens()), (3, 128, 24 * 128));
         assert_eq!(options.geometry(300, None).unwrap().config.intermediate_size, 344);
+        let gpt2: TrainOptions = serde_json::from_str(r#"{"family": "gpt2"}"#).unwrap();
+        gpt2.validate().unwrap();
+        let config = gpt2.geometry(300, None).unwrap().config;
+        assert_eq!((config.intermediate_size, config.num_key_value_heads), (512, 8));
     }
 }

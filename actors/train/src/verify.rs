@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use sixfold_model::{Geometry, GeometryError, MicroBatch, OptimizerOptions};
+use sixfold_model::{Family, Geometry, GeometryError, MicroBatch, OptimizerOptions};
 use sixfold_parallel::verify::{Verification, Verified, VerifyError};
 use sixfold_parallel::{Execution, StepBatch, TrainingJob};
 use sixfold_tensor::{Counter, IGNORED_TARGET, Purpose};
@@ -84,13 +84,17 @@ impl Small {
             kv_heads if kv_heads < shards => (kv_heads, reduced(of_group, shards, 1)),
             kv_heads => (reduced(kv_heads, shards, 1), of_group.min(HEADS_OF_GROUP_MAX)),
         };
-        config.hidden_size = HIDDEN_SIZE;
         config.head_dim = HEAD_SIZE;
         config.num_key_value_heads = kv_heads;
         config.num_attention_heads = kv_heads * heads_of_group;
+        config.hidden_size = match config.family {
+            Family::Llama => HIDDEN_SIZE,
+            Family::Gpt2 => config.num_attention_heads * HEAD_SIZE,
+        };
         config.intermediate_size = reduced(config.intermediate_size, shards, 3);
         config.num_hidden_layers = reduced(config.num_hidden_layers, options.pipeline_parallel, 2);
-        config.max_position_embeddings = length;
+        // As many more than there are tokens as make the shards of learned positions as uneven as the stage's.
+        config.max_position_embeddings = length + (options.context_length - options.sequence()) % shards;
         let optimizer = OptimizerOptions {
             warmup_steps: options.warmup_steps.min(1),
             steps: STEPS,
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 11] = [
+        let choices: [(&str, Choose); 14] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
@@ -183,6 +187,12 @@ mod tests {
             ("tp8", |o| (o.tensor_shards, o.heads, o.kv_heads, o.hidden_size) = (8, 3, 3, 96)),
             ("tp2.pp4", |o| (o.micro_batch_sequences, o.batch_sequences, o.clip_norm) = (1, 24, 0.0)),
             ("dp4.tp2", |o| (o.feed_forward_size, o.sequence_length, o.warmup_steps) = (3, 1, 0)),
+            ("dp2.tp2.pp2", |o| o.family = Family::Gpt2),
+            ("tp2.pp3", |o| (o.family, o.tie_embeddings, o.dropout) = (Family::Gpt2, true, 0.1)),
+            ("tp4", |o| {
+                (o.family, o.heads, o.hidden_size) = (Family::Gpt2, 3, 96);
+                (o.context_length, o.sequence_length) = (131, 64);
+            }),
             ("tp2", |o| (o.tensor_shards, o.learning_rate, o.weight_decay) = (2, 1e-3, 0.0)),
         ];
         for (plan, choose) in choices {

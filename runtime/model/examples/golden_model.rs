@@ -14,6 +14,7 @@ const LOGICAL_SHARDS: usize = 4;
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: golden_model FOLDER")?);
     let config = ModelConfig {
+        family: sixfold_model::Family::Llama,
         vocab_size: 48,
         hidden_size: 32,
         intermediate_size: 40,

@@ -13,6 +13,7 @@ use sixfold_tensor::{
 };
 
 use crate::batch::MicroBatch;
+use crate::bias;
 use crate::branch::Body;
 use crate::linear::{Gradients, pack};
 use crate::packed::{QUERY_KEY_VALUE, shard_ranges};
@@ -103,6 +104,7 @@ impl Heads {
 impl Body for Attention {
     type Tape = AttentionTape;
     const NORM: Tensor = Tensor::AttentionNorm;
+    const BIAS: Tensor = Tensor::AttentionOutputBias;
     const DROPOUT: Purpose = Purpose::ATTENTION_DROPOUT;
 
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, AttentionTape) {
@@ -110,6 +112,7 @@ impl Body for Attention {
         let mut qkv = weights.query_key_value.forward(h, rows);
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let mut tape = AttentionTape { qkv: Vec::new(), o: vec![0.0; rows * o_width], lse: Vec::new() };
+        bias::add(pass, layer, &QUERY_KEY_VALUE, &mut qkv);
         rotate(pass, &mut qkv, layer, false);
         for heads in Heads::of_calls(pass, layer) {
             let [q, k, v] = heads.columns(&qkv, rows, width);
@@ -154,17 +157,19 @@ impl Body for Attention {
         rotate(pass, &mut d_qkv, layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
         gradients.of_outputs(run, &d_qkv, &pack(h, d));
+        bias::backward(pass, layer, &QUERY_KEY_VALUE, &d_qkv, gradients);
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(&d_qkv, rows)
     }
 }
 
-/// Turns the queries and keys of `qkv` by their positions, or back.
+/// Turns the queries and keys of `qkv` by their positions, or back, where positions are rotary.
 fn rotate(pass: &Pass<'_>, qkv: &mut [f32], layer: usize, inverse: bool) {
+    let Some(table) = pass.rope else { return };
     let rows = pass.rows();
     let turned = Heads::of(pass, layer).last().map_or(0, |heads| heads.qkv[1].end);
     let mut qkv = MatMut::row_major(qkv, rows, qkv.len() / rows);
-    rope(qkv.columns(0..turned), &pass.positions, pass.rope, inverse);
+    rope(qkv.columns(0..turned), &pass.positions, table, inverse);
 }
 
 /// Counts `products` products with each of the layer's projections; those that shards do alike, for

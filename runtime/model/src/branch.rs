@@ -1,11 +1,13 @@
-//! A residual branch: norm, a sharded body, the sum over shards, dropout, addition to the stream.
+//! A residual branch: norm, a sharded body, the sum over shards, a bias, dropout, addition to the stream.
 //!
 //! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
 //! Shapes: `x`, `h`, `y` are `[rows, d]`.
 
-use sixfold_tensor::{Purpose, add_assign, rms_norm, rms_norm_backward};
+use sixfold_tensor::{Purpose, add_assign};
 
+use crate::bias;
 use crate::linear::Gradients;
+use crate::norm::Normed;
 use crate::pass::Pass;
 use crate::tensor_group::GroupError;
 use crate::unit::{Tensor, UnitId};
@@ -16,6 +18,8 @@ pub(crate) trait Body {
     type Tape;
     /// The norm before the body.
     const NORM: Tensor;
+    /// The bias after the sum over shards, in families that have biases.
+    const BIAS: Tensor;
     /// The dropout after the body.
     const DROPOUT: Purpose;
 
@@ -45,7 +49,7 @@ pub(crate) struct BranchTape<T> {
 impl<T> BranchTape<T> {
     /// Drops what [`backward`] computes again at little cost.
     pub(crate) fn drop_cheap<B: Body<Tape = T>>(&mut self) {
-        self.normed.h = Vec::new();
+        self.normed.rows.h = Vec::new();
         B::drop_cheap(&mut self.body);
     }
 
@@ -55,15 +59,16 @@ impl<T> BranchTape<T> {
     }
 }
 
-/// Runs `x + dropout(body(norm(x)))`.
+/// Runs `x + dropout(body(norm(x)) + bias)`.
 pub(crate) fn forward<B: Body>(
     pass: &mut Pass<'_>,
     layer: usize,
     x: Vec<f32>,
 ) -> Result<(Vec<f32>, BranchTape<B::Tape>), GroupError> {
     let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x);
-    let (mut y, body) = B::forward(pass, layer, &normed.h);
+    let (mut y, body) = B::forward(pass, layer, &normed.rows.h);
     pass.group.sum(&mut y)?;
+    bias::add_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), &mut y);
     pass.dropout(&mut y, layer, B::DROPOUT);
     add_assign(&mut y, &normed.x);
     Ok((y, BranchTape { normed, body }))
@@ -78,47 +83,15 @@ pub(crate) fn backward<B: Body>(
     gradients: &mut Gradients<'_>,
 ) -> Result<Vec<f32>, GroupError> {
     let BranchTape { mut normed, body } = tape;
-    if normed.h.is_empty() {
+    if normed.rows.h.is_empty() {
         normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x);
     }
     let mut dy = dx.clone();
     pass.dropout(&mut dy, layer, B::DROPOUT);
-    let mut dh = B::backward(pass, layer, &body, &normed.h, &dy, gradients);
+    bias::backward_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), &dy, gradients);
+    let mut dh = B::backward(pass, layer, &body, &normed.rows.h, &dy, gradients);
     pass.group.sum(&mut dh)?;
     let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), &dh, gradients);
     add_assign(&mut dx_branch, &dx);
     Ok(dx_branch)
-}
-
-/// An RMSNorm's input, output and reciprocal root mean squares.
-pub(crate) struct Normed {
-    pub(crate) x: Vec<f32>,
-    pub(crate) h: Vec<f32>,
-    rstd: Vec<f32>,
-}
-
-impl Normed {
-    pub(crate) fn forward(pass: &Pass<'_>, norm: UnitId, x: Vec<f32>) -> Self {
-        let mut h = vec![0.0; x.len()];
-        let mut rstd = vec![0.0; pass.rows()];
-        rms_norm(&x, pass.parameters.unit(norm), pass.geometry.config.rms_norm_eps, &mut h, &mut rstd);
-        Self { x, h, rstd }
-    }
-
-    /// The gradient of the norm's input; the weight's gradient is kept by sequence block, summed over the
-    /// micro-batch's data groups.
-    pub(crate) fn backward(
-        &self,
-        pass: &Pass<'_>,
-        norm: UnitId,
-        dh: &[f32],
-        gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
-        let weight = pass.parameters.unit(norm);
-        let mut dx = vec![0.0; dh.len()];
-        gradients.add_leaves(norm, |leaves| {
-            rms_norm_backward(dh, &self.x, weight, &self.rstd, &pass.segments(), &mut dx, leaves);
-        });
-        dx
-    }
 }

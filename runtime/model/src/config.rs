@@ -1,14 +1,18 @@
-//! The shape of a Llama-style decoder, under the names of Hugging Face's `config.json`.
+//! The shape of a decoder, under the names of Hugging Face's `config.json` for Llama.
 //!
 //! Read [`ModelConfig`] first. How a model is cut for parallel training is [`Sharding`]'s
 //! business; how it is trained (dropout, learning rate) is the trainer's.
 //!
 //! [`Sharding`]: crate::Sharding
 
+mod gpt2;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sixfold_tensor::RopeTable;
 
 use crate::attention::KEYS_PER_BLOCK;
+use crate::family::Family;
 
 /// Largest width, vocabulary or number of positions in a configuration that comes from outside. It
 /// keeps every product of two sizes far from overflow.
@@ -18,10 +22,13 @@ const COUNT_MAX: usize = 1 << 10;
 /// Most sines and cosines of rotary positions, which are kept in memory.
 const ROTATIONS_MAX: usize = 1 << 27;
 
-/// Shape of a decoder with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
+/// Shape of a decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
+    /// What the sizes are sizes of.
+    #[serde(default)]
+    pub family: Family,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -32,15 +39,16 @@ pub struct ModelConfig {
     pub num_hidden_layers: usize,
     /// Query heads of a layer.
     pub num_attention_heads: usize,
-    /// Key and value heads of a layer; divides the query heads.
+    /// Key and value heads of a layer; divides the query heads, and is as many in the GPT-2 family.
     pub num_key_value_heads: usize,
-    /// Width of one head; even, since rotary positions turn pairs.
+    /// Width of one head; even, since rotary positions turn pairs. The heads are `hidden_size` wide together in the
+    /// GPT-2 family.
     pub head_dim: usize,
     /// Positions that the model may be asked for.
     pub max_position_embeddings: usize,
-    /// Added to the mean square in RMSNorm.
+    /// Added to the mean square in RMSNorm, and to the variance in LayerNorm.
     pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
+    /// Base of the rotary frequencies; not used where positions are learned.
     pub rope_theta: f32,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
@@ -113,6 +121,14 @@ impl ModelConfig {
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
+        let (heads, width) = (self.num_attention_heads, self.num_attention_heads * self.head_dim);
+        if self.family == Family::Gpt2 && (heads, width) != (self.num_key_value_heads, self.hidden_size) {
+            return shape(format!(
+                "{heads} query heads and {} key-value heads of {}: the GPT-2 family has as many of both, together \
+                 `hidden_size` wide, {}",
+                self.num_key_value_heads, self.head_dim, self.hidden_size
+            ));
+        }
         if !self.head_dim.is_multiple_of(2) {
             return shape(format!("head_dim is {}; rotary positions need an even one", self.head_dim));
         }
@@ -136,15 +152,36 @@ impl ModelConfig {
     /// Trainable numbers of the whole model.
     pub fn parameters(&self) -> usize {
         let d = self.hidden_size;
-        let heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads;
-        let layer = heads * self.head_dim * d + 3 * self.intermediate_size * d + 2 * d;
+        let (heads, head) = (2 * self.num_attention_heads + 2 * self.num_key_value_heads, self.head_dim);
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        self.num_hidden_layers * layer + tables * self.vocab_size * d + d
+        let (layer, outer) = match self.family {
+            Family::Llama => (heads * head * d + 3 * self.intermediate_size * d + 2 * d, d),
+            Family::Gpt2 => (
+                heads * head * (d + 1) + self.intermediate_size * (2 * d + 1) + 5 * d,
+                (2 + self.max_position_embeddings) * d,
+            ),
+        };
+        self.num_hidden_layers * layer + tables * self.vocab_size * d + outer
     }
 
-    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM` reads it, with the logical shards
-    /// and the key block under `sixfold`, so that every reader adds in the trainer's order.
+    /// Sines and cosines of the positions, in families where they are rotary.
+    pub(crate) fn rotations(&self) -> Option<RopeTable> {
+        let table = || RopeTable::new(self.head_dim, self.rope_theta, self.max_position_embeddings);
+        (self.family == Family::Llama).then(table)
+    }
+
+    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM` or `GPT2LMHeadModel` reads it, with the logical
+    /// shards and the key block under `sixfold`, so that every reader adds in the trainer's order.
     pub fn to_hugging_face(&self, logical_shards: usize) -> Value {
+        let mut value = match self.family {
+            Family::Llama => self.to_llama(),
+            Family::Gpt2 => gpt2::to_hugging_face(self),
+        };
+        value["sixfold"] = json!({ "logical_shards": logical_shards, "keys_per_block": KEYS_PER_BLOCK });
+        value
+    }
+
+    fn to_llama(&self) -> Value {
         json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -165,23 +202,37 @@ impl ModelConfig {
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": self.eos_token_id,
-            "sixfold": { "logical_shards": logical_shards, "keys_per_block": KEYS_PER_BLOCK },
         })
     }
 
-    /// Reads a `config.json` of the Llama family, ours or one that `transformers` saved. Returns
+    /// Reads a `config.json` of either family, ours or one that `transformers` saved. Returns
     /// the logical shards too, where the file names them.
     ///
     /// # Errors
     /// [`ConfigError`] if the file is broken or asks for something else than this decoder.
     pub fn from_hugging_face(text: &[u8]) -> Result<(Self, Option<usize>), ConfigError> {
+        let Header { model_type, sixfold } = serde_json::from_slice(text)?;
+        let config = match model_type.as_deref() {
+            Some("gpt2") => gpt2::from_hugging_face(text)?,
+            _ => Self::from_llama(text)?,
+        };
+        config.validate()?;
+        match sixfold {
+            Some(ours) if ours.keys_per_block != KEYS_PER_BLOCK => {
+                Err(ConfigError::KeyBlock(ours.keys_per_block))
+            }
+            ours => Ok((config, ours.map(|ours| ours.logical_shards))),
+        }
+    }
+
+    fn from_llama(text: &[u8]) -> Result<Self, ConfigError> {
         let raw: HuggingFaceConfig = serde_json::from_slice(text)?;
         raw.refuse_unsupported()?;
-        let need = |value: Option<usize>, name| value.ok_or(ConfigError::Missing(name));
         let hidden_size = need(raw.hidden_size, "hidden_size")?;
         let heads = need(raw.num_attention_heads, "num_attention_heads")?;
         let rope = raw.rope_parameters.unwrap_or_default();
-        let config = Self {
+        Ok(Self {
+            family: Family::Llama,
             vocab_size: need(raw.vocab_size, "vocab_size")?,
             hidden_size,
             intermediate_size: need(raw.intermediate_size, "intermediate_size")?,
@@ -195,15 +246,29 @@ impl ModelConfig {
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
             bos_token_id: first_token(raw.bos_token_id.as_ref()),
             eos_token_id: first_token(raw.eos_token_id.as_ref()),
-        };
-        config.validate()?;
-        match raw.sixfold {
-            Some(ours) if ours.keys_per_block != KEYS_PER_BLOCK => {
-                Err(ConfigError::KeyBlock(ours.keys_per_block))
-            }
-            ours => Ok((config, ours.map(|ours| ours.logical_shards))),
-        }
+        })
     }
+}
+
+fn need(value: Option<usize>, name: &'static str) -> Result<usize, ConfigError> {
+    value.ok_or(ConfigError::Missing(name))
+}
+
+/// Refuses a value other than ours.
+fn wants(field: &'static str, value: Option<&str>, ours: &[&str]) -> Result<(), ConfigError> {
+    match value {
+        Some(value) if !ours.contains(&value) => {
+            Err(ConfigError::Unsupported { field, value: value.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the `config.json` of either family has.
+#[derive(Deserialize)]
+struct Header {
+    model_type: Option<String>,
+    sixfold: Option<FixedOrder>,
 }
 
 /// `eos_token_id` may be a number or a list of numbers; the first one is what a document ends with.
@@ -236,7 +301,6 @@ struct HuggingFaceConfig {
     tie_word_embeddings: Option<bool>,
     bos_token_id: Option<Value>,
     eos_token_id: Option<Value>,
-    sixfold: Option<FixedOrder>,
 }
 
 #[derive(Default, Deserialize)]
@@ -254,14 +318,10 @@ struct FixedOrder {
 
 impl HuggingFaceConfig {
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
-        let wants = |field, value: &Option<String>, ours: &str| match value {
-            Some(value) if value != ours => Err(ConfigError::Unsupported { field, value: value.clone() }),
-            _ => Ok(()),
-        };
-        wants("model_type", &self.model_type, "llama")?;
-        wants("hidden_act", &self.hidden_act, "silu")?;
+        wants("model_type", self.model_type.as_deref(), &["llama"])?;
+        wants("hidden_act", self.hidden_act.as_deref(), &["silu"])?;
         for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
-            wants("rope_type", &rope.rope_type, "default")?;
+            wants("rope_type", rope.rope_type.as_deref(), &["default"])?;
         }
         for (field, bias) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
             if bias == Some(true) {
@@ -301,7 +361,7 @@ mod tests {
             ModelConfig::from_hugging_face(&serde_json::to_vec(&value).unwrap()).unwrap_err().to_string()
         };
         assert!(refused(|v| v["rope_scaling"] = json!({"rope_type": "llama3"})).contains("llama3"));
-        assert!(refused(|v| v["model_type"] = json!("gpt2")).contains("gpt2"));
+        assert!(refused(|v| v["model_type"] = json!("bert")).contains("bert"));
         assert!(refused(|v| v["attention_bias"] = json!(true)).contains("attention_bias"));
         assert!(refused(|v| v["hidden_size"] = json!(0)).contains("hidden_size"));
         assert!(refused(|v| v["vocab_size"] = json!(1_u64 << 40)).contains("vocab_size"));

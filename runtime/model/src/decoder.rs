@@ -13,20 +13,21 @@ mod weights;
 use std::ops::Range;
 
 use sixfold_tensor::{
-    Leaves, Mat, MatMut, Panels, RopeTable, Start, add_assign, matmul_panels, matmul_tree, rms_norm, rope,
-    swiglu,
+    Mat, MatMut, Panels, RopeTable, Start, add_assign, add_bias, matmul_panels, matmul_tree, rope,
 };
 
 pub use kv_cache::{KvPool, KvSequence, OutOfBlocks};
 pub use logits::{Logits, Normalizer};
-use weights::{LayerWeights, Weights};
+use weights::{LayerWeights, NormWeights, Projection, TreeProjection, Weights};
 
+use crate::activation;
 use crate::unit::{Geometry, UnitBuffer};
 
 /// A model ready to compute logits. It holds no state of any request and may be shared by threads.
 pub struct Decoder {
     geometry: Geometry,
-    rope: RopeTable,
+    /// Of families with rotary positions.
+    rope: Option<RopeTable>,
     weights: Weights,
 }
 
@@ -85,8 +86,7 @@ impl Decoder {
     /// If `parameters` does not hold every unit of `geometry`.
     pub fn new(geometry: Geometry, parameters: &UnitBuffer) -> Self {
         let weights = Weights::pack(&geometry, parameters);
-        let config = &geometry.config;
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        let rope = geometry.config.rotations();
         Self { geometry, rope, weights }
     }
 
@@ -122,7 +122,7 @@ impl Decoder {
         let more = chunks.iter_mut().map(|chunk| (&mut *chunk.sequence, chunk.tokens.len()));
         KvSequence::reserve(&mut more.collect::<Vec<_>>())?;
         let rows = Rows::of(chunks);
-        let mut x = self.embed(chunks);
+        let mut x = self.embed(chunks, &rows.positions);
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             self.attend(layer, weights, &mut x, chunks, &rows);
             self.feed_forward(weights, &mut x);
@@ -131,7 +131,7 @@ impl Decoder {
         chunks.iter_mut().for_each(|chunk| chunk.sequence.advance(chunk.tokens.len()));
         let x = rows.keep_wanted(chunks, &x, self.geometry.config.hidden_size);
         let h = self.norm(&x, &self.weights.final_norm);
-        Ok(Logits::new(&self.geometry, project(&h, &self.weights.head)))
+        Ok(Logits::new(&self.geometry, product(&h, &self.weights.head)))
     }
 
     fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), DecodeError> {
@@ -152,17 +152,20 @@ impl Decoder {
         Ok(())
     }
 
-    fn embed(&self, chunks: &[Chunk<'_>]) -> Vec<f32> {
+    fn embed(&self, chunks: &[Chunk<'_>], positions: &[u32]) -> Vec<f32> {
         let d = self.geometry.config.hidden_size;
         let row = |token: &u32| &self.weights.embedding[*token as usize * d..(*token as usize + 1) * d];
-        chunks.iter().flat_map(|chunk| chunk.tokens).flat_map(row).copied().collect()
+        let mut x: Vec<f32> = chunks.iter().flat_map(|chunk| chunk.tokens).flat_map(row).copied().collect();
+        if let Some(table) = &self.weights.positions {
+            for (position, row) in positions.iter().zip(x.chunks_exact_mut(d)) {
+                add_assign(row, &table[*position as usize * d..][..d]);
+            }
+        }
+        x
     }
 
-    fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let mut h = vec![0.0; x.len()];
-        let mut rstd = vec![0.0; x.len() / weight.len()];
-        rms_norm(x, weight, self.geometry.config.rms_norm_eps, &mut h, &mut rstd);
-        h
+    fn norm(&self, x: &[f32], weights: &NormWeights) -> Vec<f32> {
+        weights.norm().forward(x, self.geometry.config.rms_norm_eps).h
     }
 
     fn attend(
@@ -180,9 +183,11 @@ impl Decoder {
         let v = project(&h, &weights.value);
         let (query, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-        for (turned, width) in [(&mut q, query), (&mut k, kv)] {
-            let turned = MatMut::row_major(turned, rows.positions.len(), width);
-            rope(turned, &rows.positions, &self.rope, false);
+        if let Some(table) = &self.rope {
+            for (turned, width) in [(&mut q, query), (&mut k, kv)] {
+                let turned = MatMut::row_major(turned, rows.positions.len(), width);
+                rope(turned, &rows.positions, table, false);
+            }
         }
         let mut o = vec![0.0; q.len()];
         for (chunk, rows) in chunks.iter_mut().zip(&rows.of_chunks) {
@@ -195,15 +200,24 @@ impl Decoder {
 
     fn feed_forward(&self, weights: &LayerWeights, x: &mut [f32]) {
         let h = self.norm(x, &weights.feed_forward_norm);
-        let gate_up = project(&h, &weights.gate_up);
-        let mut product = vec![0.0; gate_up.len() / 2];
-        swiglu(&gate_up, self.geometry.config.intermediate_size, &mut product);
+        let inner = project(&h, &weights.inner);
+        let config = &self.geometry.config;
+        let product = activation::forward(config.family, &inner, config.intermediate_size);
         add_assign(x, &project_tree(&product, &weights.down));
     }
 }
 
+/// `x W^T`, and the bias where there is one.
+fn project(x: &[f32], Projection { weight, bias }: &Projection) -> Vec<f32> {
+    let mut y = product(x, weight);
+    if let Some(bias) = bias {
+        add_bias(&mut y, bias);
+    }
+    y
+}
+
 /// `x W^T` for a packed weight.
-fn project(x: &[f32], weight: &Panels) -> Vec<f32> {
+fn product(x: &[f32], weight: &Panels) -> Vec<f32> {
     let rows = x.len() / weight.rows();
     let mut y = vec![0.0; rows * weight.cols()];
     matmul_panels(
@@ -216,11 +230,14 @@ fn project(x: &[f32], weight: &Panels) -> Vec<f32> {
 }
 
 /// As [`project`], for a weight whose sum is cut into the logical shards.
-fn project_tree(x: &[f32], (weight, leaves): &(Panels, Leaves)) -> Vec<f32> {
+fn project_tree(x: &[f32], TreeProjection { weight, leaves, bias }: &TreeProjection) -> Vec<f32> {
     let rows = x.len() / weight.rows();
     let mut y = vec![0.0; rows * weight.cols()];
     let mut out = MatMut::row_major(&mut y, rows, weight.cols());
     matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, &mut out);
+    if let Some(bias) = bias {
+        add_bias(&mut y, bias);
+    }
     y
 }
 

@@ -1,35 +1,39 @@
-//! The feed-forward layer: SwiGLU between two projections, for all of the rank's shards at once.
+//! The feed-forward layer: an activation between projections, for all of the rank's shards at once.
 //!
-//! Shapes: `h` is `[rows, d]`; `gate_up` is `[rows, 2 columns]`, gates before ups; their product is `[rows,
-//! columns]`, where `columns` are those of the rank's shards, side by side.
+//! Shapes: `h` is `[rows, d]`; `inner` is `[rows, columns]` for each projection into the layer, gates before ups; `product`,
+//! what the activation makes of it, is `[rows, columns]`, where `columns` are those of the rank's shards, side by side.
 
-use sixfold_tensor::{Purpose, swiglu, swiglu_backward};
+use sixfold_tensor::Purpose;
 
 use crate::branch::Body;
 use crate::linear::{Gradients, pack};
-use crate::packed::{GATE_UP, shard_ranges};
+use crate::packed::shard_ranges;
 use crate::pass::Pass;
 use crate::unit::{Place, Tensor, UnitId};
+use crate::{activation, bias};
 
 pub(crate) struct FeedForward;
 
 pub(crate) struct FeedForwardTape {
-    gate_up: Vec<f32>,
+    inner: Vec<f32>,
     product: Vec<f32>,
 }
 
 impl Body for FeedForward {
     type Tape = FeedForwardTape;
     const NORM: Tensor = Tensor::FeedForwardNorm;
+    const BIAS: Tensor = Tensor::DownBias;
     const DROPOUT: Purpose = Purpose::MLP_DROPOUT;
 
     fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, FeedForwardTape) {
         let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
-        let gate_up = weights.gate_up.forward(h, rows);
-        let product = product(&gate_up, weights.down.inputs());
+        let family = pass.geometry.config.family;
+        let mut inner = weights.inner.forward(h, rows);
+        bias::add(pass, layer, family.feed_forward_inputs(), &mut inner);
+        let product = activation::forward(family, &inner, weights.down.inputs());
         let y = weights.down.forward_tree(&product, rows);
-        pass.work.projections += weights.gate_up.flops(rows) + weights.down.flops(rows);
-        (y, FeedForwardTape { gate_up, product })
+        pass.work.projections += weights.inner.flops(rows) + weights.down.flops(rows);
+        (y, FeedForwardTape { inner, product })
     }
 
     fn drop_cheap(tape: &mut FeedForwardTape) {
@@ -45,7 +49,7 @@ impl Body for FeedForward {
         gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
-        let columns = weights.down.inputs();
+        let (columns, family) = (weights.down.inputs(), pass.geometry.config.family);
         let dproduct = weights.down.backward(dy, rows);
         let ranges = shard_ranges(pass.geometry, pass.slice, layer, &[Tensor::Down]);
         let unit = |shard| UnitId::of_layer(layer, Tensor::Down, shard);
@@ -53,26 +57,15 @@ impl Body for FeedForward {
             pass.slice.shards.clone().zip(ranges).map(|(shard, ranges)| (unit(shard), ranges[0].clone()));
         let units: Vec<_> = units.collect();
         if tape.product.is_empty() {
-            gradients.of_inputs(&units, dy, d, &product(&tape.gate_up, columns));
+            gradients.of_inputs(&units, dy, d, &activation::forward(family, &tape.inner, columns));
         } else {
             gradients.of_inputs(&units, dy, d, &tape.product);
         }
-        let mut d_gate_up = vec![0.0; tape.gate_up.len()];
-        if !dproduct.is_empty() {
-            swiglu_backward(&dproduct, &tape.gate_up, columns, &mut d_gate_up);
-        }
-        let run = gradients.run(Place::Layer(layer as u32), &GATE_UP, &pass.slice.shards);
-        gradients.of_outputs(run, &d_gate_up, &pack(h, d));
-        pass.work.projections += 2 * (weights.gate_up.flops(rows) + weights.down.flops(rows));
-        weights.gate_up.backward_tree(&d_gate_up, rows)
+        let d_inner = activation::backward(family, &dproduct, &tape.inner, columns);
+        let run = gradients.run(Place::Layer(layer as u32), family.feed_forward_inputs(), &pass.slice.shards);
+        gradients.of_outputs(run, &d_inner, &pack(h, d));
+        bias::backward(pass, layer, family.feed_forward_inputs(), &d_inner, gradients);
+        pass.work.projections += 2 * (weights.inner.flops(rows) + weights.down.flops(rows));
+        weights.inner.backward_tree(&d_inner, rows)
     }
-}
-
-/// The gated activation.
-fn product(gate_up: &[f32], columns: usize) -> Vec<f32> {
-    let mut product = vec![0.0; gate_up.len() / 2];
-    if !product.is_empty() {
-        swiglu(gate_up, columns, &mut product);
-    }
-    product
 }

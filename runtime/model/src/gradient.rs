@@ -2,7 +2,7 @@
 //!
 //! The order of additions is fixed by the job, not by the plan: micro-batches of a data group in
 //! order into one buffer; groups in a balanced tree ([`GroupTree`], then the data-parallel
-//! ranks); and last, in [`finish`], sequence blocks of norms, copies of key-value heads, and the
+//! ranks); and last, in [`finish`], sequence blocks of norms and biases, copies of key-value heads, and the
 //! head with the embedding where they are tied.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use sixfold_tensor::{add_assign, tree_sum};
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
 
-/// How gradients lie in a buffer while they are summed: as the parameters, but norms once for each
+/// How gradients lie in a buffer while they are summed: as the parameters, but norms and biases once for each
 /// sequence block, and the head apart from the embedding even where they are tied. A slice at the end
 /// of a pipeline has the head alone.
 pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
@@ -22,7 +22,7 @@ pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
         .units(geometry)
         .into_iter()
         .filter(|unit| slice.input || unit.tensor != Tensor::Embedding)
-        .map(|unit| (unit, geometry.region(unit).len() * if unit.tensor.is_norm() { blocks } else { 1 }))
+        .map(|unit| (unit, geometry.region(unit).len() * if unit.tensor.is_vector() { blocks } else { 1 }))
         .collect();
     if slice.output && geometry.config.tie_word_embeddings {
         let heads = slice.shards.clone().map(UnitId::head);
@@ -111,7 +111,7 @@ pub fn finish(
     sums: &mut UnitBuffer,
     group: &mut dyn TensorGroup,
 ) -> Result<(), GroupError> {
-    for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_norm()) {
+    for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector()) {
         sum_blocks(sums.unit_mut(unit), geometry.region(unit).len());
     }
     if geometry.config.tie_word_embeddings && slice.input && slice.output {
@@ -153,7 +153,7 @@ pub fn tied_sums(slice: &ModelSlice, sums: &UnitIndex) -> Range<usize> {
     sums.run(place, &[tensor], &slice.shards)
 }
 
-/// Adds the sequence blocks of a norm in the tree, into the first of them.
+/// Adds the sequence blocks of a vector in the tree, into the first of them.
 fn sum_blocks(blocks: &mut [f32], len: usize) {
     tree_sum(&mut blocks.chunks_exact_mut(len).collect::<Vec<_>>());
 }

@@ -14,9 +14,9 @@ use sixfold_tensor::{
     logit_maxima, target_logits,
 };
 
-use crate::branch::Normed;
 use crate::layer::Recompute;
 use crate::linear::{Gradients, pack};
+use crate::norm::Normed;
 use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
 use crate::unit::{Geometry, Place, Tensor, UnitId};
@@ -58,7 +58,7 @@ pub(crate) fn forward(pass: &mut Pass<'_>, x: Vec<f32>) -> Result<(Vec<f32>, Hea
     let (mut statistics, mut logits) = (Statistics::default(), None);
     for first in (0..rows).step_by(at_a_time) {
         let part = first..rows.min(first + at_a_time);
-        logits = Some(statistics.extend(pass, &normed.h, part)?);
+        logits = Some(statistics.extend(pass, &normed.rows.h, part)?);
     }
     let loss = |(row, target_id): (usize, &u32)| match *target_id {
         IGNORED_TARGET => 0.0,
@@ -144,11 +144,11 @@ pub(crate) fn backward(
     let HeadTape { normed, statistics, mut logits } = tape;
     let first = pass.slice.shards.start;
     let rows = pass.rows();
-    let h = pack(&normed.h, pass.width());
-    let dh = pass.sum(normed.h.len(), |pass, shard| {
+    let h = pack(&normed.rows.h, pass.width());
+    let dh = pass.sum(normed.rows.h.len(), |pass, shard| {
         let mut dlogits = match &mut logits {
             Some(kept) => std::mem::take(&mut kept[shard - first]),
-            None => logits_of(pass, shard, &normed.h),
+            None => logits_of(pass, shard, &normed.rows.h),
         };
         if dlogits.is_empty() {
             return None;

@@ -1,15 +1,18 @@
-//! Parameters to and from `model.safetensors`, under the names of Hugging Face's Llama.
+//! Parameters to and from `model.safetensors`, under the names of Hugging Face's Llama and GPT-2.
 //!
 //! A file holds whole tensors; a rank reads only its units of them. Read [`read_parameters`] and
 //! [`write_parameters`] first.
+
+mod file_tensor;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use file_tensor::{FileTensor, Layout};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
 
-use crate::unit::{Geometry, LAYER_TENSORS, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
 
 /// Why weights cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -18,16 +21,14 @@ pub enum WeightsError {
     #[error("the weights are not readable: {0}")]
     Format(#[from] SafeTensorError),
     /// A tensor has another shape than the configuration says.
-    #[error("`{name}` has the shape {shape:?}; the configuration says {rows} x {columns}")]
+    #[error("`{name}` has the shape {shape:?}; the configuration says {expected:?}")]
     Shape {
         /// The tensor.
         name: String,
         /// Its shape in the file.
         shape: Vec<usize>,
-        /// Rows by the configuration (1 for a vector).
-        rows: usize,
-        /// Columns by the configuration.
-        columns: usize,
+        /// The shape by the configuration.
+        expected: Vec<usize>,
     },
     /// A tensor's numbers are of a kind that is not read.
     #[error("`{name}` holds {dtype:?}; F32, F16 and BF16 are read")]
@@ -53,10 +54,17 @@ pub fn read_parameters(
     let units = slice.units(geometry);
     let views = units.iter().map(|unit| view_of(geometry, *unit, &tensors)).collect::<Result<Vec<_>, _>>()?;
     let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
-    for (unit, (view, decode)) in units.into_iter().zip(views) {
-        copy_region(geometry, unit, view.data(), decode, parameters.unit_mut(unit));
+    for (unit, Stored { view, decode, layout }) in units.into_iter().zip(views) {
+        copy_region(geometry, unit, view.data(), &layout, decode, parameters.unit_mut(unit));
     }
     Ok(parameters)
+}
+
+/// A tensor of a file, and where a model's tensor lies in it.
+struct Stored<'a> {
+    view: TensorView<'a>,
+    decode: Decode,
+    layout: Layout,
 }
 
 /// The tensor that `unit` is a part of, once its shape and kind of numbers are known to fit.
@@ -64,17 +72,18 @@ fn view_of<'a>(
     geometry: &Geometry,
     unit: UnitId,
     tensors: &SafeTensors<'a>,
-) -> Result<(TensorView<'a>, Decode), WeightsError> {
-    let name = tensor_name(unit.place, unit.tensor);
-    let view = tensors.tensor(&name)?;
-    let (rows, columns) = geometry.whole(unit.tensor);
-    let shape = view.shape();
-    let fits = if unit.tensor.is_norm() { shape == [columns] } else { shape == [rows, columns] };
-    if !fits {
-        return Err(WeightsError::Shape { name, shape: shape.to_vec(), rows, columns });
+) -> Result<Stored<'a>, WeightsError> {
+    let file = FileTensor::of(geometry.config.family, unit.place, unit.tensor);
+    let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
+    let name = file.name;
+    // The files of GPT-2's authors leave the model's name out.
+    let short = name.strip_prefix("transformer.").unwrap_or(&name);
+    let view = tensors.tensor(&name).or_else(|missing| tensors.tensor(short).map_err(|_| missing))?;
+    if view.shape() != expected {
+        return Err(WeightsError::Shape { name, shape: view.shape().to_vec(), expected });
     }
     let decode = decoder_of(view.dtype()).ok_or(WeightsError::Dtype { name, dtype: view.dtype() })?;
-    Ok((view, decode))
+    Ok(Stored { view, decode, layout })
 }
 
 /// Bytes of one number, and how it becomes an `f32`.
@@ -89,12 +98,19 @@ fn decoder_of(dtype: Dtype) -> Option<Decode> {
     })
 }
 
-fn copy_region(geometry: &Geometry, unit: UnitId, data: &[u8], decode: Decode, values: &mut [f32]) {
-    let (size, decode) = decode;
+fn copy_region(
+    geometry: &Geometry,
+    unit: UnitId,
+    data: &[u8],
+    layout: &Layout,
+    (size, decode): Decode,
+    values: &mut [f32],
+) {
     let region = geometry.region(unit);
-    for (range, row) in region.row_ranges().zip(values.chunks_exact_mut(region.columns.len())) {
-        let numbers = data[range.start * size..range.end * size].chunks_exact(size);
-        row.iter_mut().zip(numbers).for_each(|(value, number)| *value = decode(number));
+    for (row, values) in region.rows.clone().zip(values.chunks_exact_mut(region.columns.len())) {
+        for (column, value) in region.columns.clone().zip(values) {
+            *value = decode(&data[layout.at(row, column) * size..][..size]);
+        }
     }
 }
 
@@ -103,42 +119,44 @@ fn copy_region(geometry: &Geometry, unit: UnitId, data: &[u8], decode: Decode, v
 /// # Errors
 /// [`WeightsError::Format`] if the library refuses.
 pub fn write_parameters(geometry: &Geometry, parameters: &UnitBuffer) -> Result<Vec<u8>, WeightsError> {
-    let tensors = tensors(geometry).into_iter().map(|(place, tensor)| {
-        let (rows, columns) = geometry.whole(tensor);
-        let whole = WholeTensor { geometry, parameters, place, tensor, shape: [rows, columns] };
-        (tensor_name(place, tensor), whole)
+    let tensors = FileTensor::all(geometry).into_iter().map(|file| {
+        let shape = file.shape(geometry);
+        (file.name.clone(), WholeTensor { geometry, parameters, file, shape })
     });
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     Ok(serialize(tensors, Some(metadata))?)
 }
 
 /// The hash by which two trained models are told apart: BLAKE3 over the name and the
-/// little-endian numbers of every whole tensor in canonical order.
+/// little-endian numbers of every tensor of its file in canonical order.
 ///
 /// # Panics
 /// If `parameters` does not hold the whole model.
 pub fn weights_blake3(geometry: &Geometry, parameters: &UnitBuffer) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    for (place, tensor) in tensors(geometry) {
-        hasher.update(tensor_name(place, tensor).as_bytes());
-        hasher.update(&little_endian(&assemble(geometry, parameters, place, tensor)));
+    for file in FileTensor::all(geometry) {
+        hasher.update(file.name.as_bytes());
+        hasher.update(&little_endian(&content(geometry, parameters, &file)));
     }
     hasher.finalize()
 }
 
-/// Every tensor of the model, in canonical order.
-fn tensors(geometry: &Geometry) -> Vec<(Place, Tensor)> {
-    let layers = 0..geometry.config.num_hidden_layers as u32;
-    let of_layer = |layer| LAYER_TENSORS.into_iter().map(move |tensor| (Place::Layer(layer), tensor));
-    let mut tensors = vec![(Place::Input, Tensor::Embedding)];
-    tensors.extend(layers.flat_map(of_layer));
-    tensors.push((Place::Output, Tensor::FinalNorm));
-    if !geometry.config.tie_word_embeddings {
-        tensors.push((Place::Output, Tensor::Head));
+/// The numbers of a tensor of a file.
+fn content(geometry: &Geometry, parameters: &UnitBuffer, file: &FileTensor) -> Vec<f32> {
+    let mut whole = vec![0.0; file.shape(geometry).iter().product()];
+    for &part in &file.parts {
+        let (layout, (_, columns)) = (file.layout(geometry, part), geometry.whole(part));
+        let rows = assemble(geometry, parameters, file.place, part);
+        for (row, values) in rows.chunks_exact(columns).enumerate() {
+            for (column, value) in values.iter().enumerate() {
+                whole[layout.at(row, column)] = *value;
+            }
+        }
     }
-    tensors
+    whole
 }
 
+/// One of the model's tensors, put together from its units.
 pub(crate) fn assemble(
     geometry: &Geometry,
     parameters: &UnitBuffer,
@@ -147,7 +165,7 @@ pub(crate) fn assemble(
 ) -> Vec<f32> {
     let (rows, columns) = geometry.whole(tensor);
     let mut whole = vec![0.0; rows * columns];
-    let shards = if tensor.is_norm() { 1 } else { geometry.sharding.logical() };
+    let shards = if tensor.is_whole() { 1 } else { geometry.sharding.logical() };
     for shard in 0..shards {
         let unit = UnitId { place, tensor, shard: shard as u32 };
         let region = geometry.region(unit);
@@ -167,9 +185,8 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
 struct WholeTensor<'a> {
     geometry: &'a Geometry,
     parameters: &'a UnitBuffer,
-    place: Place,
-    tensor: Tensor,
-    shape: [usize; 2],
+    file: FileTensor,
+    shape: Vec<usize>,
 }
 
 impl View for WholeTensor<'_> {
@@ -178,11 +195,11 @@ impl View for WholeTensor<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        &self.shape[usize::from(self.tensor.is_norm())..]
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        little_endian(&assemble(self.geometry, self.parameters, self.place, self.tensor)).into()
+        little_endian(&content(self.geometry, self.parameters, &self.file)).into()
     }
 
     fn data_len(&self) -> usize {
@@ -191,29 +208,36 @@ impl View for WholeTensor<'_> {
 }
 
 impl UnitId {
-    /// The name under which Hugging Face's Llama has the tensor that the unit is a part of.
-    pub fn hugging_face_name(&self) -> String {
-        tensor_name(self.place, self.tensor)
-    }
-}
-
-fn tensor_name(place: Place, tensor: Tensor) -> String {
-    let inner = match tensor {
-        Tensor::Embedding => return "model.embed_tokens.weight".into(),
-        Tensor::FinalNorm => return "model.norm.weight".into(),
-        Tensor::Head => return "lm_head.weight".into(),
-        Tensor::AttentionNorm => "input_layernorm",
-        Tensor::Query => "self_attn.q_proj",
-        Tensor::Key => "self_attn.k_proj",
-        Tensor::Value => "self_attn.v_proj",
-        Tensor::AttentionOutput => "self_attn.o_proj",
-        Tensor::FeedForwardNorm => "post_attention_layernorm",
-        Tensor::Gate => "mlp.gate_proj",
-        Tensor::Up => "mlp.up_proj",
-        Tensor::Down => "mlp.down_proj",
-    };
-    match place {
-        Place::Layer(layer) => format!("model.layers.{layer}.{inner}.weight"),
-        Place::Input | Place::Output => format!("{inner}.weight"),
+    /// The name by which people are told of the tensor that the unit is a part of: Hugging Face's for Llama, and
+    /// for what only other families have a name of the same kind.
+    pub fn tensor_name(&self) -> String {
+        let inner = match self.tensor {
+            Tensor::Embedding => "model.embed_tokens.weight",
+            Tensor::PositionEmbedding => "model.embed_positions.weight",
+            Tensor::FinalNorm => "model.norm.weight",
+            Tensor::FinalNormBias => "model.norm.bias",
+            Tensor::Head => "lm_head.weight",
+            Tensor::AttentionNorm => "input_layernorm.weight",
+            Tensor::AttentionNormBias => "input_layernorm.bias",
+            Tensor::Query => "self_attn.q_proj.weight",
+            Tensor::QueryBias => "self_attn.q_proj.bias",
+            Tensor::Key => "self_attn.k_proj.weight",
+            Tensor::KeyBias => "self_attn.k_proj.bias",
+            Tensor::Value => "self_attn.v_proj.weight",
+            Tensor::ValueBias => "self_attn.v_proj.bias",
+            Tensor::AttentionOutput => "self_attn.o_proj.weight",
+            Tensor::AttentionOutputBias => "self_attn.o_proj.bias",
+            Tensor::FeedForwardNorm => "post_attention_layernorm.weight",
+            Tensor::FeedForwardNormBias => "post_attention_layernorm.bias",
+            Tensor::Gate => "mlp.gate_proj.weight",
+            Tensor::Up => "mlp.up_proj.weight",
+            Tensor::UpBias => "mlp.up_proj.bias",
+            Tensor::Down => "mlp.down_proj.weight",
+            Tensor::DownBias => "mlp.down_proj.bias",
+        };
+        match self.place {
+            Place::Layer(layer) => format!("model.layers.{layer}.{inner}"),
+            Place::Input | Place::Output => inner.to_owned(),
+        }
     }
 }

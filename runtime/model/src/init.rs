@@ -11,7 +11,7 @@ const DEVIATION: f32 = 0.02;
 
 /// The initial parameters of `slice`.
 ///
-/// Norms are 1. Weights are normal with deviation 0.02; the two projections that write to the
+/// Norms are 1, biases 0. Weights are normal with deviation 0.02; the two projections that write to the
 /// residual stream have it divided by the root of twice the layers, as in GPT-2. An element's
 /// number follows from its place in the whole tensor, so every plan begins with the same model.
 pub fn initialize(geometry: &Geometry, slice: &ModelSlice, seed: u64) -> UnitBuffer {
@@ -20,7 +20,7 @@ pub fn initialize(geometry: &Geometry, slice: &ModelSlice, seed: u64) -> UnitBuf
         let values = parameters.unit_mut(unit);
         if unit.tensor.is_norm() {
             values.fill(1.0);
-        } else {
+        } else if !unit.tensor.is_vector() {
             draw(geometry, unit, seed, values);
         }
     }

@@ -1,4 +1,4 @@
-//! A Llama-style decoder on one device: forward, backward, optimizer, KV cache, sampling, files.
+//! Decoders of the Llama and GPT-2 families on one device: forward, backward, optimizer, KV cache, sampling, files.
 //!
 //! The arithmetic is cut into [logical shards](Sharding), sequence blocks and data groups that do
 //! not depend on any plan, so that the bits of a training run are the same for every way of
@@ -9,12 +9,15 @@
 //!
 //! To train, read [`Network`], then [`GroupTree`] and [`Optimizer`]. To infer, read [`Decoder`].
 
+mod activation;
 mod attention;
 mod batch;
+mod bias;
 mod branch;
 mod config;
 mod decoder;
 mod embedding;
+mod family;
 mod feed_forward;
 mod gradient;
 mod head;
@@ -23,6 +26,7 @@ mod init;
 mod layer;
 mod linear;
 mod network;
+mod norm;
 mod optimizer;
 mod packed;
 mod pass;
@@ -39,6 +43,7 @@ pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
+pub use family::Family;
 pub use gradient::{
     GroupSum, GroupTree, finish as finish_gradients, gradient_index, of_parameter as gradient_of, tied_sums,
 };
@@ -54,6 +59,5 @@ pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part
 pub use site::{Part, Site};
 pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
 pub use unit::{
-    Geometry, GeometryError, LAYER_TENSORS, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer,
-    UnitId, UnitIndex,
+    Geometry, GeometryError, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer, UnitId, UnitIndex,
 };

@@ -96,7 +96,7 @@ impl<'a> Gradients<'a> {
     }
 
     /// Adds the gradient `dx` (`[rows, d]`) of each row to the row of its token in a shard of the embedding, whose
-    /// first row is that of token `first_id`.
+    /// first row is that of token `first_id`; or to that of its position.
     pub(crate) fn of_embedding(
         &mut self,
         unit: UnitId,

@@ -23,7 +23,8 @@ use crate::unit::{Geometry, ModelSlice, UnitBuffer};
 pub struct Network {
     geometry: Arc<Geometry>,
     slice: ModelSlice,
-    rope: RopeTable,
+    /// Of families with rotary positions.
+    rope: Option<RopeTable>,
     /// What backward passes compute again.
     pub recompute: Recompute,
 }
@@ -73,8 +74,7 @@ pub enum Output {
 impl Network {
     /// The network of `slice`.
     pub fn new(geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
-        let config = &geometry.config;
-        let rope = RopeTable::new(config.head_dim, config.rope_theta, config.max_position_embeddings);
+        let rope = geometry.config.rotations();
         Self { geometry, slice, rope, recompute: Recompute::None }
     }
 
@@ -160,7 +160,7 @@ impl Network {
         Pass {
             geometry: &self.geometry,
             slice: &self.slice,
-            rope: &self.rope,
+            rope: self.rope.as_ref(),
             recompute: self.recompute,
             parameters: around.parameters,
             weights: around.weights,

@@ -29,7 +29,7 @@ pub struct OptimizerOptions {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
-    /// Decoupled weight decay; norms are exempt.
+    /// Decoupled weight decay; norms and biases are exempt.
     pub weight_decay: f32,
     /// Largest global gradient norm; larger gradients are scaled down to it. 0 turns it off.
     pub clip_norm: f32,
@@ -81,14 +81,14 @@ pub struct SquareSums {
 }
 
 impl SquareSums {
-    /// The table with the units of `slice` filled in, from finished gradients. `norms` says whether this rank counts the
-    /// norms, which every rank of a tensor-parallel group holds.
-    pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, norms: bool) -> Self {
+    /// The table with the units of `slice` filled in, from finished gradients. `whole` says whether this rank counts what
+    /// every rank of a tensor-parallel group holds: norms, and biases after a sum over shards.
+    pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, whole: bool) -> Self {
         let units = ModelSlice::whole(geometry).units(geometry);
         let counted = |unit: &UnitId| {
             let copied = unit.tensor.is_key_value()
                 && geometry.sharding.kv_original(unit.shard as usize) != unit.shard as usize;
-            slice.holds(*unit) && !copied && (norms || !unit.tensor.is_norm())
+            slice.holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
         };
         let of_unit = |unit: &UnitId| match counted(unit) {
             true => tree_sum_scalars(&sum_of_squares_blocks(of_parameter(geometry, gradients, *unit))),
@@ -157,7 +157,7 @@ impl Optimizer {
         let gradient_scale = self.options.clip_scale(norm);
         let index = parameters.index().clone();
         for (unit, range) in index.iter() {
-            let weight_decay = if unit.tensor.is_norm() { 0.0 } else { self.options.weight_decay };
+            let weight_decay = if unit.tensor.is_vector() { 0.0 } else { self.options.weight_decay };
             let OptimizerOptions { beta1, beta2, epsilon: eps, .. } = self.options;
             let adamw =
                 AdamW { learning_rate, beta1, beta2, eps, weight_decay, step: step + 1, gradient_scale };

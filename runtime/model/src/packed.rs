@@ -16,8 +16,6 @@ use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId};
 
 /// Queries, keys and values, side by side.
 pub(crate) const QUERY_KEY_VALUE: [Tensor; 3] = [Tensor::Query, Tensor::Key, Tensor::Value];
-/// Both projections into the feed-forward layer, side by side.
-pub(crate) const GATE_UP: [Tensor; 2] = [Tensor::Gate, Tensor::Up];
 
 /// The weights of a slice, packed for forward and backward.
 #[derive(Debug, Clone)]
@@ -33,7 +31,8 @@ pub struct PackedWeights {
 pub(crate) struct PackedLayer {
     pub(crate) query_key_value: Packed,
     pub(crate) attention_output: Packed,
-    pub(crate) gate_up: Packed,
+    /// The projections into the feed-forward layer, side by side.
+    pub(crate) inner: Packed,
     pub(crate) down: Packed,
 }
 
@@ -89,7 +88,7 @@ impl PackedLayer {
         Self {
             query_key_value: packed(&QUERY_KEY_VALUE),
             attention_output: packed(&[Tensor::AttentionOutput]),
-            gate_up: packed(&GATE_UP),
+            inner: packed(geometry.config.family.feed_forward_inputs()),
             down: packed(&[Tensor::Down]),
         }
     }
@@ -105,8 +104,8 @@ impl PackedLayer {
         let d = geometry.config.hidden_size;
         let place = Place::Layer(layer as u32);
         let run = |tensors| &parameters.values()[parameters.index().run(place, tensors, &slice.shards)];
-        for (tensors, packed) in
-            [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (&GATE_UP, &mut self.gate_up)]
+        let inner = geometry.config.family.feed_forward_inputs();
+        for (tensors, packed) in [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (inner, &mut self.inner)]
         {
             let weight = run(tensors);
             packed.pack(weight, weight.len() / d, d);

@@ -36,7 +36,8 @@ impl Work {
 pub(crate) struct Pass<'a> {
     pub(crate) geometry: &'a Geometry,
     pub(crate) slice: &'a ModelSlice,
-    pub(crate) rope: &'a RopeTable,
+    /// Of families with rotary positions.
+    pub(crate) rope: Option<&'a RopeTable>,
     pub(crate) recompute: Recompute,
     pub(crate) parameters: &'a UnitBuffer,
     pub(crate) weights: &'a PackedWeights,
@@ -62,6 +63,11 @@ impl Pass<'_> {
     /// Tokens of the micro-batch.
     pub(crate) fn rows(&self) -> usize {
         self.batch.tokens.len()
+    }
+
+    /// Leaves of sums that are kept by data group and sequence block; see [`Self::segments`].
+    pub(crate) fn leaves(&self) -> usize {
+        self.batch.groups * self.geometry.sharding.logical()
     }
 
     /// Adds what `leaf` computes for each logical shard: own shards here, the rest of the tree in

@@ -1,10 +1,12 @@
 //! A model small enough to be computed by hand-written loops.
 
 use crate::config::ModelConfig;
+use crate::family::Family;
 use crate::unit::Geometry;
 
 pub(crate) fn tiny() -> ModelConfig {
     ModelConfig {
+        family: Family::Llama,
         vocab_size: 37,
         hidden_size: 16,
         intermediate_size: 22,
@@ -24,4 +26,11 @@ pub(crate) fn tiny() -> ModelConfig {
 /// Four logical shards, as many as key-value heads.
 pub(crate) fn geometry() -> Geometry {
     Geometry::new(ModelConfig { num_key_value_heads: 4, ..tiny() }, 4).unwrap()
+}
+
+/// The same of the GPT-2 family.
+pub(crate) fn gpt2() -> Geometry {
+    let config =
+        ModelConfig { family: Family::Gpt2, num_key_value_heads: 4, tie_word_embeddings: true, ..tiny() };
+    Geometry::new(config, 4).unwrap()
 }

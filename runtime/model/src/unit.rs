@@ -11,7 +11,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::config::{ConfigError, ModelConfig};
-use crate::sharding::{Sharding, ShardingError};
+use crate::family::Family;
+use crate::sharding::{Sharding, ShardingError, even_part};
 
 /// Where in the model a unit lies. The order is the canonical one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +25,8 @@ pub enum Place {
     Output,
 }
 
-/// Which parameter a unit is a part of.
+/// Which parameter a unit is a part of. The order is the canonical one; initial values follow from it, so new
+/// tensors come last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tensor {
     /// `[vocabulary, d]`, cut by rows.
@@ -51,26 +53,68 @@ pub enum Tensor {
     FinalNorm,
     /// `[vocabulary, d]`, cut by rows.
     Head,
+    /// `[positions, d]`, cut by rows.
+    PositionEmbedding,
+    /// `[d]`, whole on every shard.
+    AttentionNormBias,
+    /// `[query heads * head]`, cut as the rows of the weight.
+    QueryBias,
+    /// `[kv heads * head]`, cut as the rows of the weight.
+    KeyBias,
+    /// `[kv heads * head]`, cut as the rows of the weight.
+    ValueBias,
+    /// `[d]`, whole on every shard, since it is added after the sum over shards.
+    AttentionOutputBias,
+    /// `[d]`, whole on every shard.
+    FeedForwardNormBias,
+    /// `[feed-forward]`, cut as the rows of the weight.
+    UpBias,
+    /// `[d]`, whole on every shard, since it is added after the sum over shards.
+    DownBias,
+    /// `[d]`, whole on every shard.
+    FinalNormBias,
 }
 
-/// The parameters of every layer, in canonical order.
-pub const LAYER_TENSORS: [Tensor; 9] = [
-    Tensor::AttentionNorm,
-    Tensor::Query,
-    Tensor::Key,
-    Tensor::Value,
-    Tensor::AttentionOutput,
-    Tensor::FeedForwardNorm,
-    Tensor::Gate,
-    Tensor::Up,
-    Tensor::Down,
-];
-
 impl Tensor {
-    /// Whether this is the weight of an RMSNorm: whole on every rank of a tensor-parallel group,
-    /// and not subject to weight decay.
+    /// Whether this is the weight of a norm, which begins at 1.
     pub fn is_norm(self) -> bool {
         matches!(self, Self::AttentionNorm | Self::FeedForwardNorm | Self::FinalNorm)
+    }
+
+    /// Whether this is whole on every rank of a tensor-parallel group: norms, and biases that are added after a
+    /// sum over shards.
+    pub fn is_whole(self) -> bool {
+        self.is_norm()
+            || matches!(
+                self,
+                Self::AttentionNormBias
+                    | Self::AttentionOutputBias
+                    | Self::FeedForwardNormBias
+                    | Self::DownBias
+                    | Self::FinalNormBias
+            )
+    }
+
+    /// Whether this is a norm or a bias: its gradient is summed by sequence block, and it is not subject to
+    /// weight decay.
+    pub fn is_vector(self) -> bool {
+        self.is_whole() || matches!(self, Self::QueryBias | Self::KeyBias | Self::ValueBias | Self::UpBias)
+    }
+
+    /// The bias that goes with a weight, in families that have it.
+    pub(crate) fn bias(self) -> Option<Self> {
+        Some(match self {
+            Self::AttentionNorm => Self::AttentionNormBias,
+            Self::Query => Self::QueryBias,
+            Self::Key => Self::KeyBias,
+            Self::Value => Self::ValueBias,
+            Self::AttentionOutput => Self::AttentionOutputBias,
+            Self::FeedForwardNorm => Self::FeedForwardNormBias,
+            Self::Up => Self::UpBias,
+            Self::Down => Self::DownBias,
+            Self::FinalNorm => Self::FinalNormBias,
+            _ => return None,
+        })
     }
 
     /// Whether this belongs to the key-value heads, which shards may hold copies of.
@@ -92,12 +136,22 @@ impl Tensor {
             Self::Down => "feed_forward.down",
             Self::FinalNorm => "final_norm",
             Self::Head => "head",
+            Self::PositionEmbedding => "position_embedding",
+            Self::AttentionNormBias => "attention.norm.bias",
+            Self::QueryBias => "attention.wq.bias",
+            Self::KeyBias => "attention.wk.bias",
+            Self::ValueBias => "attention.wv.bias",
+            Self::AttentionOutputBias => "attention.wo.bias",
+            Self::FeedForwardNormBias => "feed_forward.norm.bias",
+            Self::UpBias => "feed_forward.up.bias",
+            Self::DownBias => "feed_forward.down.bias",
+            Self::FinalNormBias => "final_norm.bias",
         }
     }
 }
 
 /// The name of a unit, displayed and parsed as `layers.3.attention.wq.2` or `embedding.0` (the
-/// last number is the logical shard; norms are shard 0).
+/// last number is the logical shard; what is not cut is shard 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitId {
     /// Where in the model.
@@ -117,6 +171,11 @@ impl UnitId {
     /// A shard of the embedding.
     pub fn embedding(shard: usize) -> Self {
         Self { place: Place::Input, tensor: Tensor::Embedding, shard: shard as u32 }
+    }
+
+    /// A shard of the embedding of positions.
+    pub fn position_embedding(shard: usize) -> Self {
+        Self { place: Place::Input, tensor: Tensor::PositionEmbedding, shard: shard as u32 }
     }
 
     /// A shard of the head.
@@ -155,15 +214,16 @@ fn parse_unit(text: &str) -> Option<UnitId> {
     let shard = shard.parse().ok()?;
     if let Some(rest) = name.strip_prefix("layers.") {
         let (layer, name) = rest.split_once('.')?;
-        let tensor = LAYER_TENSORS.into_iter().find(|tensor| tensor.name() == name)?;
+        let mut of_layers = Family::ALL.into_iter().flat_map(Family::layer_tensors);
+        let tensor = *of_layers.find(|tensor| tensor.name() == name)?;
         return Some(UnitId { place: Place::Layer(layer.parse().ok()?), tensor, shard });
     }
-    let outer = [
-        (Place::Input, Tensor::Embedding),
-        (Place::Output, Tensor::FinalNorm),
-        (Place::Output, Tensor::Head),
-    ];
-    let (place, tensor) = outer.into_iter().find(|(_, tensor)| tensor.name() == name)?;
+    let of_inputs = Family::ALL.into_iter().flat_map(Family::input_tensors);
+    let of_outputs = Family::ALL.into_iter().flat_map(|family| family.output_tensors(false));
+    let mut outer = of_inputs
+        .map(|tensor| (Place::Input, *tensor))
+        .chain(of_outputs.map(|tensor| (Place::Output, *tensor)));
+    let (place, tensor) = outer.find(|(_, tensor)| tensor.name() == name)?;
     Some(UnitId { place, tensor, shard })
 }
 
@@ -237,9 +297,10 @@ impl Geometry {
         let heads = |heads: &Range<usize>| heads.start * config.head_dim..heads.end * config.head_dim;
         let rows = |rows: Range<usize>| Region { rows, columns: 0..d, width: d };
         let columns = |columns, width| Region { rows: 0..d, columns, width };
+        let elements = |rows: Range<usize>| Region { rows, columns: 0..1, width: 1 };
         match unit.tensor {
-            Tensor::AttentionNorm | Tensor::FeedForwardNorm | Tensor::FinalNorm => rows(0..1),
-            Tensor::Embedding | Tensor::Head => rows(shard.vocabulary.clone()),
+            tensor if tensor.is_whole() => rows(0..1),
+            Tensor::PositionEmbedding => rows(self.positions(unit.shard as usize)),
             Tensor::Query => rows(heads(&shard.query_heads)),
             Tensor::Key | Tensor::Value => rows(heads(&shard.kv_heads)),
             Tensor::AttentionOutput => {
@@ -247,20 +308,35 @@ impl Geometry {
             }
             Tensor::Gate | Tensor::Up => rows(shard.feed_forward.clone()),
             Tensor::Down => columns(shard.feed_forward.clone(), config.intermediate_size),
+            Tensor::QueryBias => elements(heads(&shard.query_heads)),
+            Tensor::KeyBias | Tensor::ValueBias => elements(heads(&shard.kv_heads)),
+            Tensor::UpBias => elements(shard.feed_forward.clone()),
+            _ => rows(shard.vocabulary.clone()),
         }
+    }
+
+    /// The positions whose rows of the position embedding lie in a shard.
+    pub(crate) fn positions(&self, shard: usize) -> Range<usize> {
+        even_part(self.config.max_position_embeddings, self.sharding.logical(), shard)
     }
 
     /// Rows and columns of the whole tensor that `tensor` names.
     pub fn whole(&self, tensor: Tensor) -> (usize, usize) {
         let (config, d) = (&self.config, self.config.hidden_size);
+        let (q, kv) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
         match tensor {
-            Tensor::AttentionNorm | Tensor::FeedForwardNorm | Tensor::FinalNorm => (1, d),
-            Tensor::Embedding | Tensor::Head => (config.vocab_size, d),
-            Tensor::Query => (config.num_attention_heads * config.head_dim, d),
-            Tensor::Key | Tensor::Value => (config.num_key_value_heads * config.head_dim, d),
-            Tensor::AttentionOutput => (d, config.num_attention_heads * config.head_dim),
+            tensor if tensor.is_whole() => (1, d),
+            Tensor::PositionEmbedding => (config.max_position_embeddings, d),
+            Tensor::Query => (q, d),
+            Tensor::Key | Tensor::Value => (kv, d),
+            Tensor::AttentionOutput => (d, q),
             Tensor::Gate | Tensor::Up => (config.intermediate_size, d),
             Tensor::Down => (d, config.intermediate_size),
+            Tensor::QueryBias => (q, 1),
+            Tensor::KeyBias | Tensor::ValueBias => (kv, 1),
+            Tensor::UpBias => (config.intermediate_size, 1),
+            _ => (config.vocab_size, d),
         }
     }
 }
@@ -290,14 +366,14 @@ impl ModelSlice {
         }
     }
 
-    /// Whether `unit` is part of the slice; norms are part of every rank's slice of a group.
+    /// Whether `unit` is part of the slice; norms, and biases that are not cut, are part of every rank's slice of a group.
     pub fn holds(&self, unit: UnitId) -> bool {
         let place = match unit.place {
             Place::Input => self.input,
             Place::Layer(layer) => self.layers.contains(&(layer as usize)),
             Place::Output => self.output,
         };
-        place && (unit.tensor.is_norm() || self.shards.contains(&(unit.shard as usize)))
+        place && (unit.tensor.is_whole() || self.shards.contains(&(unit.shard as usize)))
     }
 
     /// The non-empty units of the slice, in canonical order. A tied head is the embedding and has no
@@ -306,21 +382,20 @@ impl ModelSlice {
     pub fn units(&self, geometry: &Geometry) -> Vec<UnitId> {
         let mut units = Vec::new();
         let mut all_shards = |place, tensor: Tensor| {
-            let shards = if tensor.is_norm() { 0..1 } else { self.shards.clone() };
+            let shards = if tensor.is_whole() { 0..1 } else { self.shards.clone() };
             let unit = |shard| UnitId { place, tensor, shard: shard as u32 };
             units.extend(shards.map(unit).filter(|unit| !geometry.region(*unit).is_empty()));
         };
-        if self.input || (self.output && geometry.config.tie_word_embeddings) {
-            all_shards(Place::Input, Tensor::Embedding);
+        let (family, tied) = (geometry.config.family, geometry.config.tie_word_embeddings);
+        let held = |tensor: &&Tensor| self.input || (self.output && tied && **tensor == Tensor::Embedding);
+        for &tensor in family.input_tensors().iter().filter(held) {
+            all_shards(Place::Input, tensor);
         }
         for layer in self.layers.clone() {
-            LAYER_TENSORS.into_iter().for_each(|tensor| all_shards(Place::Layer(layer as u32), tensor));
+            family.layer_tensors().iter().for_each(|&tensor| all_shards(Place::Layer(layer as u32), tensor));
         }
         if self.output {
-            all_shards(Place::Output, Tensor::FinalNorm);
-            if !geometry.config.tie_word_embeddings {
-                all_shards(Place::Output, Tensor::Head);
-            }
+            family.output_tensors(tied).iter().for_each(|&tensor| all_shards(Place::Output, tensor));
         }
         units
     }
@@ -459,13 +534,14 @@ impl UnitBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::geometry;
+    use crate::testing::{geometry, gpt2};
 
     #[test]
     fn names_of_all_units_parse_back() {
-        let geometry = geometry();
-        for unit in ModelSlice::whole(&geometry).units(&geometry) {
-            assert_eq!(unit.to_string().parse(), Ok(unit));
+        for geometry in [geometry(), gpt2()] {
+            for unit in ModelSlice::whole(&geometry).units(&geometry) {
+                assert_eq!(unit.to_string().parse(), Ok(unit));
+            }
         }
         assert_eq!(UnitId::of_layer(3, Tensor::Query, 2).to_string(), "layers.3.attention.wq.2");
         for wrong in ["", "layers", "layers.1.head.0", "head", "head.x", "layers.99999999999.attention.wq.0"]
@@ -476,21 +552,24 @@ mod tests {
 
     #[test]
     fn units_of_all_slices_make_up_the_model() {
-        let geometry = geometry();
-        let whole = ModelSlice::whole(&geometry);
+        [geometry(), gpt2()].iter().for_each(assert_slices_make_up_the_model);
+    }
+
+    fn assert_slices_make_up_the_model(geometry: &Geometry) {
+        let whole = ModelSlice::whole(geometry);
         let layers = geometry.config.num_hidden_layers;
         let mut parts = Vec::new();
         for (from, to) in [(0, 1), (1, layers)] {
             for shards in [0..2, 2..4] {
                 let slice = ModelSlice { layers: from..to, input: from == 0, output: to == layers, shards };
-                parts.extend(slice.units(&geometry));
+                parts.extend(slice.units(geometry));
             }
         }
         parts.sort();
         parts.dedup();
-        assert_eq!(parts, whole.units(&geometry));
+        assert_eq!(parts, whole.units(geometry));
         assert!(parts.is_sorted());
-        let numbers = UnitIndex::of_parameters(&geometry, &whole).len();
+        let numbers = UnitIndex::of_parameters(geometry, &whole).len();
         assert_eq!(numbers, geometry.config.parameters());
     }
 }

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use sixfold_model::{
-    Alone, Chunk, DecodeError, Decoder, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice, Network,
-    OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted, Work,
-    initialize, sample,
+    Alone, Chunk, DecodeError, Decoder, Family, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice,
+    Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted,
+    Work, initialize, sample,
 };
 use sixfold_tensor::IGNORED_TARGET;
 
@@ -15,6 +15,7 @@ const TOKENS: usize = 150;
 
 fn geometry(kv_heads: usize, logical: usize) -> Geometry {
     let config = ModelConfig {
+        family: Family::Llama,
         vocab_size: 61,
         hidden_size: 24,
         intermediate_size: 37,
@@ -32,9 +33,19 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
     Geometry::new(config, logical).unwrap()
 }
 
+/// Of the GPT-2 family.
+fn gpt2(logical: usize) -> Geometry {
+    Geometry::new(ModelConfig { family: Family::Gpt2, ..geometry(6, 1).config }, logical).unwrap()
+}
+
 fn parameters(geometry: &Geometry) -> UnitBuffer {
     let mut parameters = initialize(geometry, &ModelSlice::whole(geometry), 11);
-    parameters.values_mut().iter_mut().for_each(|value| *value *= 8.0);
+    let scaled = |(at, value): (usize, &mut f32)| match *value {
+        // Biases.
+        0.0 => *value = (at * 5 % 7) as f32 / 16.0 - 0.2,
+        _ => *value *= 8.0,
+    };
+    parameters.values_mut().iter_mut().enumerate().for_each(scaled);
     parameters
 }
 
@@ -86,6 +97,8 @@ fn log_probabilities_have_the_bits_of_the_training_loss() {
     assert_training_agrees(&geometry(3, 4));
     assert_training_agrees(&geometry(6, 1));
     assert_training_agrees(&geometry(1, 8));
+    assert_training_agrees(&gpt2(4));
+    assert_training_agrees(&gpt2(8));
 }
 
 /// Two sequences of 120 tokens: documents of 9, 88 and 23 tokens, and of 1 and 119.
@@ -101,7 +114,7 @@ fn packed() -> MicroBatch {
 
 #[test]
 fn a_packed_document_has_the_bits_of_its_own_prefill_and_decode() {
-    for geometry in [geometry(3, 4), geometry(1, 8)] {
+    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4)] {
         let batch = packed();
         let losses = training_losses(&geometry, batch.clone());
         let decoder = decoder(&geometry);
@@ -140,7 +153,12 @@ fn the_loss_of_a_document_does_not_depend_on_what_it_is_packed_with() {
 
 #[test]
 fn prefill_in_parts_and_decode_have_the_bits_of_one_prefill() {
-    let decoder = decoder(&geometry(3, 4));
+    assert_parts_have_the_bits_of_the_whole(&geometry(3, 4));
+    assert_parts_have_the_bits_of_the_whole(&gpt2(4));
+}
+
+fn assert_parts_have_the_bits_of_the_whole(geometry: &Geometry) {
+    let decoder = decoder(geometry);
     let pool = decoder.kv_pool(100);
     let tokens = tokens(7, TOKENS);
     let whole = logits(&decoder, &mut pool.sequence(), &tokens);

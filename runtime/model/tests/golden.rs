@@ -16,7 +16,7 @@ use sixfold_model::{
 };
 use sixfold_tensor::Start;
 
-const FILES: [&str; 3] = ["llama", "llama_untied", "llama_tied"];
+const FILES: [&str; 5] = ["llama", "llama_untied", "llama_tied", "gpt2_untied", "gpt2_tied"];
 /// Some with copies of key-value heads (4), some with empty shards (8).
 const LOGICAL_SHARDS: [usize; 4] = [1, 2, 4, 8];
 

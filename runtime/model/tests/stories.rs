@@ -37,6 +37,7 @@ impl Checkpoint {
             num_hidden_layers: word(2),
             num_attention_heads: word(3),
             num_key_value_heads: word(4),
+            family: sixfold_model::Family::Llama,
             vocab_size: word(5),
             max_position_embeddings: word(6),
             head_dim: word(0) / word(3),

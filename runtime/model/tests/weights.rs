@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
 use sixfold_model::{
-    Geometry, ModelConfig, ModelSlice, WeightsError, initialize, read_parameters, weights_blake3,
-    write_parameters,
+    Family, Geometry, ModelConfig, ModelSlice, Tensor, UnitId, WeightsError, initialize, read_parameters,
+    weights_blake3, write_parameters,
 };
 
 fn config() -> ModelConfig {
     ModelConfig {
+        family: Family::Llama,
         vocab_size: 31,
         hidden_size: 16,
         intermediate_size: 22,
@@ -25,14 +26,18 @@ fn config() -> ModelConfig {
     }
 }
 
+fn gpt2() -> ModelConfig {
+    ModelConfig { family: Family::Gpt2, num_key_value_heads: 4, tie_word_embeddings: true, ..config() }
+}
+
 fn geometry(config: ModelConfig, logical: usize) -> Geometry {
     Geometry::new(config, logical).unwrap()
 }
 
 #[test]
 fn a_file_holds_the_model_whatever_the_shards() {
-    for tied in [false, true] {
-        let config = ModelConfig { tie_word_embeddings: tied, ..config() };
+    for (config, tied) in [(config(), false), (config(), true), (gpt2(), false), (gpt2(), true)] {
+        let config = ModelConfig { tie_word_embeddings: tied, ..config };
         let four = geometry(config.clone(), 4);
         let parameters = initialize(&four, &ModelSlice::whole(&four), 3);
         let file = write_parameters(&four, &parameters).unwrap();
@@ -70,6 +75,43 @@ fn tensors_have_hugging_faces_names_and_shapes() {
     assert_eq!(shape("model.layers.0.input_layernorm.weight"), [16]);
     assert_eq!(shape("model.norm.weight"), [16]);
     assert_eq!(shape("lm_head.weight"), [31, 16]);
+}
+
+#[test]
+fn a_gpt2_has_hugging_faces_names_and_transposed_projections() {
+    let geometry = geometry(gpt2(), 4);
+    let mut parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 3);
+    parameters.unit_mut(UnitId::of_layer(1, Tensor::ValueBias, 2))[3] = 5.0;
+    let file = write_parameters(&geometry, &parameters).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(tensors.names().len(), 4 + 2 * 12);
+    let shape = |name: &str| tensors.tensor(&format!("transformer.{name}")).unwrap().shape().to_vec();
+    assert_eq!((shape("wte.weight"), shape("wpe.weight")), (vec![31, 16], vec![64, 16]));
+    assert_eq!((shape("h.1.attn.c_attn.weight"), shape("h.1.attn.c_attn.bias")), (vec![16, 48], vec![48]));
+    assert_eq!((shape("h.0.mlp.c_fc.weight"), shape("h.0.mlp.c_proj.weight")), (vec![16, 22], vec![22, 16]));
+    assert_eq!((shape("h.0.ln_2.bias"), shape("ln_f.bias")), (vec![16], vec![16]));
+    let number = |name: &str, at: usize| {
+        let tensor = tensors.tensor(name).unwrap();
+        f32::from_le_bytes(tensor.data()[4 * at..][..4].try_into().unwrap())
+    };
+    // Element 3 of the third head of values, after 16 queries and 16 keys.
+    assert_eq!(number("transformer.h.1.attn.c_attn.bias", 32 + 8 + 3), 5.0);
+    // Output 2 and input 9 of the second head of keys, after 16 queries and a head of keys.
+    let key = parameters.unit(UnitId::of_layer(0, Tensor::Key, 1))[2 * 16 + 9];
+    assert_eq!(number("transformer.h.0.attn.c_attn.weight", 9 * 48 + 16 + 4 + 2), key);
+}
+
+/// As the files of GPT-2's authors have them.
+#[test]
+fn names_without_the_model_s_are_read_too() {
+    let geometry = geometry(gpt2(), 4);
+    let whole = ModelSlice::whole(&geometry);
+    let parameters = initialize(&geometry, &whole, 3);
+    let file = write_parameters(&geometry, &parameters).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let short = tensors.tensors().into_iter().map(|(name, view)| (name.replace("transformer.", ""), view));
+    let short = safetensors::serialize(short, None).unwrap();
+    assert_eq!(read_parameters(&geometry, &whole, &short).unwrap(), parameters);
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     set_threads(threads)?;
     keep_freed_memory();
     let config = ModelConfig {
+        family: sixfold_model::Family::Llama,
         vocab_size: VOCABULARY,
         hidden_size: 128,
         intermediate_size: 344,

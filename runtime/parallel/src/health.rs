@@ -63,7 +63,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Pass(site) => site.fmt(f),
             Self::Gradient(unit) => {
-                write!(f, "the gradient of {}, logical shard {}", unit.hugging_face_name(), unit.shard)
+                write!(f, "the gradient of {}, logical shard {}", unit.tensor_name(), unit.shard)
             }
         }
     }

@@ -6,15 +6,15 @@ use sixfold_model::{Geometry, Tensor, UnitBuffer};
 /// Bytes of parameters on a rank, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ParameterShare {
-    /// Projections of the decoder layers.
+    /// Projections of the decoder layers, and the biases that lie with their shards.
     pub layer_bytes: u64,
     /// Key and value projections of which several logical shards hold copies.
     pub kv_copy_bytes: u64,
-    /// Embedding.
+    /// Embedding, and that of positions.
     pub embedding_bytes: u64,
     /// Head.
     pub head_bytes: u64,
-    /// Norms, which every rank of a tensor-parallel group holds.
+    /// Norms, and biases after a sum over shards, which every rank of a tensor-parallel group holds.
     pub norm_bytes: u64,
 }
 
@@ -25,9 +25,9 @@ impl ParameterShare {
         for (unit, values) in parameters.iter() {
             let copied = unit.tensor.is_key_value() && geometry.sharding.is_kv_copied(unit.shard as usize);
             let kind = match unit.tensor {
-                Tensor::Embedding => &mut share.embedding_bytes,
+                Tensor::Embedding | Tensor::PositionEmbedding => &mut share.embedding_bytes,
                 Tensor::Head => &mut share.head_bytes,
-                tensor if tensor.is_norm() => &mut share.norm_bytes,
+                tensor if tensor.is_whole() => &mut share.norm_bytes,
                 _ if copied => &mut share.kv_copy_bytes,
                 _ => &mut share.layer_bytes,
             };

@@ -6,7 +6,7 @@
 mod gang;
 
 use gang::{Account, Outcome, Run, batch, connect};
-use sixfold_model::{Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
+use sixfold_model::{Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
 use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
 use sixfold_topology::{ParallelPlan, Rank};
 
@@ -14,6 +14,7 @@ const GROUPS: usize = 4;
 
 fn config() -> ModelConfig {
     ModelConfig {
+        family: Family::Llama,
         vocab_size: 41,
         hidden_size: 16,
         intermediate_size: 40,
@@ -27,6 +28,17 @@ fn config() -> ModelConfig {
         tie_word_embeddings: false,
         bos_token_id: None,
         eos_token_id: None,
+    }
+}
+
+/// As many positions as cannot be shared out evenly, and more than a sequence has.
+fn gpt2() -> ModelConfig {
+    ModelConfig {
+        family: Family::Gpt2,
+        hidden_size: 32,
+        num_key_value_heads: 8,
+        max_position_embeddings: 13,
+        ..config()
     }
 }
 
@@ -107,22 +119,34 @@ fn a_tied_head_keeps_the_bits() {
 }
 
 #[test]
+fn every_plan_of_a_gpt2_has_the_bits_of_the_serial_run() {
+    for tie_word_embeddings in [false, true] {
+        assert_all_equal(&job(ModelConfig { tie_word_embeddings, ..gpt2() }, 4), &PLANS);
+    }
+    let narrow = ModelConfig {
+        hidden_size: 12,
+        num_attention_heads: 3,
+        num_key_value_heads: 3,
+        intermediate_size: 7,
+        ..gpt2()
+    };
+    assert_all_equal(&job(narrow, 8), &["tp8", "tp4", "tp2", "dp2.tp2.pp2"]);
+}
+
+#[test]
 fn what_goes_together_and_what_is_computed_again_keeps_the_bits() {
-    let job = job(ModelConfig { num_key_value_heads: 2, ..config() }, 4);
-    let (expected, kept) = run(&job, "tp2.pp2");
+    assert_execution_keeps_the_bits(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4));
+    assert_execution_keeps_the_bits(&job(gpt2(), 4));
+}
+
+fn assert_execution_keeps_the_bits(job: &TrainingJob) {
+    let (expected, kept) = run(job, "tp2.pp2");
     for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
         for pass_tokens in [1, 24, 1 << 20] {
             let execution = Execution { recompute, pass_tokens };
             for plan in ["dp1", "tp2.pp2"] {
-                let run = Run {
-                    job: &job,
-                    plan,
-                    groups: GROUPS,
-                    steps: 0..3,
-                    from: None,
-                    swapped: None,
-                    execution,
-                };
+                let run =
+                    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None, execution };
                 let (outcome, accounts) = run.go();
                 assert!(outcome == expected, "{plan} {execution:?}");
                 let again = accounts[0].work.projections > kept[0].work.projections;
@@ -176,6 +200,7 @@ fn another_plan_continues_a_run() {
 fn ranks_hold_and_compute_only_their_share() {
     assert_shares(&job(config(), 4));
     assert_shares(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4));
+    assert_shares(&job(gpt2(), 4));
 }
 
 fn assert_shares(job: &TrainingJob) {
@@ -197,12 +222,12 @@ fn assert_shares(job: &TrainingJob) {
         assert_eq!(head, serial.work.head, "{text}");
 
         let mut held: Vec<_> = accounts.iter().flat_map(|account| &account.units).collect();
-        held.retain(|unit| !unit.tensor.is_norm());
+        held.retain(|unit| !unit.tensor.is_whole());
         held.sort();
         let copies = held.chunk_by(|a, b| a == b).map(<[_]>::len);
         assert!(copies.into_iter().all(|copies| copies == plan.data_parallel), "{text}");
         held.dedup();
-        let all = serial.units.iter().filter(|unit| !unit.tensor.is_norm());
+        let all = serial.units.iter().filter(|unit| !unit.tensor.is_whole());
         assert!(held.into_iter().eq(all), "{text}");
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn tokens(text: &str) -> Vec<u32> {
 
 pub(crate) fn geometry() -> Geometry {
     let config = ModelConfig {
+        family: sixfold_model::Family::Llama,
         vocab_size: VOCABULARY as usize,
         hidden_size: 16,
         intermediate_size: 24,

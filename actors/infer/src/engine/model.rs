@@ -84,6 +84,7 @@ mod tests {
     #[test]
     fn the_pulse_beats_with_every_layer() {
         let config = ModelConfig {
+            family: sixfold_model::Family::Llama,
             vocab_size: 16,
             hidden_size: 16,
             intermediate_size: 16,

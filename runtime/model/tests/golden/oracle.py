@@ -98,6 +98,59 @@ class Llama:
         return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
 
 
+class Gpt2:
+    """Radford et al., 2019: LayerNorm, learned positions, GELU (tanh form), biases; projections are [inputs, outputs]."""
+
+    heads, d, inner, positions = 3, 18, 26, 41
+
+    def __init__(self, tied):
+        self.config = {
+            "model_type": "gpt2",
+            "activation_function": "gelu_new",
+            "vocab_size": 29,
+            "n_embd": self.d,
+            "n_inner": self.inner,
+            "n_layer": 2,
+            "n_head": self.heads,
+            "n_positions": self.positions,
+            "layer_norm_epsilon": EPS,
+            "tie_word_embeddings": tied,
+        }
+
+    def shapes(self):
+        d = self.d
+        layer = {"ln_1.weight": (d,), "ln_1.bias": (d,), "ln_2.weight": (d,), "ln_2.bias": (d,)}
+        projections = {
+            "attn.c_attn": (d, 3 * d),
+            "attn.c_proj": (d, d),
+            "mlp.c_fc": (d, self.inner),
+            "mlp.c_proj": (self.inner, d),
+        }
+        for name, shape in projections.items():
+            layer |= {f"{name}.weight": shape, f"{name}.bias": shape[1:]}
+        shapes = {"wte.weight": (29, d), "wpe.weight": (self.positions, d), "ln_f.weight": (d,), "ln_f.bias": (d,)}
+        shapes |= {f"h.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+        shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
+        return shapes if self.config["tie_word_embeddings"] else shapes | {"lm_head.weight": (29, d)}
+
+    def logits(self, w, tokens, positions, seen):
+        def norm(x, name):
+            return F.layer_norm(x, (self.d,), w[f"transformer.{name}.weight"], w[f"transformer.{name}.bias"], EPS)
+
+        def project(x, name):
+            return x @ w[f"transformer.{name}.weight"] + w[f"transformer.{name}.bias"]
+
+        table = w["transformer.wte.weight"]
+        x = table[tokens] + w["transformer.wpe.weight"][positions]
+        for i in range(2):
+            qkv = project(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn")
+            q, k, v = (split(t, self.d // self.heads) for t in qkv.split(self.d, dim=-1))
+            x = x + project(attend(q, k, v, seen), f"h.{i}.attn.c_proj")
+            inner = F.gelu(project(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh")
+            x = x + project(inner, f"h.{i}.mlp.c_proj")
+        return norm(x, "ln_f") @ w.get("lm_head.weight", table).T
+
+
 def split(x, head):
     """[sequences, tokens, heads * head] -> [sequences, heads, tokens, head]"""
     return x.unflatten(-1, (-1, head)).transpose(1, 2)
@@ -199,6 +252,7 @@ def main(folder):
     for tied in (False, True):
         kind = "tied" if tied else "untied"
         make(Llama(tied), Path(folder) / f"llama_{kind}.safetensors")
+        make(Gpt2(tied), Path(folder) / f"gpt2_{kind}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-//! A Llama-style decoder in f64, written for plainness and from the formulas, not from the crate.
+//! A decoder of either family in f64, written for plainness and from the formulas, not from the crate.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use sixfold_model::{Geometry, MicroBatch, ModelConfig, Place, Tensor, UnitBuffer, UnitId};
+use sixfold_model::{Family, Geometry, MicroBatch, ModelConfig, Place, Tensor, UnitBuffer, UnitId};
 use sixfold_tensor::IGNORED_TARGET;
 
 type Matrix = Vec<Vec<f64>>;
@@ -52,18 +52,23 @@ impl Reference {
         let embedding = self.tensor(Place::Input, Tensor::Embedding);
         let mut x: Matrix =
             tokens.iter().map(|t| embedding[*t as usize * d..(*t as usize + 1) * d].to_vec()).collect();
+        if let Some(table) = self.tensors.get(&(Place::Input, Tensor::PositionEmbedding)) {
+            add(&mut x, &table.chunks(d).take(tokens.len()).map(<[f64]>::to_vec).collect());
+        }
         for layer in 0..self.config.num_hidden_layers as u32 {
             let place = Place::Layer(layer);
             let h = self.norm(&x, place, Tensor::AttentionNorm);
             add(&mut x, &self.attention(&h, place));
             let h = self.norm(&x, place, Tensor::FeedForwardNorm);
-            let gate = self.apply(&h, place, Tensor::Gate);
             let up = self.apply(&h, place, Tensor::Up);
-            let product: Matrix = gate
-                .iter()
-                .zip(&up)
-                .map(|(g, u)| g.iter().zip(u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect())
-                .collect();
+            let product: Matrix = match self.config.family {
+                Family::Llama => {
+                    let gate = self.apply(&h, place, Tensor::Gate);
+                    let swiglu = |(g, u): (&f64, &f64)| g / (1.0 + (-g).exp()) * u;
+                    gate.iter().zip(&up).map(|(g, u)| g.iter().zip(u).map(swiglu).collect()).collect()
+                }
+                Family::Gpt2 => up.iter().map(|row| row.iter().map(|x| gelu(*x)).collect()).collect(),
+            };
             add(&mut x, &self.apply(&product, place, Tensor::Down));
         }
         let h = self.norm(&x, Place::Output, Tensor::FinalNorm);
@@ -106,6 +111,9 @@ impl Reference {
 
     /// Rotary positions as Hugging Face pairs them: element `i` with element `i + head / 2`.
     fn rotate(&self, x: &Matrix) -> Matrix {
+        if self.config.family == Family::Gpt2 {
+            return x.clone();
+        }
         let head_dim = self.config.head_dim;
         let mut turned = x.clone();
         for (position, row) in turned.iter_mut().enumerate() {
@@ -124,6 +132,9 @@ impl Reference {
 
     fn norm(&self, x: &Matrix, place: Place, tensor: Tensor) -> Matrix {
         let weight = self.tensor(place, tensor);
+        if let Some(bias) = self.bias(place, tensor) {
+            return x.iter().map(|row| self.layer_norm(row, weight, bias)).collect();
+        }
         x.iter()
             .map(|row| {
                 let mean_square = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
@@ -133,15 +144,47 @@ impl Reference {
             .collect()
     }
 
+    fn layer_norm(&self, row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+        let mean = row.iter().sum::<f64>() / row.len() as f64;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+        let deviation = (variance + f64::from(self.config.rms_norm_eps)).sqrt();
+        row.iter().zip(weight).zip(bias).map(|((x, w), b)| (x - mean) / deviation * w + b).collect()
+    }
+
     fn apply(&self, x: &Matrix, place: Place, tensor: Tensor) -> Matrix {
         let rows: Vec<&[f64]> = self.tensor(place, tensor).chunks(x[0].len()).collect();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
-        x.iter().map(|x| rows.iter().map(|row| dot(x, row)).collect()).collect()
+        let mut y: Matrix = x.iter().map(|x| rows.iter().map(|row| dot(x, row)).collect()).collect();
+        if let Some(bias) = self.bias(place, tensor) {
+            y.iter_mut().for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+        }
+        y
+    }
+
+    /// The bias that goes with a weight, in the family that has it.
+    fn bias(&self, place: Place, weight: Tensor) -> Option<&[f64]> {
+        let bias = match weight {
+            Tensor::AttentionNorm => Tensor::AttentionNormBias,
+            Tensor::Query => Tensor::QueryBias,
+            Tensor::Key => Tensor::KeyBias,
+            Tensor::Value => Tensor::ValueBias,
+            Tensor::AttentionOutput => Tensor::AttentionOutputBias,
+            Tensor::FeedForwardNorm => Tensor::FeedForwardNormBias,
+            Tensor::Up => Tensor::UpBias,
+            Tensor::Down => Tensor::DownBias,
+            Tensor::FinalNorm => Tensor::FinalNormBias,
+            _ => return None,
+        };
+        self.tensors.get(&(place, bias)).map(Vec::as_slice)
     }
 
     fn tensor(&self, place: Place, tensor: Tensor) -> &[f64] {
         &self.tensors[&(place, tensor)]
     }
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
 }
 
 fn add(x: &mut Matrix, y: &Matrix) {

@@ -29,14 +29,14 @@ pub enum Found {
     Tensor(TensorDifference),
     /// The rank does not hold a shard that the plan gives it.
     Missing {
-        /// The tensor, by its Hugging Face name.
+        /// The tensor, by name ([`UnitId::tensor_name`]).
         tensor: String,
         /// The logical shard.
         shard: u32,
     },
     /// The rank holds a shard that the plan does not give it.
     Unexpected {
-        /// The tensor, by its Hugging Face name.
+        /// The tensor, by name ([`UnitId::tensor_name`]).
         tensor: String,
         /// The logical shard.
         shard: u32,
@@ -55,7 +55,7 @@ pub enum Found {
 pub struct TensorDifference {
     /// Which of the rank's numbers.
     pub quantity: Quantity,
-    /// The tensor, by its Hugging Face name.
+    /// The tensor, by name ([`UnitId::tensor_name`]).
     pub tensor: String,
     /// The logical shard; 0 for a norm, which is not cut.
     pub shard: u32,
@@ -191,7 +191,7 @@ impl Runs<'_> {
         self.plan.ranks().zip(self.ranks).find_map(|(rank, trace)| {
             let given = slice_of(self.geometry, self.plan, rank).units(self.geometry);
             let held: BTreeSet<UnitId> = trace.initial.iter().map(|(unit, _)| unit).collect();
-            let name = |unit: &UnitId| (unit.hugging_face_name(), unit.shard);
+            let name = |unit: &UnitId| (unit.tensor_name(), unit.shard);
             let missing = given.iter().find(|unit| !held.contains(unit)).map(name);
             let found = match missing {
                 Some((tensor, shard)) => Some(Found::Missing { tensor, shard }),
@@ -223,7 +223,7 @@ impl Runs<'_> {
         let region = self.geometry.region(unit);
         let found = Found::Tensor(TensorDifference {
             quantity,
-            tensor: unit.hugging_face_name(),
+            tensor: unit.tensor_name(),
             shard: unit.shard,
             row: region.rows.start + at / region.columns.len(),
             column: region.columns.start + at % region.columns.len(),

@@ -48,7 +48,7 @@ fn gradient_messages(plan: &'static str) -> Vec<(usize, Vec<Range<usize>>)> {
     let geometry = job(config()).geometry;
     let of_rank = |rank| {
         let index = gradient_index(&geometry, &slice_of(&geometry, &plan, rank));
-        let norms = index.iter().filter(|(unit, _)| unit.tensor.is_norm()).map(|(_, range)| range);
+        let norms = index.iter().filter(|(unit, _)| unit.tensor.is_whole()).map(|(_, range)| range);
         (index.len(), norms.collect())
     };
     plan.ranks().map(of_rank).collect()
@@ -213,7 +213,7 @@ fn norms_in_the_gradient_norm_of_every_rank() -> Planted {
     Planted::messages("tp2", move |message| {
         // The table of square sums, and what two ranks tell, is the only message as long as it.
         let hit = message.theirs.len() == units.len() + 2 * NUMBERS_OF_RANK;
-        for (at, _) in units.iter().enumerate().filter(|(_, unit)| hit && unit.tensor.is_norm()) {
+        for (at, _) in units.iter().enumerate().filter(|(_, unit)| hit && unit.tensor.is_whole()) {
             add_sum_again(&message.own[at..=at], &mut message.theirs[at..=at]);
         }
         hit

@@ -16,6 +16,7 @@ const SECOND_DOCUMENT: usize = 3;
 
 pub(crate) fn config() -> ModelConfig {
     ModelConfig {
+        family: sixfold_model::Family::Llama,
         vocab_size: 41,
         hidden_size: 16,
         intermediate_size: 40,
