@@ -102,9 +102,70 @@ impl TreeGroup {
         if self.partners.len() < 2 || buffer.len() <= SHORT {
             return self.fold(buffer, |left, right| left + right);
         }
-        self.reduced_bytes += size_of_val(buffer) as u64;
-        let owned = self.reduce_scatter(buffer)?;
-        self.all_gather(buffer, &owned)
+        let cuts = self.even_cuts(buffer.len());
+        self.reduce_scatter(buffer, &cuts)?;
+        self.all_gather(buffer, &cuts)
+    }
+
+    /// Which piece of a buffer this member ends with after [`Self::reduce_scatter`]: with the nearest
+    /// neighbour first, pieces land at their members' indices with the bits reversed.
+    pub fn piece(&self) -> usize {
+        let levels = self.partners.len();
+        (0..levels).fold(0, |piece, level| piece | (self.index >> level & 1) << (levels - 1 - level))
+    }
+
+    /// The first half of [`Self::sum`], with the same bits: of the pieces `cuts[i]..cuts[i + 1]` of `buffer`,
+    /// this member's ([`Self::piece`]) becomes the sum over the group; the rest holds anything afterwards.
+    /// `cuts` rise from 0 to the buffer's length, one more of them than members, and are the same on all members.
+    ///
+    /// # Errors
+    /// As [`Self::sum`].
+    pub fn reduce_scatter(&mut self, buffer: &mut [f32], cuts: &[usize]) -> Result<(), CollectiveError> {
+        self.reduced_bytes += size_of_val(buffer) as u64 / 2;
+        let mut held = 0..self.size();
+        for (level, link) in self.partners.iter_mut().enumerate() {
+            let (keep, give) = halves(&held, self.index >> level & 1);
+            exchange(link.as_mut(), buffer, numbers(cuts, &give), numbers(cuts, &keep), add_assign)?;
+            held = keep;
+        }
+        Ok(())
+    }
+
+    /// Gives every member the pieces of all others: the halving of [`Self::reduce_scatter`] backwards, so that
+    /// finished halves are exchanged, farthest neighbour first.
+    ///
+    /// # Errors
+    /// As [`Self::sum`].
+    pub fn all_gather(&mut self, buffer: &mut [f32], cuts: &[usize]) -> Result<(), CollectiveError> {
+        self.reduced_bytes += size_of_val(buffer) as u64 / 2;
+        let (own, levels) = (self.piece(), self.partners.len());
+        for (level, link) in self.partners.iter_mut().enumerate().rev() {
+            let held = 1 << (levels - level);
+            let first = own / held * held;
+            let (keep, give) = halves(&(first..first + held), self.index >> level & 1);
+            exchange(
+                link.as_mut(),
+                buffer,
+                numbers(cuts, &keep),
+                numbers(cuts, &give),
+                <[f32]>::copy_from_slice,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Cuts of a buffer of `len` numbers into pieces that are as even as halving makes them.
+    fn even_cuts(&self, len: usize) -> Vec<usize> {
+        let members = self.size();
+        let mut cuts = vec![len; members + 1];
+        cuts[0] = 0;
+        for level in 0..self.partners.len() {
+            let pieces = members >> level;
+            for first in (0..members).step_by(pieces) {
+                cuts[first + pieces / 2] = cuts[first] + (cuts[first + pieces] - cuts[first]) / 2;
+            }
+        }
+        cuts
     }
 
     /// Replaces each member's `values` by the largest of the group. Where one of two numbers is
@@ -165,29 +226,11 @@ impl TreeGroup {
         }
         Ok(())
     }
+}
 
-    /// Recursive halving. Returns the ranges that this member held after each level, the whole
-    /// buffer first; the last one now holds the sum.
-    fn reduce_scatter(&mut self, buffer: &mut [f32]) -> Result<Vec<Range<usize>>, CollectiveError> {
-        let mut held = 0..buffer.len();
-        let mut owned = vec![held.clone()];
-        for (level, link) in self.partners.iter_mut().enumerate() {
-            let (keep, give) = halves(&held, self.index >> level & 1);
-            exchange(link.as_mut(), buffer, give, keep.clone(), add_assign)?;
-            held = keep;
-            owned.push(held.clone());
-        }
-        Ok(owned)
-    }
-
-    /// The halving backwards: finished halves are exchanged, farthest neighbour first.
-    fn all_gather(&mut self, buffer: &mut [f32], owned: &[Range<usize>]) -> Result<(), CollectiveError> {
-        for (level, link) in self.partners.iter_mut().enumerate().rev() {
-            let (keep, give) = halves(&owned[level], self.index >> level & 1);
-            exchange(link.as_mut(), buffer, keep, give, <[f32]>::copy_from_slice)?;
-        }
-        Ok(())
-    }
+/// Where the numbers of some neighbouring pieces lie.
+fn numbers(cuts: &[usize], pieces: &Range<usize>) -> Range<usize> {
+    cuts[pieces.start]..cuts[pieces.end]
 }
 
 /// The half of `range` that a member keeps and the one that it gives to its partner; the lower
@@ -290,6 +333,32 @@ mod tests {
         });
         let ring = 2 * 3 * (len as u64 / 4) * 4;
         assert_eq!(sent, [(ring, ring); 4]);
+    }
+
+    #[test]
+    fn uneven_pieces_of_a_sum_are_finished_by_their_owners_and_gathered() {
+        let len = 3 * PIECE;
+        for size in [1, 2, 4, 8] {
+            let mut cuts = vec![0, 5, 5, PIECE + 7, PIECE + 8, 2 * PIECE, 2 * PIECE, len - 1];
+            cuts.truncate(size);
+            cuts.push(len);
+            let leaves: Vec<_> = (0..size).map(|index| leaf(11, index, len)).collect();
+            let expected = serial(leaves.clone());
+            let results = on_group(size, |mut group| {
+                let mut own = leaves[group.index()].clone();
+                group.reduce_scatter(&mut own, &cuts).unwrap();
+                let piece = cuts[group.piece()]..cuts[group.piece() + 1];
+                let finished = bits(&own[piece.clone()]) == expected[piece.clone()];
+                own[..piece.start].fill(f32::NAN);
+                own[piece.end..].fill(f32::NAN);
+                group.all_gather(&mut own, &cuts).unwrap();
+                (finished, bits(&own) == expected, group.piece())
+            });
+            assert!(results.iter().all(|(finished, gathered, _)| *finished && *gathered), "{size}");
+            let mut pieces: Vec<_> = results.iter().map(|(.., piece)| *piece).collect();
+            pieces.sort_unstable();
+            assert!(pieces.into_iter().eq(0..size));
+        }
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl GroupTree {
         Self { index, waiting: Vec::new(), free: Vec::new() }
     }
 
+    /// How the sums are laid out.
+    pub fn index(&self) -> &UnitIndex {
+        &self.index
+    }
+
     /// Memory for the next group: no loss, and gradients that hold anything.
     pub fn take(&mut self) -> GroupSum {
         match self.free.pop() {
@@ -129,6 +134,16 @@ pub fn finish(
         }
     }
     Ok(())
+}
+
+/// Whether [`finish`] leaves the sums of `unit` as they are, one number a parameter, so that they may be summed
+/// and updated in parts.
+pub fn is_finished_by_sum(geometry: &Geometry, unit: UnitId) -> bool {
+    match unit.tensor {
+        Tensor::Embedding | Tensor::Head => !geometry.config.tie_word_embeddings,
+        Tensor::Key | Tensor::Value => !geometry.sharding.has_kv_copies(),
+        tensor => !tensor.is_vector(),
+    }
 }
 
 /// The gradient of one parameter, once [`finish`] has summed it. `unit` is one of the slice's.

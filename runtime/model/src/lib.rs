@@ -45,7 +45,8 @@ pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
 pub use family::Family;
 pub use gradient::{
-    GroupSum, GroupTree, finish as finish_gradients, gradient_index, of_parameter as gradient_of, tied_sums,
+    GroupSum, GroupTree, finish as finish_gradients, gradient_index, is_finished_by_sum,
+    of_parameter as gradient_of, tied_sums,
 };
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
 pub use init::initialize;

@@ -3,13 +3,17 @@
 //! Read [`Optimizer`] first. It owns the moments of a slice; the norm needs one number of every
 //! unit of the whole model, which ranks exchange as a [`SquareSums`].
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use sixfold_tensor::math::cos;
 use sixfold_tensor::{AdamW, adamw_step, sum_of_squares_blocks, tree_sum_scalars};
 
 use crate::gradient::{of_parameter, of_unit};
 use crate::tensor_group::sum_shards;
-use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId};
+use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId, UnitIndex};
 
 /// AdamW (Loshchilov and Hutter, 2019), its learning rate and clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +88,17 @@ impl SquareSums {
     /// The table with the units of `slice` filled in, from finished gradients. `whole` says whether this rank counts what
     /// every rank of a tensor-parallel group holds: norms, and biases after a sum over shards.
     pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, whole: bool) -> Self {
+        let blocks = |unit| sum_of_squares_blocks(of_parameter(geometry, gradients, unit));
+        Self::of_blocks(geometry, slice, whole, blocks)
+    }
+
+    /// As [`Self::of_slice`], from the square sums of the [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each unit.
+    pub fn of_blocks(
+        geometry: &Geometry,
+        slice: &ModelSlice,
+        whole: bool,
+        blocks: impl Fn(UnitId) -> Vec<f32>,
+    ) -> Self {
         let units = ModelSlice::whole(geometry).units(geometry);
         let counted = |unit: &UnitId| {
             let copied = unit.tensor.is_key_value()
@@ -91,7 +106,7 @@ impl SquareSums {
             slice.holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
         };
         let of_unit = |unit: &UnitId| match counted(unit) {
-            true => tree_sum_scalars(&sum_of_squares_blocks(of_parameter(geometry, gradients, *unit))),
+            true => tree_sum_scalars(&blocks(*unit)),
             false => 0.0,
         };
         let values = units.iter().map(of_unit).collect();
@@ -132,7 +147,7 @@ fn sum_tensor(geometry: &Geometry, units: &[UnitId], values: &[f32]) -> f32 {
     sum.map_or(0.0, |sum| sum[0])
 }
 
-/// AdamW and its state for the units of one slice.
+/// AdamW and its state for the units of one slice, or for a part of each of some of them.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     /// Its options.
@@ -141,31 +156,53 @@ pub struct Optimizer {
     pub first_moment: UnitBuffer,
     /// Running means of the squared gradients.
     pub second_moment: UnitBuffer,
+    /// Which numbers of each unit the moments belong to.
+    parts: BTreeMap<UnitId, Range<usize>>,
 }
 
 impl Optimizer {
     /// The optimizer before the first step.
     pub fn new(options: OptimizerOptions, parameters: &UnitBuffer) -> Self {
         let zeros = || UnitBuffer::zeros(parameters.index().clone());
-        Self { options, first_moment: zeros(), second_moment: zeros() }
+        let parts = parameters.index().iter().map(|(unit, range)| (unit, 0..range.len())).collect();
+        Self { options, first_moment: zeros(), second_moment: zeros(), parts }
     }
 
-    /// Changes `parameters` by the finished gradients of `step` (counted from 0), whose global norm over
-    /// the whole model is `norm`. Returns the learning rate.
+    /// Which numbers of each unit it has moments of, and updates.
+    pub fn parts(&self) -> &BTreeMap<UnitId, Range<usize>> {
+        &self.parts
+    }
+
+    /// Keeps the moments of `parts` alone, which lie within those that it has.
+    pub fn keep(&mut self, parts: BTreeMap<UnitId, Range<usize>>) {
+        let index = Arc::new(UnitIndex::new(parts.iter().map(|(unit, part)| (*unit, part.len()))));
+        for moment in [&mut self.first_moment, &mut self.second_moment] {
+            let mut kept = UnitBuffer::zeros(index.clone());
+            for (unit, part) in &parts {
+                let before = self.parts.get(unit).map_or(0, |held| held.start);
+                let held = &moment.unit(*unit)[part.start - before..part.end - before];
+                kept.unit_mut(*unit).copy_from_slice(held);
+            }
+            *moment = kept;
+        }
+        self.parts = parts;
+    }
+
+    /// Changes its part of `parameters` by the finished gradients of `step` (counted from 0), whose global norm
+    /// over the whole model is `norm`. Returns the learning rate.
     pub fn step(&mut self, parameters: &mut UnitBuffer, gradients: &UnitBuffer, step: u64, norm: f32) -> f32 {
         let learning_rate = self.options.learning_rate_at(step);
         let gradient_scale = self.options.clip_scale(norm);
-        let index = parameters.index().clone();
-        for (unit, range) in index.iter() {
+        for (unit, part) in &self.parts {
             let weight_decay = if unit.tensor.is_vector() { 0.0 } else { self.options.weight_decay };
             let OptimizerOptions { beta1, beta2, epsilon: eps, .. } = self.options;
             let adamw =
                 AdamW { learning_rate, beta1, beta2, eps, weight_decay, step: step + 1, gradient_scale };
             adamw_step(
-                &mut parameters.values_mut()[range.clone()],
-                &mut self.first_moment.values_mut()[range.clone()],
-                &mut self.second_moment.values_mut()[range.clone()],
-                &of_unit(gradients, unit)[..range.len()],
+                &mut parameters.unit_mut(*unit)[part.clone()],
+                self.first_moment.unit_mut(*unit),
+                self.second_moment.unit_mut(*unit),
+                &of_unit(gradients, *unit)[part.clone()],
                 &adamw,
             );
         }

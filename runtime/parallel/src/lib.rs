@@ -11,6 +11,7 @@ mod error;
 mod group;
 mod health;
 mod links;
+mod partition;
 mod share;
 mod trainer;
 pub mod verify;

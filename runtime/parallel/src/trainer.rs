@@ -18,6 +18,7 @@ use crate::health::{
     NUMBERS_OF_RANK, NotFinite, Origin, RankTime, StepHealth, Stopwatch, decode, encode, holder, units_of,
 };
 use crate::links::RankLinks;
+use crate::partition::Partition;
 use crate::share::ParameterShare;
 
 /// How a step is computed: choices between time and memory that change no bit.
@@ -99,6 +100,8 @@ pub struct Trainer {
     units: Vec<UnitId>,
     health: StepHealth,
     flag: Arc<AtomicBool>,
+    /// How replicas share the moments, where they do.
+    partition: Option<Partition>,
 }
 
 /// Which part of the model `rank` owns under `plan`.
@@ -145,6 +148,7 @@ impl Trainer {
             units: units_of(&job.geometry),
             health: StepHealth::default(),
             flag: Arc::default(),
+            partition: None,
         })
     }
 
@@ -152,6 +156,25 @@ impl Trainer {
     pub fn set_execution(&mut self, execution: Execution) {
         self.network.recompute = execution.recompute;
         self.pass_tokens = execution.pass_tokens;
+    }
+
+    /// From now on the ranks of the data-parallel group share the optimizer: each keeps its part of the moments
+    /// ([`Optimizer::parts`]) and updates it alone, and parameters are gathered after each update. Changes no bit. All
+    /// ranks must do so before the same step; where a state is to be restored, after it is.
+    pub fn share_optimizer(&mut self) {
+        let (data, sums) = (&self.links.data, self.groups.index());
+        if data.size() > 1 && self.partition.is_none() {
+            let (geometry, parameters) = (self.network.geometry(), self.parameters.index());
+            let partition = Partition::new(geometry, parameters, sums, data.size(), data.piece());
+            self.optimizer.keep(partition.parts().clone());
+            self.partition = Some(partition);
+        }
+    }
+
+    /// Bytes of both moments that the rank holds.
+    pub fn moment_bytes(&self) -> u64 {
+        let Optimizer { first_moment, second_moment, .. } = &self.optimizer;
+        (size_of_val(first_moment.values()) + size_of_val(second_moment.values())) as u64
     }
 
     /// The rank's parameters.
@@ -164,7 +187,8 @@ impl Trainer {
         &self.optimizer
     }
 
-    /// Parameters, first and second moments, to overwrite with those of a checkpoint.
+    /// Parameters, first and second moments, to overwrite with those of a checkpoint. The moments are
+    /// those of [`Optimizer::parts`].
     pub fn state_mut(&mut self) -> [&mut UnitBuffer; 3] {
         let Optimizer { first_moment, second_moment, .. } = &mut self.optimizer;
         [&mut self.parameters, first_moment, second_moment]
@@ -210,7 +234,8 @@ impl Trainer {
         self.step_and_show(step, batch, |_| {})
     }
 
-    /// As [`Self::step`]; `show` is handed the finished gradients, as they lie in the sums ([`gradient_of`]).
+    /// As [`Self::step`]; `show` is handed the finished gradients, as they lie in the sums ([`gradient_of`]);
+    /// where the optimizer is shared, only the rank's part of them is finished.
     ///
     /// [`gradient_of`]: sixfold_model::gradient_of
     pub(crate) fn step_and_show(
@@ -226,7 +251,7 @@ impl Trainer {
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
         let not_finite = self.not_finite(&sum.gradients);
-        self.links.data.sum(sum.gradients.values_mut())?;
+        self.sum_over_replicas(&mut sum.gradients)?;
         let (loss, told) = self.share_with_replicas(sum.loss, not_finite)?;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
@@ -237,7 +262,7 @@ impl Trainer {
             add_across(&mut self.links, slice.input, &mut sum.gradients.values_mut()[tied])?;
         }
         show(&sum.gradients);
-        let mut squares = SquareSums::of_slice(geometry, slice, &sum.gradients, self.place.tensor == 0);
+        let mut squares = self.squares(&sum.gradients)?;
         let (loss, told) = self.share_with_replica(&mut squares, loss, &told)?;
         let loss = loss / targets;
         let gradient_norm = squares.norm(self.network.geometry());
@@ -246,9 +271,37 @@ impl Trainer {
             self.health.not_finite = self.not_finite_square(&squares);
         }
         let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
+        if let Some(partition) = &self.partition {
+            self.links.data.all_gather(self.parameters.values_mut(), &partition.parameters)?;
+        }
         self.groups.give_back(sum);
         self.stopwatch.stop(&self.links);
         Ok(StepReport { loss, gradient_norm, learning_rate, flags: self.health.flags })
+    }
+
+    /// Sums gradients over the ranks that work on other data groups: all of them, or where the optimizer is shared
+    /// this rank's part and those that every rank updates.
+    fn sum_over_replicas(&mut self, sums: &mut UnitBuffer) -> Result<(), StepError> {
+        let data = &mut self.links.data;
+        let Some(partition) = &self.partition else { return Ok(data.sum(sums.values_mut())?) };
+        data.reduce_scatter(sums.values_mut(), &partition.sums)?;
+        let mut common = partition.take_common(sums);
+        data.all_gather(&mut common, &partition.common)?;
+        partition.put_common(sums, &common);
+        Ok(())
+    }
+
+    /// The square sums of the rank's units, from finished gradients.
+    fn squares(&mut self, gradients: &UnitBuffer) -> Result<SquareSums, StepError> {
+        let (geometry, slice) = (self.network.geometry(), self.network.slice());
+        let norms = self.place.tensor == 0;
+        let Some(partition) = &self.partition else {
+            return Ok(SquareSums::of_slice(geometry, slice, gradients, norms));
+        };
+        let mut blocks = partition.squares(geometry, gradients);
+        self.links.data.all_gather(&mut blocks, &partition.blocks)?;
+        let of_unit = |unit| partition.squares_of(geometry, gradients, &blocks, unit);
+        Ok(SquareSums::of_blocks(geometry, slice, norms, of_unit))
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), StepError> {

@@ -55,8 +55,17 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
-    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None, execution: Execution::default() }
-        .go()
+    Run {
+        job,
+        plan,
+        groups: GROUPS,
+        steps: 0..3,
+        from: None,
+        swapped: None,
+        execution: Execution::default(),
+        shared: false,
+    }
+    .go()
 }
 
 fn assert_all_equal(job: &TrainingJob, plans: &[&str]) {
@@ -145,8 +154,16 @@ fn assert_execution_keeps_the_bits(job: &TrainingJob) {
         for pass_tokens in [1, 24, 1 << 20] {
             let execution = Execution { recompute, pass_tokens };
             for plan in ["dp1", "tp2.pp2"] {
-                let run =
-                    Run { job, plan, groups: GROUPS, steps: 0..3, from: None, swapped: None, execution };
+                let run = Run {
+                    job,
+                    plan,
+                    groups: GROUPS,
+                    steps: 0..3,
+                    from: None,
+                    swapped: None,
+                    execution,
+                    shared: false,
+                };
                 let (outcome, accounts) = run.go();
                 assert!(outcome == expected, "{plan} {execution:?}");
                 let again = accounts[0].work.projections > kept[0].work.projections;
@@ -169,6 +186,7 @@ fn swapping_two_leaves_of_the_tree_changes_the_hash() {
         from: None,
         swapped: swap,
         execution: Execution::default(),
+        shared: false,
     };
     assert_ne!(tensor.go().0.weights_blake3(), straight.weights_blake3());
     let data = Run { plan: "dp4", ..tensor };
@@ -186,6 +204,7 @@ fn another_plan_continues_a_run() {
         from: None,
         swapped: None,
         execution: Execution::default(),
+        shared: false,
     };
     let (begun, _) = Run { plan: "dp2.tp2", steps: 0..2, ..whole }.go();
     let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
@@ -232,6 +251,75 @@ fn assert_shares(job: &TrainingJob) {
     }
 }
 
+/// As [`run`], where replicas share the optimizer.
+fn run_shared(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
+    Run {
+        job,
+        plan,
+        groups: GROUPS,
+        steps: 0..3,
+        from: None,
+        swapped: None,
+        execution: Execution::default(),
+        shared: true,
+    }
+    .go()
+}
+
+#[test]
+fn a_shared_optimizer_keeps_the_bits() {
+    let copies = ModelConfig { num_key_value_heads: 2, ..config() };
+    let tied = ModelConfig { tie_word_embeddings: true, ..config() };
+    let cut_inside = ModelConfig { vocab_size: 4000, ..config() };
+    for (name, config) in
+        [("plain", config()), ("copies", copies), ("tied", tied), ("cut", cut_inside), ("gpt2", gpt2())]
+    {
+        let job = job(config, 4);
+        let (serial, _) = run(&job, "dp1");
+        for plan in ["dp1", "dp2", "dp4", "dp2.tp2", "dp2.pp2", "dp4.tp2", "dp2.tp2.pp2"] {
+            let (outcome, _) = run_shared(&job, plan);
+            assert!(outcome == serial, "{name}, {plan}");
+        }
+    }
+}
+
+#[test]
+fn replicas_that_share_the_optimizer_hold_their_part_of_the_moments_and_send_what_a_ring_sends() {
+    let job = job(ModelConfig { vocab_size: 4000, ..config() }, 4);
+    let (_, serial) = run(&job, "dp1");
+    for (plan, members) in [("dp2", 2), ("dp4", 4)] {
+        let ((_, whole), (_, shared)) = (run(&job, plan), run_shared(&job, plan));
+        let sent = |accounts: &[Account]| accounts.iter().map(|account| account.bytes_sent).sum::<u64>();
+        let (ring, sent) = (sent(&whole), sent(&shared));
+        println!("{plan}: sent {sent} bytes shared, {ring} not");
+        assert!(sent <= ring + ring / 50, "{plan}: {sent} and {ring}");
+        for account in &shared {
+            let share = account.moment_bytes as f64 / serial[0].moment_bytes as f64;
+            println!("{plan}: {} bytes of moments, {share:.4} of all", account.moment_bytes);
+            assert!((share - 1.0 / f64::from(members)).abs() < 0.03, "{plan}: {share}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_optimizer_is_continued_by_other_plans_and_back() {
+    let job = job(config(), 4);
+    let whole = Run {
+        job: &job,
+        plan: "dp1",
+        groups: GROUPS,
+        steps: 0..6,
+        from: None,
+        swapped: None,
+        execution: Execution::default(),
+        shared: false,
+    };
+    let (begun, _) = Run { plan: "dp4", steps: 0..2, shared: true, ..whole }.go();
+    let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
+    let (ended, _) = Run { plan: "dp2.tp2", steps: 4..6, from: Some(&moved), shared: true, ..whole }.go();
+    assert!(ended.units == whole.go().0.units);
+}
+
 #[test]
 fn training_learns() {
     let job = TrainingJob { dropout: 0.0, ..job(config(), 4) };
@@ -243,6 +331,7 @@ fn training_learns() {
         from: None,
         swapped: None,
         execution: Execution::default(),
+        shared: false,
     };
     let losses: Vec<f32> = steps.go().0.reports.iter().map(|report| f32::from_bits(report[0])).collect();
     assert!((losses[0] - 41.0_f32.ln()).abs() < 0.1, "{losses:?}");

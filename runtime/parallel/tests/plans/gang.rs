@@ -15,6 +15,9 @@ use sixfold_transport::link::{LinkError, TensorLink};
 /// Bits of a parameter and of its two moments.
 type State = [Vec<u32>; 3];
 
+/// Stands for a moment that another replica holds; no number of a training has these bits.
+const ELSEWHERE: u32 = u32::MAX;
+
 /// What a run came to, put together from all ranks.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outcome {
@@ -41,6 +44,7 @@ pub(crate) struct Account {
     pub(crate) parameters: ParameterShare,
     pub(crate) work: Work,
     pub(crate) bytes_sent: u64,
+    pub(crate) moment_bytes: u64,
 }
 
 /// A run of some steps on one plan.
@@ -54,6 +58,8 @@ pub(crate) struct Run<'a> {
     /// Two ranks that take each other's place in the trees of sums.
     pub(crate) swapped: Option<(Rank, Rank)>,
     pub(crate) execution: Execution,
+    /// Whether replicas share the optimizer.
+    pub(crate) shared: bool,
 }
 
 impl Run<'_> {
@@ -78,11 +84,19 @@ impl Run<'_> {
         for (outcome, account, _) in results {
             assert_eq!(outcome.reports, whole.reports, "ranks disagree");
             for (unit, state) in outcome.units {
-                let before = whole.units.insert(unit, state.clone());
-                assert!(before.is_none_or(|before| before == state), "replicas of {unit} differ");
+                let known = whole.units.entry(unit).or_insert_with(|| state.clone());
+                for (known, bits) in known.iter_mut().flatten().zip(state.iter().flatten()) {
+                    let both = *known != ELSEWHERE && *bits != ELSEWHERE;
+                    assert!(!both || known == bits, "replicas of {unit} differ");
+                    if *known == ELSEWHERE {
+                        *known = *bits;
+                    }
+                }
             }
             accounts.push(account);
         }
+        let mut all = whole.units.values().flatten().flatten();
+        assert!(all.all(|bits| *bits != ELSEWHERE), "nobody holds some moments");
         (whole, accounts)
     }
 
@@ -100,6 +114,9 @@ impl Run<'_> {
         if let Some(from) = self.from {
             restore(&mut trainer, from);
         }
+        if self.shared {
+            trainer.share_optimizer();
+        }
         let reports = self.steps.clone().map(|step| {
             let report = trainer.step(step, batch(self.job, plan, rank, step, self.groups)).unwrap();
             [report.loss, report.gradient_norm, report.learning_rate].map(f32::to_bits)
@@ -111,10 +128,21 @@ impl Run<'_> {
             parameters: trainer.parameter_share(),
             work: trainer.work(),
             bytes_sent: trainer.bytes_sent(),
+            moment_bytes: trainer.moment_bytes(),
         };
-        let state = trainer.state_mut();
+        let (parameters, optimizer) = (trainer.parameters(), trainer.optimizer());
+        let bits_of = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         let bits = |unit: UnitId| {
-            state.each_ref().map(|buffer| buffer.unit(unit).iter().map(|value| value.to_bits()).collect())
+            let parameter = bits_of(parameters.unit(unit));
+            let moments = [&optimizer.first_moment, &optimizer.second_moment].map(|moment| {
+                let mut all = vec![ELSEWHERE; parameter.len()];
+                if let Some(part) = optimizer.parts().get(&unit) {
+                    all[part.clone()].copy_from_slice(&bits_of(moment.unit(unit)));
+                }
+                all
+            });
+            let [first, second] = moments;
+            [parameter, first, second]
         };
         let units = units.into_iter().map(|unit| (unit, bits(unit))).collect();
         (Outcome { reports, units }, account, trainer)
