@@ -12,6 +12,7 @@ mod group;
 mod health;
 mod links;
 mod partition;
+mod passes;
 mod share;
 mod trainer;
 pub mod verify;

@@ -19,6 +19,7 @@ use crate::health::{
 };
 use crate::links::RankLinks;
 use crate::partition::Partition;
+use crate::passes::passes;
 use crate::share::ParameterShare;
 
 /// How a step is computed: choices between time and memory that change no bit.
@@ -492,30 +493,4 @@ fn add_across(links: &mut RankLinks, first: bool, values: &mut [f32]) -> Result<
         values.copy_from_slice(&link.receive(values.len())?);
     }
     Ok(())
-}
-
-/// What goes through the pipeline, in order, and how many of them are one sum.
-///
-/// Where a group is one micro-batch, neighbouring groups go together: their products are larger, and their gradients
-/// are added in the tree without a buffer each. Every stage is left with two micro-batches at least, where there are
-/// as many groups.
-fn passes(groups: Vec<Vec<MicroBatch>>, stages: usize, pass_tokens: usize) -> (Vec<MicroBatch>, usize) {
-    let per_group = groups[0].len();
-    let (count, rows) = (groups.len(), groups[0][0].tokens.len());
-    let micro_batches: Vec<MicroBatch> = groups.into_iter().flatten().collect();
-    let for_stages = if stages > 1 { count / (2 * stages) } else { count };
-    let together = (pass_tokens / rows.max(1)).min(for_stages);
-    let follow = micro_batches.windows(2).all(|pair| pair[0].is_followed_by(&pair[1]));
-    if per_group > 1 || together < 2 || !follow {
-        return (micro_batches, per_group);
-    }
-    let together = 1 << together.ilog2();
-    let mut passes: Vec<MicroBatch> = Vec::with_capacity(count / together);
-    for (index, micro_batch) in micro_batches.into_iter().enumerate() {
-        match passes.last_mut().filter(|_| index % together != 0) {
-            Some(pass) => pass.append(micro_batch),
-            None => passes.push(micro_batch),
-        }
-    }
-    (passes, 1)
 }
