@@ -96,8 +96,8 @@ pub struct TrainOptions {
     /// domain, beside the computation. A commit that is still under way delays the next, not the training.
     /// Larger for big models; 0 turns it off, and leaves checkpoints.
     pub commit_every_steps: u64,
-    /// What backward passes compute again instead of keeping it: `none`, `selective` (norms and gated products: a
-    /// quarter of the activations is saved for a few per cent of the time) or `full` (all but a layer's
+    /// What backward passes compute again instead of keeping it: `none`, `selective` (norms and activations,
+    /// a quarter of what is kept, at little cost) or `full` (all but a layer's
     /// input: little is kept, for a third more products).
     #[schemars(with = "String")]
     pub recompute: Recompute,
