@@ -21,56 +21,24 @@
 //!
 //! Read [`matmul`] and [`Panels`] first.
 
+pub mod cpu;
 pub mod math;
 
-mod adamw;
-mod attention;
-mod bf16;
-mod bias;
-mod cross_entropy;
-mod device;
-mod dropout;
-mod elementwise;
-mod gelu;
-mod layer_norm;
-mod matmul;
-mod matrix;
+mod gpu;
 mod memory;
-mod order;
-mod panels;
 mod random;
-mod rms_norm;
-mod rope;
-mod simd;
-mod swiglu;
-mod threads;
-mod tile;
-mod transpose;
 
-pub use adamw::{AdamW, adamw_step};
-pub use attention::{
-    AttentionGradients, AttentionSaved, AttentionShape, BlockedKeyValues, KEY_BLOCK, KeyValueBlocks,
-    attention, attention_backward, attention_blocks, value_stride,
+pub use cpu::{
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, BlockedKeyValues, Gelu, IGNORED_TARGET,
+    KEY_BLOCK, KeyValueBlocks, LayerNormSaved, Leaves, Mat, MatMut, NORM_BLOCK, PANEL_COLUMNS, Panels,
+    RopeTable, RowsMut, Segment, SimdLevel, Start, ThreadsError, VocabularyShard, adamw_step, add,
+    add_assign, add_bias, attention, attention_backward, attention_blocks, bias_gradient,
+    cross_entropy_gradient, cross_entropy_loss, dropout, embed, embed_backward, gelu, gelu_backward,
+    lane_sum, layer_norm, layer_norm_backward, logit_exp_sums, logit_maxima, matmul, matmul_panels,
+    matmul_tree, rms_norm, rms_norm_backward, rope, round_to_bf16, scale, set_threads, simd_level,
+    sum_of_squares_blocks, swiglu, swiglu_backward, target_logits, threads, tree_pairs, tree_sum,
+    tree_sum_scalars, value_stride, widen_bf16,
 };
-pub use bf16::{round_to_bf16, widen_bf16};
-pub use bias::{add_bias, bias_gradient};
-pub use cross_entropy::{
-    IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
-    logit_maxima, target_logits,
-};
-pub use device::{Gpu, gpus};
-pub use dropout::dropout;
-pub use elementwise::{add, add_assign, embed, embed_backward, scale};
-pub use gelu::{Gelu, gelu, gelu_backward};
-pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
-pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
-pub use matrix::{Mat, MatMut, RowsMut, Start};
+pub use gpu::{Gpu, gpus};
 pub use memory::keep_freed_memory;
-pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
-pub use panels::{PANEL_COLUMNS, Panels};
 pub use random::{Counter, Purpose, philox4x32};
-pub use rms_norm::{Segment, rms_norm, rms_norm_backward};
-pub use rope::{RopeTable, rope};
-pub use simd::{SimdLevel, simd_level};
-pub use swiglu::{swiglu, swiglu_backward};
-pub use threads::{ThreadsError, set_threads, threads};

@@ -165,8 +165,8 @@ fn polynomial(z: f64, coefficients: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SimdLevel;
-    use crate::simd::simd_dispatch;
+    use crate::cpu::SimdLevel;
+    use crate::cpu::simd::simd_dispatch;
 
     simd_dispatch!(fn exp_at(values: &mut [f32]) = exp_all);
 

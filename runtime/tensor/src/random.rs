@@ -6,8 +6,8 @@
 //! The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
 //! SC 2011), with its published test vectors.
 
+use crate::cpu::simd::{simd_dispatch, simd_level};
 use crate::math;
-use crate::simd::{simd_dispatch, simd_level};
 
 /// What a stream is for, so that uses of the same (step, sample, layer) draw different numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

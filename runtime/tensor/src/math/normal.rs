@@ -52,8 +52,8 @@ pub fn normal(x: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SimdLevel;
-    use crate::simd::simd_dispatch;
+    use crate::cpu::SimdLevel;
+    use crate::cpu::simd::simd_dispatch;
 
     simd_dispatch!(fn normal_at(x: &[f32], cdf: &mut [f32], density: &mut [f32]) = normal_all);
 
