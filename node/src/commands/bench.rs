@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use sixfold_telemetry::usage;
-use sixfold_tensor::{
-    AttentionGradients, AttentionSaved, AttentionShape, Counter, Mat, MatMut, Panels, Purpose, RowsMut,
-    Start, attention, attention_backward, keep_freed_memory, matmul_panels, set_threads, simd_level,
+use sixfold_tensor::cpu::{
+    AttentionGradients, AttentionSaved, Mat, MatMut, Panels, RowsMut, attention, attention_backward,
+    matmul_panels,
 };
+use sixfold_tensor::{AttentionShape, Counter, Purpose, Start, keep_freed_memory, set_threads, simd_level};
 use sixfold_train::{Recompute, TrainOptions, measure};
 
 use super::print_json;

@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use sixfold_tensor::add_assign;
+use sixfold_tensor::cpu::add_assign;
 use sixfold_transport::link::{LinkError, TensorLink};
 
 use crate::exchange::exchange;
@@ -244,7 +244,7 @@ fn halves(range: &Range<usize>, bit: usize) -> (Range<usize>, Range<usize>) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sixfold_tensor::tree_sum;
+    use sixfold_tensor::cpu::tree_sum;
 
     use super::*;
     use crate::exchange::PIECE;

@@ -2,7 +2,7 @@
 //!
 //! The ranks of a [`TreeGroup`] are the leaves of a balanced binary tree; where a rank owns several
 //! leaves of a larger tree it adds them first and takes part with one partial. Every sum has the
-//! bits of the serial sum in that tree (`sixfold_tensor::tree_sum`), whatever arrives first, and
+//! bits of the serial sum in that tree (`sixfold_tensor::cpu::tree_sum`), whatever arrives first, and
 //! every rank gets the same bits. A [`PointToPoint`] carries activations between pipeline stages.
 //!
 //! This crate opens no connections and starts no threads: it works over [`TensorLink`]s that

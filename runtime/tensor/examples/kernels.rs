@@ -5,11 +5,14 @@
 
 use std::time::{Duration, Instant};
 
+use sixfold_tensor::cpu::{
+    AttentionGradients, AttentionSaved, Mat, MatMut, Panels, RowsMut, adamw_step, attention,
+    attention_backward, gelu, gelu_backward, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm,
+    round_to_bf16, swiglu, widen_bf16,
+};
 use sixfold_tensor::{
-    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Gelu, Mat, MatMut, Panels, Purpose,
-    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
-    keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, round_to_bf16,
-    set_threads, simd_level, swiglu, widen_bf16,
+    AdamW, AttentionShape, Counter, Gelu, Purpose, Start, VocabularyShard, keep_freed_memory, set_threads,
+    simd_level,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

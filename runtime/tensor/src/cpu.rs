@@ -13,12 +13,15 @@ mod bias;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod embedding;
+mod finite;
 mod gelu;
 mod layer_norm;
 mod matmul;
 mod matrix;
 mod order;
 mod panels;
+pub(crate) mod pool;
 mod rms_norm;
 mod rope;
 pub(crate) mod simd;
@@ -35,15 +38,17 @@ pub use attention::{
 pub use bf16::{round_to_bf16, widen_bf16};
 pub use bias::{add_bias, bias_gradient};
 pub use cross_entropy::{
-    IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
-    logit_maxima, target_logits,
+    IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, cross_entropy_losses,
+    logit_exp_sums, logit_maxima, target_logits,
 };
 pub use dropout::dropout;
-pub use elementwise::{add, add_assign, embed, embed_backward, scale};
+pub use elementwise::{add, add_assign, max_assign, scale};
+pub use embedding::{embed, embed_add, embed_backward, embed_backward_groups};
+pub use finite::are_finite;
 pub use gelu::{Gelu, gelu, gelu_backward};
 pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
 pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
-pub use matrix::{Mat, MatMut, RowsMut, Start};
+pub use matrix::{Mat, MatMut, RowsMut, Start, add_matrix, copy_matrix};
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
 pub use panels::{PANEL_COLUMNS, Panels};
 pub use rms_norm::{Segment, rms_norm, rms_norm_backward};

@@ -87,6 +87,21 @@ pub fn cross_entropy_loss(maximum: f32, sum: f32, target_logit: f32) -> f32 {
     (maximum - target_logit) + ln(sum)
 }
 
+/// Each row's loss, from its maximum, sum and target's logit; zero where the target is [`IGNORED_TARGET`].
+///
+/// # Panics
+/// The lengths differ.
+pub fn cross_entropy_losses([maxima, sums, target_logits]: [&[f32]; 3], targets: &[u32], losses: &mut [f32]) {
+    let rows = losses.len();
+    assert_eq!([maxima.len(), sums.len(), target_logits.len(), targets.len()], [rows; 4], "rows of a loss");
+    for (row, loss) in losses.iter_mut().enumerate() {
+        *loss = match targets[row] {
+            IGNORED_TARGET => 0.0,
+            _ => cross_entropy_loss(maxima[row], sums[row], target_logits[row]),
+        };
+    }
+}
+
 /// Replaces the logits by their gradient, `(softmax - [column is target]) * scale`; zero in the padding and in rows
 /// whose target is [`IGNORED_TARGET`].
 ///

@@ -209,6 +209,31 @@ impl<'a> RowsMut<'a> {
     }
 }
 
+/// Copies a matrix whose columns lie side by side to another of its shape.
+///
+/// # Panics
+/// The shapes differ, or columns of `from` do not lie side by side.
+pub fn copy_matrix(from: Mat<'_>, to: &mut MatMut<'_>) {
+    for_each_row(from, to, <[f32]>::copy_from_slice);
+}
+
+/// Adds a matrix whose columns lie side by side to another of its shape.
+///
+/// # Panics
+/// As for [`copy_matrix`].
+pub fn add_matrix(sum: &mut MatMut<'_>, term: Mat<'_>) {
+    for_each_row(term, sum, crate::cpu::add_assign);
+}
+
+fn for_each_row(from: Mat<'_>, to: &mut MatMut<'_>, with: impl Fn(&mut [f32], &[f32])) {
+    assert_eq!((from.rows, from.cols), (to.rows, to.cols), "shapes of two matrices");
+    assert!(from.col_stride == 1 || from.cols < 2, "columns of a matrix lie side by side");
+    if from.cols > 0 {
+        (0..from.rows)
+            .for_each(|row| with(to.row_mut(row), &from.data[row * from.row_stride..][..from.cols]));
+    }
+}
+
 /// Elements from the first to the last one, both included.
 fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }

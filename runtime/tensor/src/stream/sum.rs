@@ -1,0 +1,28 @@
+//! Sums in the tree, sums of squares, and the search for numbers that are not finite.
+
+use crate::{Stream, View, ViewMut, cpu};
+
+impl Stream {
+    /// Adds the parts of `len` elements, which lie side by side, in a balanced binary tree over their index, into the first
+    /// of them; the others end up with partial sums.
+    ///
+    /// # Panics
+    /// `parts` is not a whole number of them.
+    pub fn tree_sum(&self, parts: ViewMut<'_>, len: usize) {
+        assert!(len > 0 && parts.len().is_multiple_of(len), "{} elements in parts of {len}", parts.len());
+        cpu::tree_sum(&mut parts.on_cpu().chunks_exact_mut(len).collect::<Vec<_>>());
+    }
+
+    /// The sum of squares of each block of [`NORM_BLOCK`](crate::NORM_BLOCK) elements; the last block may be shorter.
+    ///
+    /// # Panics
+    /// `sums` has not one element a block.
+    pub fn sum_of_squares_blocks(&self, values: View<'_>, sums: ViewMut<'_>) {
+        sums.on_cpu().copy_from_slice(&cpu::sum_of_squares_blocks(values.on_cpu()));
+    }
+
+    /// Whether all elements are finite, once all operations before are done.
+    pub fn are_finite(&self, values: View<'_>) -> bool {
+        cpu::are_finite(values.on_cpu())
+    }
+}
