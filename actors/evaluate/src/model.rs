@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use sixfold_artifact::Store;
 use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, Sharding, read_parameters};
+use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
 
@@ -75,5 +76,5 @@ fn read_decoder(store: &Store, id: ArtifactId) -> Result<Decoder, EvaluateError>
     let geometry = Geometry { sharding: sharding.map_err(|error| unreadable(&error))?, config };
     let weights = store.read(id, "model.safetensors")?;
     let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights);
-    Ok(Decoder::new(geometry, &parameters.map_err(|error| unreadable(&error))?))
+    Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters.map_err(|error| unreadable(&error))?))
 }

@@ -137,7 +137,7 @@ mod tests {
         };
         let geometry = Geometry::new(config, 4).unwrap();
         let parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 1);
-        Decoder::new(geometry, &parameters)
+        Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters)
     }
 
     #[test]

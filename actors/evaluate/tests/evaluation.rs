@@ -57,7 +57,7 @@ fn tokens_of(value: &Value) -> Vec<u64> {
 async fn figures_are_those_of_an_independent_computation() {
     let fixture = Fixture::new();
     let (output, report) = fixture.evaluate(OPTIONS).await.unwrap();
-    let decoder = Decoder::new(geometry(), &parameters());
+    let decoder = Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry(), &parameters());
     let all: Vec<f64> =
         DOCUMENTS.iter().flat_map(|text| surprises(&decoder, &fixture::tokens(text), 24, 7)).collect();
     let expected = (all.iter().sum::<f64>() / all.len() as f64).exp();
@@ -81,7 +81,7 @@ async fn figures_are_those_of_an_independent_computation() {
 async fn samples_are_what_a_replica_would_answer() {
     let fixture = Fixture::new();
     let (_, report) = fixture.evaluate(OPTIONS).await.unwrap();
-    let decoder = Decoder::new(geometry(), &parameters());
+    let decoder = Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry(), &parameters());
     let samples = report.samples();
     assert_eq!(samples.len(), 3);
     for (number, sampled) in samples.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sixfold_artifact::{Manifest, Store, StoreError};
 use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, Sharding, read_parameters};
+use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
 
@@ -50,7 +51,10 @@ pub fn load(store: &Store, model: ArtifactId, options: &Options) -> Result<(Repl
     let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights)
         .map_err(|error| unreadable(&error))?;
     drop(weights);
-    let decoder = ModelDecoder::new(Decoder::new(geometry, &parameters), options.kv_bytes_max());
+    let decoder = ModelDecoder::new(
+        Decoder::new(Device::cpu().stream(), geometry, &parameters),
+        options.kv_bytes_max(),
+    );
     drop(parameters);
     let limits = options.limits(decoder.shape());
     let whole = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);

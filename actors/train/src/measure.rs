@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sixfold_model::MicroBatch;
 use sixfold_parallel::{RankLinks, StepBatch, Trainer, TrainingJob};
-use sixfold_tensor::{Counter, Purpose};
+use sixfold_tensor::{Counter, Device, Purpose};
 use sixfold_topology::{ParallelPlan, Rank};
 
 use crate::error::TrainError;
@@ -59,7 +59,7 @@ pub fn measure(
     };
     let (plan, rank) = (ParallelPlan::default(), Rank(0));
     let links = RankLinks::new(&plan, rank, HashMap::new())?;
-    let mut trainer = Trainer::new(&job, &plan, rank, links)?;
+    let mut trainer = Trainer::new(&job, &plan, rank, links, Device::cpu().stream())?;
     trainer.set_execution(options.execution());
     let mut losses = Vec::new();
     let mut times = Vec::new();

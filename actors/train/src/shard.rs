@@ -9,6 +9,7 @@ use sixfold_cluster::task::{
 };
 use sixfold_model::{Geometry, ModelSlice};
 use sixfold_parallel::{NotFinite, RankLinks, StepReport, Trainer, TrainingJob, slice_of};
+use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
@@ -178,7 +179,7 @@ impl Member<'_> {
             self.host.went_on(step, held.furthest.saturating_sub(step));
         }
         let links = RankLinks::new(&self.plan, self.rank, links)?;
-        let mut trainer = Trainer::new(job, &self.plan, self.rank, links)?;
+        let mut trainer = Trainer::new(job, &self.plan, self.rank, links, Device::cpu().stream())?;
         if let Some(loaded) = &loaded {
             loaded.state.restore(&mut trainer);
         }

@@ -65,26 +65,24 @@ impl PointToPoint {
         Ok(())
     }
 
-    /// Receives the next message, which must be of `len` numbers.
+    /// Receives the next message, which must be as long as `values`.
     ///
     /// # Errors
     /// [`LinkError`] if the other rank is gone, silent, or sent another length.
-    pub fn receive(&mut self, len: usize) -> Result<Vec<f32>, LinkError> {
-        let mut values = Vec::with_capacity(len);
-        while values.len() < len {
-            let expected = (len - values.len()).min(PIECE);
+    pub fn receive(&mut self, values: &mut [f32]) -> Result<(), LinkError> {
+        for to in values.chunks_mut(PIECE) {
             let piece = loop {
                 match self.inbox.pop_front() {
                     Some(piece) => break piece,
                     None => self.take_in()?,
                 }
             };
-            if piece.len() != expected {
-                return Err(wrong_length(expected, piece.len()));
+            if piece.len() != to.len() {
+                return Err(wrong_length(to.len(), piece.len()));
             }
-            values.extend_from_slice(&piece);
+            to.copy_from_slice(&piece);
         }
-        Ok(values)
+        Ok(())
     }
 
     fn send_header(&mut self, numbers: usize) -> Result<(), LinkError> {
@@ -138,6 +136,11 @@ mod tests {
         (0..len).map(|at| from + at as f32).collect()
     }
 
+    fn receive(end: &mut PointToPoint, len: usize) -> Result<Vec<f32>, LinkError> {
+        let mut values = vec![f32::NAN; len];
+        end.receive(&mut values).map(|()| values)
+    }
+
     #[test]
     fn both_ends_may_send_long_messages_first() {
         let (mut left, mut right) = pair();
@@ -147,7 +150,7 @@ mod tests {
                 end.send(&message(len, own)).unwrap();
             }
             for _ in 0..2 {
-                assert!(end.receive(len).unwrap() == message(len, other));
+                assert!(receive(end, len).unwrap() == message(len, other));
             }
         };
         std::thread::scope(|scope| {
@@ -163,7 +166,7 @@ mod tests {
             left.send(&message(len, 0.5)).unwrap();
         }
         for len in [1, PIECE, PIECE + 1] {
-            assert_eq!(right.receive(len).unwrap(), message(len, 0.5));
+            assert_eq!(receive(&mut right, len).unwrap(), message(len, 0.5));
         }
         assert_eq!(left.bytes_sent() as usize, 4 * (2 * PIECE + 2) + 4 * HEADER_BYTES);
         assert_eq!(right.bytes_sent() as usize, 4 * HEADER_BYTES);
@@ -173,7 +176,7 @@ mod tests {
     fn another_length_is_an_error() {
         let (mut left, mut right) = pair();
         left.send(&[1.0, 2.0]).unwrap();
-        assert!(matches!(right.receive(3), Err(LinkError::Length { expected: 12, got: 8, .. })));
+        assert!(matches!(receive(&mut right, 3), Err(LinkError::Length { expected: 12, got: 8, .. })));
     }
 
     #[test]
@@ -181,7 +184,7 @@ mod tests {
         let (mut left, right) = link_pair();
         left.send(&[0xff; HEADER_BYTES]).unwrap();
         let mut right = PointToPoint::new(Box::new(right));
-        assert!(matches!(right.receive(1), Err(LinkError::Length { .. })));
+        assert!(matches!(receive(&mut right, 1), Err(LinkError::Length { .. })));
     }
 
     #[test]
@@ -189,14 +192,14 @@ mod tests {
         let (mut left, mut right) = pair();
         left.send(&message(PIECE + 1, 0.5)).unwrap();
         drop(left);
-        assert_eq!(right.receive(PIECE + 1).unwrap(), message(PIECE + 1, 0.5));
-        assert!(right.receive(1).is_err());
+        assert_eq!(receive(&mut right, PIECE + 1).unwrap(), message(PIECE + 1, 0.5));
+        assert!(receive(&mut right, 1).is_err());
     }
 
     #[test]
     fn an_end_that_leaves_is_an_error() {
         let (left, mut right) = pair();
         drop(left);
-        assert!(right.receive(1).is_err());
+        assert!(receive(&mut right, 1).is_err());
     }
 }

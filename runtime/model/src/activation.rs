@@ -3,28 +3,34 @@
 //! Shapes: `inner` is what the projections into the layer give, `[rows, columns]` for each of them side by side; the result is
 //! `[rows, columns]`.
 
-use sixfold_tensor::{Gelu, gelu, gelu_backward, swiglu, swiglu_backward};
+use sixfold_tensor::{Buffer, Gelu, Stream, View};
 
 use crate::family::Family;
 
 /// The activation: SwiGLU of gates and ups, or GELU.
-pub(crate) fn forward(family: Family, inner: &[f32], columns: usize) -> Vec<f32> {
-    let mut out = vec![0.0; inner.len() / family.feed_forward_inputs().len()];
+pub(crate) fn forward(stream: &Stream, family: Family, inner: View<'_>, columns: usize) -> Buffer {
+    let mut out = stream.uninit(inner.len() / family.feed_forward_inputs().len());
     match family {
         _ if out.is_empty() => {}
-        Family::Llama => swiglu(inner, columns, &mut out),
-        Family::Gpt2 => gelu(Gelu::Tanh, inner, &mut out),
+        Family::Llama => stream.swiglu(inner, columns, out.view_mut()),
+        Family::Gpt2 => stream.gelu(Gelu::Tanh, inner, out.view_mut()),
     }
     out
 }
 
 /// The gradient of `inner`.
-pub(crate) fn backward(family: Family, d_out: &[f32], inner: &[f32], columns: usize) -> Vec<f32> {
-    let mut d_inner = vec![0.0; inner.len()];
+pub(crate) fn backward(
+    stream: &Stream,
+    family: Family,
+    d_out: View<'_>,
+    inner: View<'_>,
+    columns: usize,
+) -> Buffer {
+    let mut d_inner = stream.uninit(inner.len());
     match family {
         _ if d_out.is_empty() => {}
-        Family::Llama => swiglu_backward(d_out, inner, columns, &mut d_inner),
-        Family::Gpt2 => gelu_backward(Gelu::Tanh, d_out, inner, &mut d_inner),
+        Family::Llama => stream.swiglu_backward(d_out, inner, columns, d_inner.view_mut()),
+        Family::Gpt2 => stream.gelu_backward(Gelu::Tanh, d_out, inner, d_inner.view_mut()),
     }
     d_inner
 }

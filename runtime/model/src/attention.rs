@@ -7,10 +7,7 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{
-    AttentionGradients, AttentionSaved, AttentionShape, Mat, MatMut, Purpose, RowsMut, attention,
-    attention_backward, rope,
-};
+use sixfold_tensor::{AttentionSaved, AttentionShape, Buffer, Mat, MatMut, Purpose, View, ViewMut};
 
 use crate::batch::MicroBatch;
 use crate::bias;
@@ -27,10 +24,10 @@ pub const KEYS_PER_BLOCK: usize = sixfold_tensor::KEY_BLOCK;
 pub(crate) struct Attention;
 
 pub(crate) struct AttentionTape {
-    qkv: Vec<f32>,
-    o: Vec<f32>,
+    qkv: Buffer,
+    o: Buffer,
     /// One for each call of attention, in order.
-    lse: Vec<Vec<f32>>,
+    lse: Vec<Buffer>,
 }
 
 /// Where the heads of a shard lie, or those of shards that are neighbours.
@@ -89,7 +86,7 @@ impl Heads {
     }
 
     /// Queries, keys and values in a `qkv` of rows of `width`.
-    fn columns<'a>(&self, qkv: &'a [f32], rows: usize, width: usize) -> [Mat<'a>; 3] {
+    fn columns<'a>(&self, qkv: View<'a>, rows: usize, width: usize) -> [Mat<'a>; 3] {
         let qkv = Mat::row_major(qkv, rows, width);
         self.qkv.clone().map(|columns| qkv.columns(columns))
     }
@@ -107,69 +104,70 @@ impl Body for Attention {
     const BIAS: Tensor = Tensor::AttentionOutputBias;
     const DROPOUT: Purpose = Purpose::ATTENTION_DROPOUT;
 
-    fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, AttentionTape) {
-        let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
-        let mut qkv = weights.query_key_value.forward(h, rows);
+    fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, AttentionTape) {
+        let (stream, rows, weights) = (pass.stream, pass.rows(), pass.weights.layer(layer));
+        let mut qkv = weights.query_key_value.forward(stream, h, rows);
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
-        let mut tape = AttentionTape { qkv: Vec::new(), o: vec![0.0; rows * o_width], lse: Vec::new() };
-        bias::add(pass, layer, &QUERY_KEY_VALUE, &mut qkv);
-        rotate(pass, &mut qkv, layer, false);
+        let (mut o, mut lses) = (stream.uninit(rows * o_width), Vec::new());
+        bias::add(pass, layer, &QUERY_KEY_VALUE, qkv.view_mut());
+        rotate(pass, qkv.view_mut(), layer, false);
         for heads in Heads::of_calls(pass, layer) {
-            let [q, k, v] = heads.columns(&qkv, rows, width);
-            let mut o = MatMut::row_major(&mut tape.o, rows, o_width);
-            let mut lse = vec![0.0; rows * heads.shape.q_heads];
-            let starts = &pass.batch.document_starts;
-            attention(q, k, v, &heads.shape, starts, o.columns(heads.o.clone()), &mut lse);
-            tape.lse.push(lse);
+            let of_call = heads.columns(qkv.view(), rows, width);
+            let out = MatMut::row_major(o.view_mut(), rows, o_width).columns(heads.o.clone());
+            let mut lse = stream.uninit(rows * heads.shape.q_heads);
+            stream.attention(of_call, &heads.shape, &pass.batch.document_starts, out, lse.view_mut());
+            lses.push(lse);
             pass.work.attention += heads.flops(2, pass.batch);
         }
-        tape.qkv = qkv;
         count_projections(pass, layer, 1);
-        (weights.attention_output.forward_tree(&tape.o, rows), tape)
+        let y = weights.attention_output.forward_tree(stream, o.view(), rows);
+        (y, AttentionTape { qkv, o, lse: lses })
     }
 
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
         tape: &AttentionTape,
-        h: &[f32],
-        dy: &[f32],
+        h: View<'_>,
+        dy: View<'_>,
         gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
+    ) -> Buffer {
+        let stream = pass.stream;
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
-        let d_o = weights.attention_output.backward(dy, rows);
+        let d_o = weights.attention_output.backward(stream, dy, rows);
         let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
         let units: Vec<_> =
             Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
-        gradients.of_inputs(&units, dy, d, &tape.o);
-        let mut d_qkv = vec![0.0; rows * width];
-        let (o, d_o) = (Mat::row_major(&tape.o, rows, o_width), Mat::row_major(&d_o, rows, o_width));
-        for (heads, lse_th) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
-            let [q, k, v] = heads.columns(&tape.qkv, rows, width);
-            let saved = AttentionSaved { q, k, v, out: o.columns(heads.o.clone()), lse_th };
-            let [d_q, d_k, d_v] = RowsMut::of_columns(&mut d_qkv, width, heads.qkv.clone());
-            let to = AttentionGradients { d_q, d_k, d_v };
-            let starts = &pass.batch.document_starts;
-            attention_backward(d_o.columns(heads.o.clone()), &saved, &heads.shape, starts, to);
+        gradients.of_inputs(&units, dy, d, tape.o.view());
+        let mut d_qkv = stream.uninit(rows * width);
+        let [o, d_o] = [&tape.o, &d_o].map(|of_heads| Mat::row_major(of_heads.view(), rows, o_width));
+        for (heads, lse) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
+            let [q, k, v] = heads.columns(tape.qkv.view(), rows, width);
+            let saved = AttentionSaved { q, k, v, out: o.columns(heads.o.clone()), lse_th: lse.view() };
+            let (d_o, columns) = (d_o.columns(heads.o.clone()), heads.qkv.clone());
+            let (starts, to) =
+                (&pass.batch.document_starts, MatMut::row_major(d_qkv.view_mut(), rows, width));
+            stream.attention_backward(d_o, &saved, &heads.shape, starts, to, columns);
             pass.work.attention += heads.flops(5, pass.batch);
         }
-        rotate(pass, &mut d_qkv, layer, true);
+        rotate(pass, d_qkv.view_mut(), layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        gradients.of_outputs(run, &d_qkv, &pack(h, d));
-        bias::backward(pass, layer, &QUERY_KEY_VALUE, &d_qkv, gradients);
+        gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d));
+        bias::backward(pass, layer, &QUERY_KEY_VALUE, d_qkv.view(), gradients);
         count_projections(pass, layer, 2);
-        weights.query_key_value.backward_tree(&d_qkv, rows)
+        weights.query_key_value.backward_tree(stream, d_qkv.view(), rows)
     }
 }
 
 /// Turns the queries and keys of `qkv` by their positions, or back, where positions are rotary.
-fn rotate(pass: &Pass<'_>, qkv: &mut [f32], layer: usize, inverse: bool) {
+fn rotate(pass: &Pass<'_>, qkv: ViewMut<'_>, layer: usize, inverse: bool) {
     let Some(table) = pass.rope else { return };
     let rows = pass.rows();
     let turned = Heads::of(pass, layer).last().map_or(0, |heads| heads.qkv[1].end);
-    let mut qkv = MatMut::row_major(qkv, rows, qkv.len() / rows);
-    rope(qkv.columns(0..turned), &pass.positions, table, inverse);
+    let width = qkv.len() / rows;
+    let turned = MatMut::row_major(qkv, rows, width).columns(0..turned);
+    pass.stream.rope(turned, pass.positions.view(), table, inverse);
 }
 
 /// Counts `products` products with each of the layer's projections; those that shards do alike, for

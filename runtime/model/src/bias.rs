@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{Segment, add_assign, add_bias, bias_gradient};
+use sixfold_tensor::{Mat, MatMut, View, ViewMut};
 
 use crate::linear::Gradients;
 use crate::packed::shard_ranges;
@@ -14,10 +14,10 @@ use crate::pass::Pass;
 use crate::unit::{Place, Tensor, UnitId};
 
 /// Adds the biases of projections whose outputs are cut and lie side by side.
-pub(crate) fn add(pass: &Pass<'_>, layer: usize, projections: &[Tensor], y: &mut [f32]) {
+pub(crate) fn add(pass: &Pass<'_>, layer: usize, projections: &[Tensor], y: ViewMut<'_>) {
     let run = run(pass, layer, projections);
     if !run.is_empty() {
-        add_bias(y, &pass.parameters.values()[run]);
+        pass.stream.add_bias(y, pass.parameters.slice(run));
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn backward(
     pass: &Pass<'_>,
     layer: usize,
     projections: &[Tensor],
-    dy: &[f32],
+    dy: View<'_>,
     gradients: &mut Gradients<'_>,
 ) {
     if run(pass, layer, projections).is_empty() {
@@ -50,14 +50,14 @@ fn run(pass: &Pass<'_>, layer: usize, projections: &[Tensor]) -> Range<usize> {
 }
 
 /// Adds the bias of a projection whose inputs are cut.
-pub(crate) fn add_whole(pass: &Pass<'_>, bias: UnitId, y: &mut [f32]) {
+pub(crate) fn add_whole(pass: &Pass<'_>, bias: UnitId, y: ViewMut<'_>) {
     if let Some(bias) = pass.parameters.get(bias) {
-        add_bias(y, bias);
+        pass.stream.add_bias(y, bias);
     }
 }
 
 /// The gradient of [`add_whole`]'s bias.
-pub(crate) fn backward_whole(pass: &Pass<'_>, bias: UnitId, dy: &[f32], gradients: &mut Gradients<'_>) {
+pub(crate) fn backward_whole(pass: &Pass<'_>, bias: UnitId, dy: View<'_>, gradients: &mut Gradients<'_>) {
     of_units(pass, vec![(bias, 0..pass.width())], dy, gradients);
 }
 
@@ -65,24 +65,20 @@ pub(crate) fn backward_whole(pass: &Pass<'_>, bias: UnitId, dy: &[f32], gradient
 fn of_units(
     pass: &Pass<'_>,
     mut units: Vec<(UnitId, Range<usize>)>,
-    dy: &[f32],
+    dy: View<'_>,
     gradients: &mut Gradients<'_>,
 ) {
     units.retain(|(unit, _)| pass.parameters.get(*unit).is_some());
     if units.is_empty() {
         return;
     }
-    let width = dy.len() / pass.rows();
-    let mut sums = vec![0.0; pass.leaves() * width];
-    let mut first = 0;
-    for Segment { end, leaf } in pass.segments() {
-        bias_gradient(&dy[first * width..end * width], &mut sums[leaf * width..][..width]);
-        first = end;
-    }
+    let (stream, leaves, width) = (pass.stream, pass.leaves(), dy.len() / pass.rows());
+    let mut sums = stream.zeros(leaves * width);
+    stream.bias_gradient(dy, width, &pass.segments(), sums.view_mut());
     for (unit, columns) in units {
-        gradients.add_leaves(unit, |leaves| {
-            let of_leaves = leaves.chunks_exact_mut(columns.len()).zip(sums.chunks_exact(width));
-            of_leaves.for_each(|(leaf, sums)| add_assign(leaf, &sums[columns.clone()]));
+        gradients.add_leaves(unit, |to| {
+            let of_unit = Mat::row_major(sums.view(), leaves, width).columns(columns.clone());
+            stream.add_matrix(MatMut::row_major(to, leaves, columns.len()), of_unit);
         });
     }
 }

@@ -3,7 +3,7 @@
 //! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
 //! Shapes: `x`, `h`, `y` are `[rows, d]`.
 
-use sixfold_tensor::{Purpose, add_assign};
+use sixfold_tensor::{Buffer, Purpose, Stream, View};
 
 use crate::bias;
 use crate::linear::Gradients;
@@ -24,20 +24,20 @@ pub(crate) trait Body {
     const DROPOUT: Purpose;
 
     /// The sum of the shards' partial results.
-    fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, Self::Tape);
+    fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, Self::Tape);
 
     /// Drops what [`Self::backward`] computes again at little cost where it is missing.
-    fn drop_cheap(_tape: &mut Self::Tape) {}
+    fn drop_cheap(_stream: &Stream, _tape: &mut Self::Tape) {}
 
     /// The sum of the shards' parts of the gradient of `h`; adds to the gradients of the shards' units.
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
         tape: &Self::Tape,
-        h: &[f32],
-        dy: &[f32],
+        h: View<'_>,
+        dy: View<'_>,
         gradients: &mut Gradients<'_>,
-    ) -> Vec<f32>;
+    ) -> Buffer;
 }
 
 /// What the backward pass needs of a branch's forward pass.
@@ -48,13 +48,13 @@ pub(crate) struct BranchTape<T> {
 
 impl<T> BranchTape<T> {
     /// Drops what [`backward`] computes again at little cost.
-    pub(crate) fn drop_cheap<B: Body<Tape = T>>(&mut self) {
-        self.normed.rows.h = Vec::new();
-        B::drop_cheap(&mut self.body);
+    pub(crate) fn drop_cheap<B: Body<Tape = T>>(&mut self, stream: &Stream) {
+        self.normed.rows.h = stream.uninit(0);
+        B::drop_cheap(stream, &mut self.body);
     }
 
     /// The branch's input, from which all else follows.
-    pub(crate) fn into_input(self) -> Vec<f32> {
+    pub(crate) fn into_input(self) -> Buffer {
         self.normed.x
     }
 }
@@ -63,14 +63,15 @@ impl<T> BranchTape<T> {
 pub(crate) fn forward<B: Body>(
     pass: &mut Pass<'_>,
     layer: usize,
-    x: Vec<f32>,
-) -> Result<(Vec<f32>, BranchTape<B::Tape>), GroupError> {
+    x: Buffer,
+) -> Result<(Buffer, BranchTape<B::Tape>), GroupError> {
+    let stream = pass.stream;
     let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x);
-    let (mut y, body) = B::forward(pass, layer, &normed.rows.h);
-    pass.group.sum(&mut y)?;
-    bias::add_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), &mut y);
-    pass.dropout(&mut y, layer, B::DROPOUT);
-    add_assign(&mut y, &normed.x);
+    let (mut y, body) = B::forward(pass, layer, normed.rows.h.view());
+    pass.group.sum(stream, y.view_mut())?;
+    bias::add_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), y.view_mut());
+    pass.dropout(y.view_mut(), layer, B::DROPOUT);
+    stream.add_assign(y.view_mut(), normed.x.view());
     Ok((y, BranchTape { normed, body }))
 }
 
@@ -79,19 +80,20 @@ pub(crate) fn backward<B: Body>(
     pass: &mut Pass<'_>,
     layer: usize,
     tape: BranchTape<B::Tape>,
-    dx: Vec<f32>,
+    dx: Buffer,
     gradients: &mut Gradients<'_>,
-) -> Result<Vec<f32>, GroupError> {
+) -> Result<Buffer, GroupError> {
+    let stream = pass.stream;
     let BranchTape { mut normed, body } = tape;
     if normed.rows.h.is_empty() {
         normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x);
     }
-    let mut dy = dx.clone();
-    pass.dropout(&mut dy, layer, B::DROPOUT);
-    bias::backward_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), &dy, gradients);
-    let mut dh = B::backward(pass, layer, &body, &normed.rows.h, &dy, gradients);
-    pass.group.sum(&mut dh)?;
-    let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), &dh, gradients);
-    add_assign(&mut dx_branch, &dx);
+    let mut dy = stream.copy_of(dx.view());
+    pass.dropout(dy.view_mut(), layer, B::DROPOUT);
+    bias::backward_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), dy.view(), gradients);
+    let mut dh = B::backward(pass, layer, &body, normed.rows.h.view(), dy.view(), gradients);
+    pass.group.sum(stream, dh.view_mut())?;
+    let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), dh.view(), gradients);
+    stream.add_assign(dx_branch.view_mut(), dx.view());
     Ok(dx_branch)
 }

@@ -9,7 +9,7 @@ mod gpt2;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sixfold_tensor::RopeTable;
+use sixfold_tensor::{RopeTable, Stream};
 
 use crate::attention::KEYS_PER_BLOCK;
 use crate::family::Family;
@@ -165,8 +165,8 @@ impl ModelConfig {
     }
 
     /// Sines and cosines of the positions, in families where they are rotary.
-    pub(crate) fn rotations(&self) -> Option<RopeTable> {
-        let table = || RopeTable::new(self.head_dim, self.rope_theta, self.max_position_embeddings);
+    pub(crate) fn rotations(&self, stream: &Stream) -> Option<RopeTable> {
+        let table = || stream.rope_table(self.head_dim, self.rope_theta, self.max_position_embeddings);
         (self.family == Family::Llama).then(table)
     }
 

@@ -12,19 +12,19 @@ mod weights;
 
 use std::ops::Range;
 
-use sixfold_tensor::{
-    Mat, MatMut, Panels, RopeTable, Start, add_assign, add_bias, matmul_panels, matmul_tree, rope,
-};
+use sixfold_tensor::{Buffer, IndexBuffer, Mat, MatMut, Panels, RopeTable, Start, Stream, View};
 
 pub use kv_cache::{KvPool, KvSequence, OutOfBlocks};
 pub use logits::{Logits, Normalizer};
 use weights::{LayerWeights, NormWeights, Projection, TreeProjection, Weights};
 
 use crate::activation;
-use crate::unit::{Geometry, UnitBuffer};
+use crate::unit::Geometry;
+use crate::unit_buffer::HostUnits;
 
 /// A model ready to compute logits. It holds no state of any request and may be shared by threads.
 pub struct Decoder {
+    stream: Stream,
     geometry: Geometry,
     /// Of families with rotary positions.
     rope: Option<RopeTable>,
@@ -80,14 +80,15 @@ pub enum DecodeError {
 }
 
 impl Decoder {
-    /// Packs the parameters of a whole model.
+    /// Packs the parameters of a whole model, for the device of `stream`.
     ///
     /// # Panics
     /// If `parameters` does not hold every unit of `geometry`.
-    pub fn new(geometry: Geometry, parameters: &UnitBuffer) -> Self {
-        let weights = Weights::pack(&geometry, parameters);
-        let rope = geometry.config.rotations();
-        Self { geometry, rope, weights }
+    pub fn new(stream: Stream, geometry: Geometry, parameters: &HostUnits<'_>) -> Self {
+        let weights = Weights::pack(&stream, &geometry, parameters);
+        let rope = geometry.config.rotations(&stream);
+        stream.device().release_free_memory();
+        Self { stream, geometry, rope, weights }
     }
 
     /// Sizes and logical shards.
@@ -97,7 +98,7 @@ impl Decoder {
 
     /// A cache of at most `blocks` blocks of keys and values for this model's sequences.
     pub fn kv_pool(&self, blocks: usize) -> KvPool {
-        KvPool::new(&self.geometry.config, blocks)
+        KvPool::new(self.stream.clone(), &self.geometry.config, blocks)
     }
 
     /// Takes each chunk's tokens through the model.
@@ -121,17 +122,17 @@ impl Decoder {
         self.check(chunks)?;
         let more = chunks.iter_mut().map(|chunk| (&mut *chunk.sequence, chunk.tokens.len()));
         KvSequence::reserve(&mut more.collect::<Vec<_>>())?;
-        let rows = Rows::of(chunks);
-        let mut x = self.embed(chunks, &rows.positions);
+        let rows = Rows::of(&self.stream, chunks);
+        let mut x = self.embed(chunks, &rows);
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             self.attend(layer, weights, &mut x, chunks, &rows);
             self.feed_forward(weights, &mut x);
             computed(layer);
         }
         chunks.iter_mut().for_each(|chunk| chunk.sequence.advance(chunk.tokens.len()));
-        let x = rows.keep_wanted(chunks, &x, self.geometry.config.hidden_size);
-        let h = self.norm(&x, &self.weights.final_norm);
-        Ok(Logits::new(&self.geometry, product(&h, &self.weights.head)))
+        let x = self.keep_wanted(chunks, &rows, x.view());
+        let h = self.norm(x.view(), &self.weights.final_norm);
+        Ok(Logits::new(&self.stream, &self.geometry, self.product(h.view(), &self.weights.head)))
     }
 
     fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), DecodeError> {
@@ -152,123 +153,126 @@ impl Decoder {
         Ok(())
     }
 
-    fn embed(&self, chunks: &[Chunk<'_>], positions: &[u32]) -> Vec<f32> {
-        let d = self.geometry.config.hidden_size;
-        let row = |token: &u32| &self.weights.embedding[*token as usize * d..(*token as usize + 1) * d];
-        let mut x: Vec<f32> = chunks.iter().flat_map(|chunk| chunk.tokens).flat_map(row).copied().collect();
+    fn embed(&self, chunks: &[Chunk<'_>], rows: &Rows) -> Buffer {
+        let (stream, d) = (&self.stream, self.geometry.config.hidden_size);
+        let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+        let mut x = stream.uninit(tokens.len() * d);
+        let tokens = stream.upload_indices(&tokens);
+        stream.embed(self.weights.embedding.view(), d, 0, tokens.view(), x.view_mut());
         if let Some(table) = &self.weights.positions {
-            for (position, row) in positions.iter().zip(x.chunks_exact_mut(d)) {
-                add_assign(row, &table[*position as usize * d..][..d]);
-            }
+            stream.embed_add(table.view(), d, 0, rows.positions.view(), x.view_mut());
         }
         x
     }
 
-    fn norm(&self, x: &[f32], weights: &NormWeights) -> Vec<f32> {
-        weights.norm().forward(x, self.geometry.config.rms_norm_eps).h
+    fn norm(&self, x: View<'_>, weights: &NormWeights) -> Buffer {
+        weights.norm().forward(&self.stream, x, self.geometry.config.rms_norm_eps).h
     }
 
     fn attend(
         &self,
         layer: usize,
         weights: &LayerWeights,
-        x: &mut [f32],
+        x: &mut Buffer,
         chunks: &mut [Chunk<'_>],
         rows: &Rows,
     ) {
-        let config = &self.geometry.config;
-        let h = self.norm(x, &weights.attention_norm);
-        let mut q = project(&h, &weights.query);
-        let mut k = project(&h, &weights.key);
-        let v = project(&h, &weights.value);
+        let (stream, config) = (&self.stream, &self.geometry.config);
+        let h = self.norm(x.view(), &weights.attention_norm);
+        let mut q = self.project(h.view(), &weights.query);
+        let mut k = self.project(h.view(), &weights.key);
+        let v = self.project(h.view(), &weights.value);
         let (query, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
         if let Some(table) = &self.rope {
             for (turned, width) in [(&mut q, query), (&mut k, kv)] {
-                let turned = MatMut::row_major(turned, rows.positions.len(), width);
-                rope(turned, &rows.positions, table, false);
+                let turned = MatMut::row_major(turned.view_mut(), rows.count, width);
+                stream.rope(turned, rows.positions.view(), table, false);
             }
         }
-        let mut o = vec![0.0; q.len()];
+        let mut o = stream.uninit(q.len());
         for (chunk, rows) in chunks.iter_mut().zip(&rows.of_chunks) {
             let (queries, keys) = (rows.start * query..rows.end * query, rows.start * kv..rows.end * kv);
-            chunk.sequence.write(layer, &k[keys.clone()], &v[keys]);
-            chunk.sequence.attend(layer, config.num_attention_heads, &q[queries.clone()], &mut o[queries]);
+            chunk.sequence.write(layer, k.slice(keys.clone()), v.slice(keys));
+            let (q, o) = (q.slice(queries.clone()), o.slice_mut(queries));
+            chunk.sequence.attend(layer, config.num_attention_heads, q, o);
         }
-        add_assign(x, &project_tree(&o, &weights.output));
+        stream.add_assign(x.view_mut(), self.project_tree(o.view(), &weights.output).view());
     }
 
-    fn feed_forward(&self, weights: &LayerWeights, x: &mut [f32]) {
-        let h = self.norm(x, &weights.feed_forward_norm);
-        let inner = project(&h, &weights.inner);
-        let config = &self.geometry.config;
-        let product = activation::forward(config.family, &inner, config.intermediate_size);
-        add_assign(x, &project_tree(&product, &weights.down));
+    fn feed_forward(&self, weights: &LayerWeights, x: &mut Buffer) {
+        let (stream, config) = (&self.stream, &self.geometry.config);
+        let h = self.norm(x.view(), &weights.feed_forward_norm);
+        let inner = self.project(h.view(), &weights.inner);
+        let product = activation::forward(stream, config.family, inner.view(), config.intermediate_size);
+        stream.add_assign(x.view_mut(), self.project_tree(product.view(), &weights.down).view());
     }
-}
 
-/// `x W^T`, and the bias where there is one.
-fn project(x: &[f32], Projection { weight, bias }: &Projection) -> Vec<f32> {
-    let mut y = product(x, weight);
-    if let Some(bias) = bias {
-        add_bias(&mut y, bias);
+    /// `x W^T`, and the bias where there is one.
+    fn project(&self, x: View<'_>, Projection { weight, bias }: &Projection) -> Buffer {
+        let y = self.product(x, weight);
+        self.add_bias(y, bias.as_ref())
     }
-    y
-}
 
-/// `x W^T` for a packed weight.
-fn product(x: &[f32], weight: &Panels) -> Vec<f32> {
-    let rows = x.len() / weight.rows();
-    let mut y = vec![0.0; rows * weight.cols()];
-    matmul_panels(
-        Mat::row_major(x, rows, weight.rows()),
-        weight,
-        &mut MatMut::row_major(&mut y, rows, weight.cols()),
-        Start::Zero,
-    );
-    y
-}
-
-/// As [`project`], for a weight whose sum is cut into the logical shards.
-fn project_tree(x: &[f32], TreeProjection { weight, leaves, bias }: &TreeProjection) -> Vec<f32> {
-    let rows = x.len() / weight.rows();
-    let mut y = vec![0.0; rows * weight.cols()];
-    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
-    matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, &mut out);
-    if let Some(bias) = bias {
-        add_bias(&mut y, bias);
+    /// `x W^T` for a packed weight.
+    fn product(&self, x: View<'_>, weight: &Panels) -> Buffer {
+        let rows = x.len() / weight.rows();
+        let mut y = self.stream.uninit(rows * weight.cols());
+        let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
+        self.stream.matmul_panels(Mat::row_major(x, rows, weight.rows()), weight, out, Start::Zero);
+        y
     }
-    y
+
+    /// As [`Self::project`], for a weight whose sum is cut into the logical shards.
+    fn project_tree(&self, x: View<'_>, TreeProjection { weight, leaves, bias }: &TreeProjection) -> Buffer {
+        let rows = x.len() / weight.rows();
+        let mut y = self.stream.uninit(rows * weight.cols());
+        let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
+        self.stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out);
+        self.add_bias(y, bias.as_ref())
+    }
+
+    fn add_bias(&self, mut y: Buffer, bias: Option<&Buffer>) -> Buffer {
+        if let Some(bias) = bias {
+            self.stream.add_bias(y.view_mut(), bias.view());
+        }
+        y
+    }
+
+    /// The rows of `x` whose logits are wanted.
+    fn keep_wanted(&self, chunks: &[Chunk<'_>], rows: &Rows, x: View<'_>) -> Buffer {
+        let d = self.geometry.config.hidden_size;
+        let wanted = chunks.iter().zip(&rows.of_chunks).map(|(chunk, rows)| match chunk.wanted {
+            Wanted::Nothing => rows.end..rows.end,
+            Wanted::Last => rows.end - 1..rows.end,
+            Wanted::All => rows.clone(),
+        });
+        let mut kept = self.stream.uninit(wanted.clone().map(|rows| rows.len()).sum::<usize>() * d);
+        let mut rest = kept.view_mut();
+        for rows in wanted {
+            let (to, after) = rest.split_at(rows.len() * d);
+            self.stream.copy(x.slice(rows.start * d..rows.end * d), to);
+            rest = after;
+        }
+        kept
+    }
 }
 
 /// Which rows belong to which chunk, and their positions.
 struct Rows {
+    count: usize,
     of_chunks: Vec<Range<usize>>,
-    positions: Vec<u32>,
+    positions: IndexBuffer,
 }
 
 impl Rows {
-    fn of(chunks: &[Chunk<'_>]) -> Self {
-        let mut rows = Self { of_chunks: Vec::with_capacity(chunks.len()), positions: Vec::new() };
+    fn of(stream: &Stream, chunks: &[Chunk<'_>]) -> Self {
+        let (mut of_chunks, mut positions) = (Vec::with_capacity(chunks.len()), Vec::new());
         for chunk in chunks {
-            let (first, before) = (rows.positions.len(), chunk.sequence.tokens());
-            rows.positions.extend((before..before + chunk.tokens.len()).map(|position| position as u32));
-            rows.of_chunks.push(first..rows.positions.len());
+            let (first, before) = (positions.len(), chunk.sequence.tokens());
+            positions.extend((before..before + chunk.tokens.len()).map(|position| position as u32));
+            of_chunks.push(first..positions.len());
         }
-        rows
-    }
-
-    /// The rows of `x` whose logits are wanted.
-    fn keep_wanted(&self, chunks: &[Chunk<'_>], x: &[f32], d: usize) -> Vec<f32> {
-        let mut kept = Vec::new();
-        for (chunk, rows) in chunks.iter().zip(&self.of_chunks) {
-            let first = match chunk.wanted {
-                Wanted::Nothing => rows.end,
-                Wanted::Last => rows.end - 1,
-                Wanted::All => rows.start,
-            };
-            kept.extend_from_slice(&x[first * d..rows.end * d]);
-        }
-        kept
+        Self { count: positions.len(), of_chunks, positions: stream.upload_indices(&positions) }
     }
 }

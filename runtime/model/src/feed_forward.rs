@@ -3,7 +3,7 @@
 //! Shapes: `h` is `[rows, d]`; `inner` is `[rows, columns]` for each projection into the layer, gates before ups; `product`,
 //! what the activation makes of it, is `[rows, columns]`, where `columns` are those of the rank's shards, side by side.
 
-use sixfold_tensor::Purpose;
+use sixfold_tensor::{Buffer, Purpose, Stream, View};
 
 use crate::branch::Body;
 use crate::linear::{Gradients, pack};
@@ -15,8 +15,8 @@ use crate::{activation, bias};
 pub(crate) struct FeedForward;
 
 pub(crate) struct FeedForwardTape {
-    inner: Vec<f32>,
-    product: Vec<f32>,
+    inner: Buffer,
+    product: Buffer,
 }
 
 impl Body for FeedForward {
@@ -25,47 +25,49 @@ impl Body for FeedForward {
     const BIAS: Tensor = Tensor::DownBias;
     const DROPOUT: Purpose = Purpose::MLP_DROPOUT;
 
-    fn forward(pass: &mut Pass<'_>, layer: usize, h: &[f32]) -> (Vec<f32>, FeedForwardTape) {
-        let (rows, weights) = (pass.rows(), pass.weights.layer(layer));
+    fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, FeedForwardTape) {
+        let (stream, rows, weights) = (pass.stream, pass.rows(), pass.weights.layer(layer));
         let family = pass.geometry.config.family;
-        let mut inner = weights.inner.forward(h, rows);
-        bias::add(pass, layer, family.feed_forward_inputs(), &mut inner);
-        let product = activation::forward(family, &inner, weights.down.inputs());
-        let y = weights.down.forward_tree(&product, rows);
+        let mut inner = weights.inner.forward(stream, h, rows);
+        bias::add(pass, layer, family.feed_forward_inputs(), inner.view_mut());
+        let product = activation::forward(stream, family, inner.view(), weights.down.inputs());
+        let y = weights.down.forward_tree(stream, product.view(), rows);
         pass.work.projections += weights.inner.flops(rows) + weights.down.flops(rows);
         (y, FeedForwardTape { inner, product })
     }
 
-    fn drop_cheap(tape: &mut FeedForwardTape) {
-        tape.product = Vec::new();
+    fn drop_cheap(stream: &Stream, tape: &mut FeedForwardTape) {
+        tape.product = stream.uninit(0);
     }
 
     fn backward(
         pass: &mut Pass<'_>,
         layer: usize,
         tape: &FeedForwardTape,
-        h: &[f32],
-        dy: &[f32],
+        h: View<'_>,
+        dy: View<'_>,
         gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
+    ) -> Buffer {
+        let stream = pass.stream;
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (columns, family) = (weights.down.inputs(), pass.geometry.config.family);
-        let dproduct = weights.down.backward(dy, rows);
+        let dproduct = weights.down.backward(stream, dy, rows);
         let ranges = shard_ranges(pass.geometry, pass.slice, layer, &[Tensor::Down]);
         let unit = |shard| UnitId::of_layer(layer, Tensor::Down, shard);
         let units =
             pass.slice.shards.clone().zip(ranges).map(|(shard, ranges)| (unit(shard), ranges[0].clone()));
         let units: Vec<_> = units.collect();
         if tape.product.is_empty() {
-            gradients.of_inputs(&units, dy, d, &activation::forward(family, &tape.inner, columns));
+            let product = activation::forward(stream, family, tape.inner.view(), columns);
+            gradients.of_inputs(&units, dy, d, product.view());
         } else {
-            gradients.of_inputs(&units, dy, d, &tape.product);
+            gradients.of_inputs(&units, dy, d, tape.product.view());
         }
-        let d_inner = activation::backward(family, &dproduct, &tape.inner, columns);
+        let d_inner = activation::backward(stream, family, dproduct.view(), tape.inner.view(), columns);
         let run = gradients.run(Place::Layer(layer as u32), family.feed_forward_inputs(), &pass.slice.shards);
-        gradients.of_outputs(run, &d_inner, &pack(h, d));
-        bias::backward(pass, layer, family.feed_forward_inputs(), &d_inner, gradients);
+        gradients.of_outputs(run, d_inner.view(), &pack(stream, h, d));
+        bias::backward(pass, layer, family.feed_forward_inputs(), d_inner.view(), gradients);
         pass.work.projections += 2 * (weights.inner.flops(rows) + weights.down.flops(rows));
-        weights.inner.backward_tree(&d_inner, rows)
+        weights.inner.backward_tree(stream, d_inner.view(), rows)
     }
 }

@@ -8,10 +8,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use sixfold_tensor::{add_assign, tree_sum};
+use sixfold_tensor::{Buffer, Stream, View};
 
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
-use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
+use crate::unit_buffer::DeviceUnits;
 
 /// How gradients lie in a buffer while they are summed: as the parameters, but norms and biases once for each
 /// sequence block, and the head apart from the embedding even where they are tied. A slice at the end
@@ -32,17 +33,17 @@ pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
 }
 
 /// What the micro-batches of one or more data groups add up to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct GroupSum {
     /// Gradients, laid out by [`gradient_index`].
-    pub gradients: UnitBuffer,
+    pub gradients: DeviceUnits,
     /// Losses of the tokens; zero where the slice has no head.
     pub loss: f32,
 }
 
 impl GroupSum {
-    fn add(&mut self, right: &Self) {
-        add_assign(self.gradients.values_mut(), right.gradients.values());
+    fn add(&mut self, stream: &Stream, right: &Self) {
+        stream.add_assign(self.gradients.view_mut(), right.gradients.view());
         self.loss += right.loss;
     }
 }
@@ -51,6 +52,7 @@ impl GroupSum {
 /// `log2(groups) + 1` of them; it keeps their memory for the next step.
 #[derive(Debug)]
 pub struct GroupTree {
+    stream: Stream,
     index: Arc<UnitIndex>,
     /// Sums not yet merged, each with the number of groups that it holds; sizes fall.
     waiting: Vec<(usize, GroupSum)>,
@@ -59,8 +61,8 @@ pub struct GroupTree {
 
 impl GroupTree {
     /// No groups yet, of sums laid out by `index`.
-    pub fn new(index: Arc<UnitIndex>) -> Self {
-        Self { index, waiting: Vec::new(), free: Vec::new() }
+    pub fn new(stream: Stream, index: Arc<UnitIndex>) -> Self {
+        Self { stream, index, waiting: Vec::new(), free: Vec::new() }
     }
 
     /// How the sums are laid out.
@@ -72,7 +74,7 @@ impl GroupTree {
     pub fn take(&mut self) -> GroupSum {
         match self.free.pop() {
             Some(free) => GroupSum { loss: 0.0, ..free },
-            None => GroupSum { gradients: UnitBuffer::zeros(self.index.clone()), loss: 0.0 },
+            None => GroupSum { gradients: DeviceUnits::zeros(&self.stream, self.index.clone()), loss: 0.0 },
         }
     }
 
@@ -85,7 +87,7 @@ impl GroupTree {
     pub fn push(&mut self, group: GroupSum) {
         let (mut size, mut sum) = (1, group);
         while let Some((_, mut left)) = self.waiting.pop_if(|(waiting, _)| *waiting == size) {
-            left.add(&sum);
+            left.add(&self.stream, &sum);
             self.free.push(sum);
             (size, sum) = (2 * size, left);
         }
@@ -96,7 +98,7 @@ impl GroupTree {
     pub fn finish(&mut self) -> Option<GroupSum> {
         let (_, mut sum) = self.waiting.pop()?;
         while let Some((_, mut left)) = self.waiting.pop() {
-            left.add(&sum);
+            left.add(&self.stream, &sum);
             self.free.push(sum);
             sum = left;
         }
@@ -111,25 +113,27 @@ impl GroupTree {
 /// # Errors
 /// [`GroupError`] if the tensor-parallel group, asked for copies of key-value heads, fails.
 pub fn finish(
+    stream: &Stream,
     geometry: &Geometry,
     slice: &ModelSlice,
-    sums: &mut UnitBuffer,
+    sums: &mut DeviceUnits,
     group: &mut dyn TensorGroup,
 ) -> Result<(), GroupError> {
     for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector()) {
-        sum_blocks(sums.unit_mut(unit), geometry.region(unit).len());
+        // Sequence blocks, in the tree, into the first of them.
+        stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
     }
     if geometry.config.tie_word_embeddings && slice.input && slice.output {
         for shard in slice.shards.clone() {
             if let Some([embedding, head]) = sums.two_mut(UnitId::embedding(shard), UnitId::head(shard)) {
-                add_assign(embedding, head);
+                stream.add_assign(embedding, head.as_view());
             }
         }
     }
     if geometry.sharding.has_kv_copies() {
         for layer in slice.layers.clone() {
             for tensor in [Tensor::Key, Tensor::Value] {
-                sum_copies(geometry, slice, layer, tensor, sums, group)?;
+                sum_copies(stream, geometry, slice, (layer, tensor), sums, group)?;
             }
         }
     }
@@ -147,13 +151,13 @@ pub fn is_finished_by_sum(geometry: &Geometry, unit: UnitId) -> bool {
 }
 
 /// The gradient of one parameter, once [`finish`] has summed it. `unit` is one of the slice's.
-pub fn of_parameter<'a>(geometry: &Geometry, sums: &'a UnitBuffer, unit: UnitId) -> &'a [f32] {
-    &of_unit(sums, unit)[..geometry.region(unit).len()]
+pub fn of_parameter<'a>(geometry: &Geometry, sums: &'a DeviceUnits, unit: UnitId) -> View<'a> {
+    of_unit(sums, unit).slice(0..geometry.region(unit).len())
 }
 
 /// The sums that begin with a parameter's gradient. The table of a tied head at the end of a pipeline is
 /// a copy of the embedding.
-pub(crate) fn of_unit(sums: &UnitBuffer, unit: UnitId) -> &[f32] {
+pub(crate) fn of_unit(sums: &DeviceUnits, unit: UnitId) -> View<'_> {
     match sums.get(unit) {
         None if unit.tensor == Tensor::Embedding => sums.unit(UnitId::head(unit.shard as usize)),
         _ => sums.unit(unit),
@@ -168,34 +172,30 @@ pub fn tied_sums(slice: &ModelSlice, sums: &UnitIndex) -> Range<usize> {
     sums.run(place, &[tensor], &slice.shards)
 }
 
-/// Adds the sequence blocks of a vector in the tree, into the first of them.
-fn sum_blocks(blocks: &mut [f32], len: usize) {
-    tree_sum(&mut blocks.chunks_exact_mut(len).collect::<Vec<_>>());
-}
-
 /// Gives every copy of a key-value head the sum of the gradients of all its copies.
 fn sum_copies(
+    stream: &Stream,
     geometry: &Geometry,
     slice: &ModelSlice,
-    layer: usize,
-    tensor: Tensor,
-    gradients: &mut UnitBuffer,
+    (layer, tensor): (usize, Tensor),
+    gradients: &mut DeviceUnits,
     group: &mut dyn TensorGroup,
 ) -> Result<(), GroupError> {
     let id = |shard: usize| UnitId { place: Place::Layer(layer as u32), tensor, shard: shard as u32 };
     let holds = |shard: usize, head: usize| geometry.sharding.shard(shard).kv_heads.contains(&head);
     let len = geometry.config.head_dim * geometry.config.hidden_size;
-    let mut all_heads = Vec::with_capacity(len * geometry.config.num_key_value_heads);
+    let mut all_heads = stream.filled(len * geometry.config.num_key_value_heads, NOTHING);
+    let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
     for head in 0..geometry.config.num_key_value_heads {
-        let own = sum_shards(slice.shards.clone(), &mut |shard| {
-            Ok::<_, GroupError>(holds(shard, head).then(|| gradients.unit(id(shard)).to_vec()))
-        })?;
-        all_heads.extend(own.unwrap_or_else(|| vec![NOTHING; len]));
+        let mut leaf = |shard| holds(shard, head).then(|| stream.copy_of(gradients.unit(id(shard))));
+        if let Some(own) = sum_shards(slice.shards.clone(), &mut leaf, &add) {
+            stream.copy(own.view(), all_heads.slice_mut(head * len..(head + 1) * len));
+        }
     }
-    group.sum(&mut all_heads)?;
-    for (head, sum) in all_heads.chunks_exact(len).enumerate() {
+    group.sum(stream, all_heads.view_mut())?;
+    for head in 0..geometry.config.num_key_value_heads {
         for shard in slice.shards.clone().filter(|shard| holds(*shard, head)) {
-            gradients.unit_mut(id(shard)).copy_from_slice(sum);
+            stream.copy(all_heads.slice(head * len..(head + 1) * len), gradients.unit_mut(id(shard)));
         }
     }
     Ok(())
@@ -203,16 +203,19 @@ fn sum_copies(
 
 #[cfg(test)]
 mod tests {
+    use sixfold_tensor::Device;
+
     use super::*;
 
     fn tree() -> GroupTree {
-        GroupTree::new(Arc::new(UnitIndex::new([(UnitId::FINAL_NORM, 1)])))
+        let stream = Device::cpu().stream();
+        GroupTree::new(stream, Arc::new(UnitIndex::new([(UnitId::FINAL_NORM, 1)])))
     }
 
     fn push(tree: &mut GroupTree, value: f32) {
         let mut group = tree.take();
         assert_eq!(group.loss, 0.0);
-        group.gradients.values_mut()[0] = value;
+        tree.stream.fill(group.gradients.view_mut(), value);
         tree.push(GroupSum { loss: value, ..group });
     }
 
@@ -223,18 +226,11 @@ mod tests {
         for _ in 0..2 {
             [1.0, small, small, small].into_iter().for_each(|group| push(&mut tree, group));
             let sum = tree.finish().unwrap();
-            assert_eq!((sum.loss, sum.gradients.values()[0]), (1.0 + 2.0 * small, 1.0 + 2.0 * small));
+            let gradient = tree.stream.to_vec(sum.gradients.view())[0];
+            assert_eq!((sum.loss, gradient), (1.0 + 2.0 * small, 1.0 + 2.0 * small));
             tree.give_back(sum);
             assert_eq!((tree.waiting.len(), tree.free.len()), (0, 3));
         }
-        assert_eq!(tree.finish(), None);
-    }
-
-    #[test]
-    fn blocks_of_a_norm_are_added_in_a_balanced_tree() {
-        let small = 2.0_f32.powi(-24);
-        let mut blocks = [1.0, small, small, small];
-        sum_blocks(&mut blocks, 1);
-        assert_eq!(blocks[0], 1.0 + 2.0 * small);
+        assert!(tree.finish().is_none());
     }
 }

@@ -9,10 +9,7 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{
-    IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, logit_exp_sums,
-    logit_maxima, target_logits,
-};
+use sixfold_tensor::{Buffer, Stream, View, VocabularyShard};
 
 use crate::layer::Recompute;
 use crate::linear::{Gradients, pack};
@@ -31,15 +28,14 @@ pub(crate) struct HeadTape {
     normed: Normed,
     statistics: Statistics,
     /// For each of the rank's shards, in order; empty where the shard is. Nothing if they are computed again.
-    logits: Option<Vec<Vec<f32>>>,
+    logits: Option<Vec<Option<Buffer>>>,
 }
 
 /// A number of each kind a row.
-#[derive(Default)]
 struct Statistics {
-    max: Vec<f32>,
-    exp_sum: Vec<f32>,
-    target: Vec<f32>,
+    max: Buffer,
+    exp_sum: Buffer,
+    target: Buffer,
 }
 
 /// The unit whose rows make logits: the head, or the embedding where they are tied.
@@ -48,24 +44,23 @@ pub(crate) fn table(geometry: &Geometry, shard: usize) -> UnitId {
 }
 
 /// The loss of each row (zero where its target does not count), and the tape.
-pub(crate) fn forward(pass: &mut Pass<'_>, x: Vec<f32>) -> Result<(Vec<f32>, HeadTape), GroupError> {
+pub(crate) fn forward(pass: &mut Pass<'_>, x: Buffer) -> Result<(Buffer, HeadTape), GroupError> {
     let normed = Normed::forward(pass, UnitId::FINAL_NORM, x);
     // Of the whole vocabulary, so that all ranks of a group make the same calls.
     let columns = pass.geometry.config.vocab_size;
-    let rows = pass.rows();
+    let (stream, rows) = (pass.stream, pass.rows());
     let keep = pass.recompute == Recompute::None && rows * columns <= KEPT_LOGITS;
     let at_a_time = if keep { rows } else { (LOGITS_AT_A_TIME / columns).clamp(1, rows) };
-    let (mut statistics, mut logits) = (Statistics::default(), None);
+    let (mut statistics, mut logits) = (Statistics::new(stream, rows), None);
     for first in (0..rows).step_by(at_a_time) {
         let part = first..rows.min(first + at_a_time);
-        logits = Some(statistics.extend(pass, &normed.rows.h, part)?);
+        logits = Some(statistics.compute(pass, normed.rows.h.view(), part)?);
     }
-    let loss = |(row, target_id): (usize, &u32)| match *target_id {
-        IGNORED_TARGET => 0.0,
-        _ => cross_entropy_loss(statistics.max[row], statistics.exp_sum[row], statistics.target[row]),
-    };
-    let losses = pass.batch.targets.iter().enumerate().map(loss).collect();
-    Ok((losses, HeadTape { normed, statistics, logits: logits.filter(|_| keep) }))
+    let mut losses = stream.uninit(rows);
+    let [max, exp_sum, target] = statistics.views();
+    stream.cross_entropy_losses(max, exp_sum, target, pass.targets.view(), losses.view_mut());
+    let kept = logits.filter(|_| keep).map(|logits| logits.into_iter().map(Some).collect());
+    Ok((losses, HeadTape { normed, statistics, logits: kept }))
 }
 
 fn vocabulary(geometry: &Geometry, shard: usize) -> VocabularyShard {
@@ -74,63 +69,75 @@ fn vocabulary(geometry: &Geometry, shard: usize) -> VocabularyShard {
 }
 
 /// The logits of one shard, which may be empty.
-fn logits_of(pass: &mut Pass<'_>, shard: usize, h: &[f32]) -> Vec<f32> {
+fn logits_of(pass: &mut Pass<'_>, shard: usize, h: View<'_>) -> Buffer {
     let rows = h.len() / pass.width();
     let weight = &pass.weights.head[shard - pass.slice.shards.start];
     pass.work.head += weight.flops(rows);
-    weight.forward(h, rows)
+    weight.forward(pass.stream, h, rows)
 }
 
 impl Statistics {
-    /// Adds those of some rows, and returns the logits of each shard.
-    fn extend(
+    fn new(stream: &Stream, rows: usize) -> Self {
+        Self { max: stream.uninit(rows), exp_sum: stream.uninit(rows), target: stream.uninit(rows) }
+    }
+
+    fn views(&self) -> [View<'_>; 3] {
+        [&self.max, &self.exp_sum, &self.target].map(Buffer::view)
+    }
+
+    /// Fills in those of some rows, and returns the logits of each shard.
+    fn compute(
         &mut self,
         pass: &mut Pass<'_>,
-        h: &[f32],
+        h: View<'_>,
         rows: Range<usize>,
-    ) -> Result<Vec<Vec<f32>>, GroupError> {
-        let (d, shards) = (pass.width(), pass.slice.shards.clone());
-        let h = &h[rows.start * d..rows.end * d];
-        let logits: Vec<Vec<f32>> = shards.clone().map(|shard| logits_of(pass, shard, h)).collect();
+    ) -> Result<Vec<Buffer>, GroupError> {
+        let (stream, d, shards) = (pass.stream, pass.width(), pass.slice.shards.clone());
+        let h = h.slice(rows.start * d..rows.end * d);
+        let logits: Vec<Buffer> = shards.clone().map(|shard| logits_of(pass, shard, h)).collect();
         let max = row_max(pass, &logits, rows.len())?;
-        let exp_sum = pass.sum(max.len(), |pass, shard| {
+        let exp_sum = pass.sum(rows.len(), |pass, shard| {
             let logits = &logits[shard - shards.start];
-            let mut sums = vec![0.0; max.len()];
             (!logits.is_empty()).then(|| {
-                logit_exp_sums(logits, vocabulary(pass.geometry, shard), &max, &mut sums);
+                let mut sums = stream.uninit(rows.len());
+                let vocabulary = vocabulary(pass.geometry, shard);
+                stream.logit_exp_sums(logits.view(), vocabulary, max.view(), sums.view_mut());
                 sums
             })
         })?;
-        self.target.extend(targets_of(pass, &logits, rows)?);
-        self.max.extend(max);
-        self.exp_sum.extend(exp_sum);
+        let target = targets_of(pass, &logits, rows.clone())?;
+        stream.copy(max.view(), self.max.slice_mut(rows.clone()));
+        stream.copy(exp_sum.view(), self.exp_sum.slice_mut(rows.clone()));
+        stream.copy(target.view(), self.target.slice_mut(rows));
         Ok(logits)
     }
 }
 
-fn row_max(pass: &mut Pass<'_>, logits: &[Vec<f32>], rows: usize) -> Result<Vec<f32>, GroupError> {
-    let mut max = vec![f32::NEG_INFINITY; rows];
-    let mut of_shard = max.clone();
+fn row_max(pass: &mut Pass<'_>, logits: &[Buffer], rows: usize) -> Result<Buffer, GroupError> {
+    let stream = pass.stream;
+    let mut max = stream.filled(rows, f32::NEG_INFINITY);
+    let mut of_shard = stream.uninit(rows);
     for (logits, shard) in logits.iter().zip(pass.slice.shards.clone()) {
         if !logits.is_empty() {
-            logit_maxima(logits, vocabulary(pass.geometry, shard), &mut of_shard);
-            max.iter_mut().zip(&of_shard).for_each(|(max, of_shard)| *max = max.max(*of_shard));
+            stream.logit_maxima(logits.view(), vocabulary(pass.geometry, shard), of_shard.view_mut());
+            stream.max_assign(max.view_mut(), of_shard.view());
         }
     }
-    pass.group.max(&mut max)?;
+    pass.group.max(stream, max.view_mut())?;
     Ok(max)
 }
 
 /// The logit of each row's target, from the one shard that has it.
-fn targets_of(pass: &mut Pass<'_>, logits: &[Vec<f32>], rows: Range<usize>) -> Result<Vec<f32>, GroupError> {
-    let mut target = vec![NOTHING; rows.len()];
+fn targets_of(pass: &mut Pass<'_>, logits: &[Buffer], rows: Range<usize>) -> Result<Buffer, GroupError> {
+    let stream = pass.stream;
+    let mut target = stream.filled(rows.len(), NOTHING);
     for (logits, shard) in logits.iter().zip(pass.slice.shards.clone()) {
         if !logits.is_empty() {
-            let targets = &pass.batch.targets[rows.clone()];
-            target_logits(logits, vocabulary(pass.geometry, shard), targets, &mut target);
+            let (vocabulary, targets) = (vocabulary(pass.geometry, shard), pass.targets.slice(rows.clone()));
+            stream.target_logits(logits.view(), vocabulary, targets, target.view_mut());
         }
     }
-    pass.group.sum(&mut target)?;
+    pass.group.sum(stream, target.view_mut())?;
     Ok(target)
 }
 
@@ -140,27 +147,25 @@ pub(crate) fn backward(
     tape: HeadTape,
     scale: f32,
     gradients: &mut Gradients<'_>,
-) -> Result<Vec<f32>, GroupError> {
+) -> Result<Buffer, GroupError> {
     let HeadTape { normed, statistics, mut logits } = tape;
     let first = pass.slice.shards.start;
-    let rows = pass.rows();
-    let h = pack(&normed.rows.h, pass.width());
+    let (stream, rows) = (pass.stream, pass.rows());
+    let h = pack(stream, normed.rows.h.view(), pass.width());
+    let [max, exp_sum, _] = statistics.views();
     let dh = pass.sum(normed.rows.h.len(), |pass, shard| {
-        let mut dlogits = match &mut logits {
-            Some(kept) => std::mem::take(&mut kept[shard - first]),
-            None => logits_of(pass, shard, &normed.rows.h),
-        };
+        let kept = logits.as_mut().and_then(|kept| kept[shard - first].take());
+        let mut dlogits = kept.unwrap_or_else(|| logits_of(pass, shard, normed.rows.h.view()));
         if dlogits.is_empty() {
             return None;
         }
-        let Statistics { max, exp_sum, .. } = &statistics;
-        let vocabulary = vocabulary(pass.geometry, shard);
-        cross_entropy_gradient(&mut dlogits, vocabulary, &pass.batch.targets, max, exp_sum, scale);
+        let (vocabulary, targets) = (vocabulary(pass.geometry, shard), pass.targets.view());
+        stream.cross_entropy_gradient(dlogits.view_mut(), vocabulary, targets, max, exp_sum, scale);
         let run = gradients.run(Place::Output, &[Tensor::Head], &(shard..shard + 1));
-        gradients.of_outputs(run, &dlogits, &h);
+        gradients.of_outputs(run, dlogits.view(), &h);
         let weight = &pass.weights.head[shard - first];
         pass.work.head += 2 * weight.flops(rows);
-        Some(weight.backward(&dlogits, rows))
+        Some(weight.backward(stream, dlogits.view(), rows))
     })?;
-    Ok(normed.backward(pass, UnitId::FINAL_NORM, &dh, gradients))
+    Ok(normed.backward(pass, UnitId::FINAL_NORM, dh.view(), gradients))
 }

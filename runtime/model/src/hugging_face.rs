@@ -12,7 +12,8 @@ use std::sync::Arc;
 use file_tensor::{FileTensor, Layout};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
 
-use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
+use crate::unit_buffer::{HostUnits, UnitBuffer};
 
 /// Why weights cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +119,7 @@ fn copy_region(
 ///
 /// # Errors
 /// [`WeightsError::Format`] if the library refuses.
-pub fn write_parameters(geometry: &Geometry, parameters: &UnitBuffer) -> Result<Vec<u8>, WeightsError> {
+pub fn write_parameters(geometry: &Geometry, parameters: &HostUnits<'_>) -> Result<Vec<u8>, WeightsError> {
     let tensors = FileTensor::all(geometry).into_iter().map(|file| {
         let shape = file.shape(geometry);
         (file.name.clone(), WholeTensor { geometry, parameters, file, shape })
@@ -132,7 +133,7 @@ pub fn write_parameters(geometry: &Geometry, parameters: &UnitBuffer) -> Result<
 ///
 /// # Panics
 /// If `parameters` does not hold the whole model.
-pub fn weights_blake3(geometry: &Geometry, parameters: &UnitBuffer) -> blake3::Hash {
+pub fn weights_blake3(geometry: &Geometry, parameters: &HostUnits<'_>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for file in FileTensor::all(geometry) {
         hasher.update(file.name.as_bytes());
@@ -142,7 +143,7 @@ pub fn weights_blake3(geometry: &Geometry, parameters: &UnitBuffer) -> blake3::H
 }
 
 /// The numbers of a tensor of a file.
-fn content(geometry: &Geometry, parameters: &UnitBuffer, file: &FileTensor) -> Vec<f32> {
+fn content(geometry: &Geometry, parameters: &HostUnits<'_>, file: &FileTensor) -> Vec<f32> {
     let mut whole = vec![0.0; file.shape(geometry).iter().product()];
     for &part in &file.parts {
         let (layout, (_, columns)) = (file.layout(geometry, part), geometry.whole(part));
@@ -159,7 +160,7 @@ fn content(geometry: &Geometry, parameters: &UnitBuffer, file: &FileTensor) -> V
 /// One of the model's tensors, put together from its units.
 pub(crate) fn assemble(
     geometry: &Geometry,
-    parameters: &UnitBuffer,
+    parameters: &HostUnits<'_>,
     place: Place,
     tensor: Tensor,
 ) -> Vec<f32> {
@@ -184,7 +185,7 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
 
 struct WholeTensor<'a> {
     geometry: &'a Geometry,
-    parameters: &'a UnitBuffer,
+    parameters: &'a HostUnits<'a>,
     file: FileTensor,
     shape: Vec<usize>,
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use sixfold_tensor::{Counter, Purpose, scale};
+use sixfold_tensor::{Counter, Purpose};
 
-use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId, UnitIndex};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
+use crate::unit_buffer::UnitBuffer;
 
 /// Standard deviation of initial weights (GPT-2, section 2.3 of its paper).
 const DEVIATION: f32 = 0.02;
@@ -43,7 +44,7 @@ fn draw(geometry: &Geometry, unit: UnitId, seed: u64, values: &mut [f32]) {
     for (row, place) in values.chunks_exact_mut(region.columns.len()).zip(region.row_ranges()) {
         random.fill_normal(place.start as u64, row);
     }
-    scale(values, deviation);
+    values.iter_mut().for_each(|value| *value *= deviation);
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A decoder layer, forwards and backwards, and what is kept between the two: [`Recompute`].
 
 use serde::{Deserialize, Serialize};
+use sixfold_tensor::Buffer;
 
 use crate::attention::{Attention, AttentionTape};
 use crate::branch::{self, BranchTape};
@@ -28,21 +29,21 @@ pub enum Recompute {
 /// What the backward pass needs of a layer's forward pass.
 pub(crate) enum LayerTape {
     Kept(Box<(BranchTape<AttentionTape>, BranchTape<FeedForwardTape>)>),
-    Input(Vec<f32>),
+    Input(Buffer),
 }
 
 /// Takes the stream through a layer.
 pub(crate) fn forward(
     pass: &mut Pass<'_>,
     layer: usize,
-    x: Vec<f32>,
-) -> Result<(Vec<f32>, LayerTape), GroupError> {
+    x: Buffer,
+) -> Result<(Buffer, LayerTape), GroupError> {
     let (y, mut attention, mut feed_forward) = both(pass, layer, x)?;
     match pass.recompute {
         Recompute::None => {}
         Recompute::Selective => {
-            attention.drop_cheap::<Attention>();
-            feed_forward.drop_cheap::<FeedForward>();
+            attention.drop_cheap::<Attention>(pass.stream);
+            feed_forward.drop_cheap::<FeedForward>(pass.stream);
         }
         Recompute::Full => return Ok((y, LayerTape::Input(attention.into_input()))),
     }
@@ -54,9 +55,9 @@ pub(crate) fn backward(
     pass: &mut Pass<'_>,
     layer: usize,
     tape: LayerTape,
-    dx: Vec<f32>,
+    dx: Buffer,
     gradients: &mut Gradients<'_>,
-) -> Result<Vec<f32>, GroupError> {
+) -> Result<Buffer, GroupError> {
     let (attention, feed_forward) = match tape {
         LayerTape::Kept(branches) => *branches,
         LayerTape::Input(x) => {
@@ -70,9 +71,9 @@ pub(crate) fn backward(
     branch::backward::<Attention>(pass, layer, attention, dx, gradients)
 }
 
-type Branches = (Vec<f32>, BranchTape<AttentionTape>, BranchTape<FeedForwardTape>);
+type Branches = (Buffer, BranchTape<AttentionTape>, BranchTape<FeedForwardTape>);
 
-fn both(pass: &mut Pass<'_>, layer: usize, x: Vec<f32>) -> Result<Branches, GroupError> {
+fn both(pass: &mut Pass<'_>, layer: usize, x: Buffer) -> Result<Branches, GroupError> {
     pass.enter(false, Part::Attention(layer as u32));
     let (x, attention) = branch::forward::<Attention>(pass, layer, x)?;
     pass.enter(false, Part::FeedForward(layer as u32));

@@ -5,6 +5,9 @@
 //! placing them. Parallelism is applied from outside: a rank owns a [`ModelSlice`], and sums over
 //! ranks go through a [`TensorGroup`].
 //!
+//! It computes on the device of a [`Stream`](sixfold_tensor::Stream) and does not know which that is: numbers lie in its buffers,
+//! and are copied to the host and back where files, samplers and groups of ranks ask for them.
+//!
 //! This crate knows no links, no ranks, no files (bytes in, bytes out) and no tokenizer.
 //!
 //! To train, read [`Network`], then [`GroupTree`] and [`Optimizer`]. To infer, read [`Decoder`].
@@ -35,6 +38,7 @@ mod sharding;
 mod site;
 mod tensor_group;
 mod unit;
+mod unit_buffer;
 
 #[cfg(test)]
 mod testing;
@@ -52,7 +56,7 @@ pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_para
 pub use init::initialize;
 pub use layer::Recompute;
 pub use network::{Network, Output, Surroundings, Tape};
-pub use optimizer::{Optimizer, OptimizerOptions, SquareSums};
+pub use optimizer::{Optimizer, OptimizerOptions, SquareSums, square_sums};
 pub use packed::PackedWeights;
 pub use pass::Work;
 pub use sampling::{SamplingOptions, greedy, sample};
@@ -60,5 +64,6 @@ pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part
 pub use site::{Part, Site};
 pub use tensor_group::{Alone, GroupError, NOTHING, TensorGroup, sum_shards};
 pub use unit::{
-    Geometry, GeometryError, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitBuffer, UnitId, UnitIndex,
+    Geometry, GeometryError, ModelSlice, ParseUnitError, Place, Region, Tensor, UnitId, UnitIndex,
 };
+pub use unit_buffer::{DeviceUnits, HostUnits, UnitBuffer};

@@ -5,22 +5,22 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{
-    Leaves, Mat, MatMut, Panels, Start, add_assign, embed_backward, matmul_panels, matmul_tree, tree_sum,
-};
+use sixfold_tensor::{IndexView, Leaves, Mat, MatMut, Panels, Start, Stream, View, ViewMut};
 
 use crate::batch::MicroBatch;
-use crate::unit::{Place, Tensor, UnitBuffer, UnitId};
+use crate::unit::{Place, Tensor, UnitId};
+use crate::unit_buffer::DeviceUnits;
 
 /// The gradients that a micro-batch adds to.
 ///
 /// A sum over rows is one accumulator an element for a data group, which its micro-batches continue in order; groups are
 /// added in the tree. A micro-batch that holds several groups does both at once.
 pub(crate) struct Gradients<'a> {
-    sums: &'a mut UnitBuffer,
+    stream: &'a Stream,
+    sums: &'a mut DeviceUnits,
     /// Whether the sums of the group so far are continued; whole groups begin at zero.
     start: Start,
-    groups: Vec<Range<usize>>,
+    groups: usize,
     leaves: Leaves,
 }
 
@@ -29,11 +29,15 @@ impl<'a> Gradients<'a> {
     ///
     /// # Panics
     /// If sums are to be continued by a micro-batch of several groups, which has no place in the order.
-    pub(crate) fn new(sums: &'a mut UnitBuffer, start: Start, batch: &MicroBatch) -> Self {
+    pub(crate) fn new(
+        stream: &'a Stream,
+        sums: &'a mut DeviceUnits,
+        start: Start,
+        batch: &MicroBatch,
+    ) -> Self {
         assert!(start == Start::Zero || batch.groups == 1, "sums of whole groups are continued");
-        let groups: Vec<_> = batch.group_rows().collect();
-        let leaves = Leaves::new(groups.iter().map(|rows| vec![rows.clone()]));
-        Self { sums, start, groups, leaves }
+        let leaves = Leaves::new(batch.group_rows().map(|rows| vec![rows]));
+        Self { stream, sums, start, groups: batch.groups, leaves }
     }
 
     /// Where the units of `tensors` and `shards` lie; see [`Self::of_outputs`].
@@ -42,57 +46,56 @@ impl<'a> Gradients<'a> {
     }
 
     /// `dW = dy^T x` for units whose outputs are cut and which lie side by side at `run` of the buffer.
-    pub(crate) fn of_outputs(&mut self, run: Range<usize>, dy: &[f32], x: &Panels) {
+    pub(crate) fn of_outputs(&mut self, run: Range<usize>, dy: View<'_>, x: &Panels) {
         let outputs = run.len() / x.cols();
-        let mut out = MatMut::row_major(&mut self.sums.values_mut()[run], outputs, x.cols());
-        product(self.start, &self.leaves, dy, x, &mut out);
+        let out = MatMut::row_major(self.sums.slice_mut(run), outputs, x.cols());
+        product(self.stream, self.start, &self.leaves, Mat::row_major(dy, x.rows(), outputs), x, out);
     }
 
     /// `dW = dy^T x` for units whose inputs are cut: each has the given columns of `x`, which they cover.
     pub(crate) fn of_inputs(
         &mut self,
         units: &[(UnitId, Range<usize>)],
-        dy: &[f32],
+        dy: View<'_>,
         outputs: usize,
-        x: &[f32],
+        x: View<'_>,
     ) {
-        let width = units.iter().map(|(_, columns)| columns.len()).sum();
+        let (stream, width) = (self.stream, units.iter().map(|(_, columns)| columns.len()).sum());
         if width == 0 {
             return;
         }
-        let x = pack(x, width);
-        let mut whole = vec![0.0; outputs * width];
+        let x = pack(stream, x, width);
+        let mut whole = stream.uninit(outputs * width);
         if self.start == Start::FromC {
             for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
-                let rows = self.sums.unit(*unit).chunks_exact(columns.len());
-                for (row, from) in whole.chunks_exact_mut(width).zip(rows) {
-                    row[columns.clone()].copy_from_slice(from);
-                }
+                let from = Mat::row_major(self.sums.unit(*unit), outputs, columns.len());
+                let to = MatMut::row_major(whole.view_mut(), outputs, width).columns(columns.clone());
+                stream.copy_matrix(from, to);
             }
         }
-        product(self.start, &self.leaves, dy, &x, &mut MatMut::row_major(&mut whole, outputs, width));
+        let dy = Mat::row_major(dy, x.rows(), outputs);
+        let out = MatMut::row_major(whole.view_mut(), outputs, width);
+        product(stream, self.start, &self.leaves, dy, &x, out);
+        let whole = Mat::row_major(whole.view(), outputs, width);
         for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
-            let rows = self.sums.unit_mut(*unit).chunks_exact_mut(columns.len());
-            for (row, to) in whole.chunks_exact(width).zip(rows) {
-                to.copy_from_slice(&row[columns.clone()]);
-            }
+            let to = MatMut::row_major(self.sums.unit_mut(*unit), outputs, columns.len());
+            stream.copy_matrix(whole.columns(columns.clone()), to);
         }
     }
 
     /// Has `add` add to the leaves of a unit that is kept in parts (sequence blocks): `[groups][the unit's numbers]`.
-    pub(crate) fn add_leaves(&mut self, unit: UnitId, add: impl FnOnce(&mut [f32])) {
-        let sum = self.sums.unit_mut(unit);
-        if self.groups.len() == 1 {
+    pub(crate) fn add_leaves(&mut self, unit: UnitId, add: impl FnOnce(ViewMut<'_>)) {
+        let (stream, mut sum) = (self.stream, self.sums.unit_mut(unit));
+        if self.groups == 1 {
             if self.start == Start::Zero {
-                sum.fill(0.0);
+                stream.fill(sum.reborrow(), 0.0);
             }
             return add(sum);
         }
-        let mut leaves = vec![0.0; self.groups.len() * sum.len()];
-        add(&mut leaves);
-        let mut leaves: Vec<_> = leaves.chunks_exact_mut(sum.len()).collect();
-        tree_sum(&mut leaves);
-        sum.copy_from_slice(leaves[0]);
+        let mut leaves = stream.zeros(self.groups * sum.len());
+        add(leaves.view_mut());
+        stream.tree_sum(leaves.view_mut(), sum.len());
+        stream.copy(leaves.slice(0..sum.len()), sum);
     }
 
     /// Adds the gradient `dx` (`[rows, d]`) of each row to the row of its token in a shard of the embedding, whose
@@ -100,67 +103,28 @@ impl<'a> Gradients<'a> {
     pub(crate) fn of_embedding(
         &mut self,
         unit: UnitId,
-        dx: &[f32],
+        dx: View<'_>,
         d: usize,
         first_id: usize,
-        tokens: &[u32],
+        ids: IndexView<'_>,
     ) {
-        let table = self.sums.unit_mut(unit);
+        let (stream, mut table) = (self.stream, self.sums.unit_mut(unit));
         if self.start == Start::Zero {
-            table.fill(0.0);
+            stream.fill(table.reborrow(), 0.0);
         }
-        if self.groups.len() == 1 {
-            return embed_backward(dx, d, first_id, tokens, table);
-        }
-        // Most rows belong to few groups. A group without the token would add +0, which changes no bit, since a sum
-        // that began with +0 is never -0.
-        let inside = |id: u32| (id as usize).checked_sub(first_id).filter(|row| (row + 1) * d <= table.len());
-        let mut rows: Vec<(usize, usize)> =
-            (0..tokens.len()).filter_map(|row| inside(tokens[row]).map(|of_table| (of_table, row))).collect();
-        rows.sort_unstable();
-        let group_len = tokens.len() / self.groups.len();
-        for rows in rows.chunk_by(|a, b| a.0 == b.0) {
-            let sum = tree_of_groups(rows, 0..self.groups.len(), group_len, d, dx);
-            table[rows[0].0 * d..][..d].copy_from_slice(&sum);
-        }
+        stream.embed_backward(dx, d, first_id, ids, self.groups, table);
     }
 }
 
-/// The sum of rows of `dx`, given in order: in order within a group, then in the tree over `groups`.
-fn tree_of_groups(
-    rows: &[(usize, usize)],
-    groups: Range<usize>,
-    group_len: usize,
-    d: usize,
-    dx: &[f32],
-) -> Vec<f32> {
-    if groups.len() == 1 {
-        let mut sum = vec![0.0; d];
-        rows.iter().for_each(|(_, row)| add_assign(&mut sum, &dx[row * d..][..d]));
-        return sum;
-    }
-    let middle = groups.start + groups.len() / 2;
-    let (left, right) = rows.split_at(rows.partition_point(|(_, row)| row / group_len < middle));
-    match (left, right) {
-        ([], rows) => tree_of_groups(rows, middle..groups.end, group_len, d, dx),
-        (rows, []) => tree_of_groups(rows, groups.start..middle, group_len, d, dx),
-        (left, right) => {
-            let mut sum = tree_of_groups(left, groups.start..middle, group_len, d, dx);
-            add_assign(&mut sum, &tree_of_groups(right, middle..groups.end, group_len, d, dx));
-            sum
-        }
-    }
-}
-
-fn product(start: Start, leaves: &Leaves, dy: &[f32], x: &Panels, out: &mut MatMut<'_>) {
-    let dy = Mat::row_major(dy, x.rows(), out.rows).transposed();
+/// `out = (out +) dy^T x` for `dy` of `[rows, outputs]`.
+fn product(stream: &Stream, start: Start, leaves: &Leaves, dy: Mat<'_>, x: &Panels, out: MatMut<'_>) {
     match leaves.count() {
-        1 => matmul_panels(dy, x, out, start),
-        _ => matmul_tree(dy, x, leaves, out),
+        1 => stream.matmul_panels(dy.transposed(), x, out, start),
+        _ => stream.matmul_tree(dy.transposed(), x, leaves, out),
     }
 }
 
 /// `x` as products with it take it.
-pub(crate) fn pack(x: &[f32], inputs: usize) -> Panels {
-    Panels::pack(Mat::row_major(x, x.len() / inputs, inputs))
+pub(crate) fn pack(stream: &Stream, x: View<'_>, inputs: usize) -> Panels {
+    stream.pack(Mat::row_major(x, x.len() / inputs, inputs))
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use sixfold_tensor::{RopeTable, Start};
+use sixfold_tensor::{Buffer, RopeTable, Start, Stream};
 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::embedding;
@@ -16,11 +16,13 @@ use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
 use crate::site::Part;
 use crate::tensor_group::{GroupError, TensorGroup};
-use crate::unit::{Geometry, ModelSlice, UnitBuffer};
+use crate::unit::{Geometry, ModelSlice};
+use crate::unit_buffer::DeviceUnits;
 
 /// The layers and logical shards of a model that one rank computes.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Network {
+    stream: Stream,
     geometry: Arc<Geometry>,
     slice: ModelSlice,
     /// Of families with rotary positions.
@@ -32,7 +34,7 @@ pub struct Network {
 /// What forward needs beside the parameters, for one micro-batch.
 pub struct Surroundings<'a> {
     /// The parameters of the slice.
-    pub parameters: &'a UnitBuffer,
+    pub parameters: &'a DeviceUnits,
     /// The same, packed.
     pub weights: &'a PackedWeights,
     /// What the step's random numbers follow from.
@@ -63,19 +65,24 @@ impl Tape {
 }
 
 /// What a slice hands on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Output {
     /// Activations `[rows, d]` for the next pipeline stage.
-    Activations(Vec<f32>),
+    Activations(Buffer),
     /// The loss of each row (zero where it does not count), from the slice that holds the head.
-    Losses(Vec<f32>),
+    Losses(Buffer),
 }
 
 impl Network {
-    /// The network of `slice`.
-    pub fn new(geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
-        let rope = geometry.config.rotations();
-        Self { geometry, slice, rope, recompute: Recompute::None }
+    /// The network of `slice`, computed on the device of `stream`.
+    pub fn new(stream: Stream, geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
+        let rope = geometry.config.rotations(&stream);
+        Self { stream, geometry, slice, rope, recompute: Recompute::None }
+    }
+
+    /// Where its operations are enqueued.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// Sizes and shards of the whole model.
@@ -89,19 +96,22 @@ impl Network {
     }
 
     /// Takes a micro-batch through the slice. `received` is the previous pipeline stage's output;
-    /// the slice that holds the embedding ignores it. The batch has been validated.
+    /// the slice that holds the embedding has none. The batch has been validated.
     ///
     /// # Errors
     /// [`GroupError`] if the tensor-parallel group fails.
+    ///
+    /// # Panics
+    /// If a slice without the embedding receives nothing.
     pub fn forward(
         &self,
         around: &mut Surroundings<'_>,
         batch: MicroBatch,
-        received: Vec<f32>,
+        received: Option<Buffer>,
     ) -> Result<(Output, Tape), GroupError> {
         let mut pass = self.pass(around, &batch);
         pass.enter(false, Part::Embedding);
-        let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { received };
+        let mut x = if self.slice.input { embedding::forward(&mut pass)? } else { activations(received) };
         let mut layers = Vec::with_capacity(self.slice.layers.len());
         for layer in self.slice.layers.clone() {
             let (after, tape) = layer::forward(&mut pass, layer, x)?;
@@ -126,25 +136,25 @@ impl Network {
     /// [`GroupError`] if the tensor-parallel group fails.
     ///
     /// # Panics
-    /// If a micro-batch of several groups is to continue sums.
+    /// If a micro-batch of several groups is to continue sums, or a slice without the head receives nothing.
     ///
     /// [`gradient_index`]: crate::gradient::gradient_index
     pub fn backward(
         &self,
         around: &mut Surroundings<'_>,
         tape: Tape,
-        received: Vec<f32>,
+        received: Option<Buffer>,
         scale: f32,
-        sums: &mut UnitBuffer,
+        sums: &mut DeviceUnits,
         start: Start,
-    ) -> Result<Option<Vec<f32>>, GroupError> {
+    ) -> Result<Option<Buffer>, GroupError> {
         let Tape { batch, layers, head } = tape;
-        let gradients = &mut Gradients::new(sums, start, &batch);
+        let gradients = &mut Gradients::new(&self.stream, sums, start, &batch);
         let mut pass = self.pass(around, &batch);
         pass.enter(true, Part::Head);
         let mut dx = match head {
             Some(head) => head::backward(&mut pass, head, scale, gradients)?,
-            None => received,
+            None => activations(received),
         };
         for (layer, tape) in self.slice.layers.clone().zip(layers).rev() {
             dx = layer::backward(&mut pass, layer, tape, dx, gradients)?;
@@ -157,7 +167,9 @@ impl Network {
     }
 
     fn pass<'a>(&'a self, around: &'a mut Surroundings<'_>, batch: &'a MicroBatch) -> Pass<'a> {
+        let stream = &self.stream;
         Pass {
+            stream,
             geometry: &self.geometry,
             slice: &self.slice,
             rope: self.rope.as_ref(),
@@ -165,10 +177,19 @@ impl Network {
             parameters: around.parameters,
             weights: around.weights,
             batch,
-            positions: batch.positions(),
+            tokens: stream.upload_indices(&batch.tokens),
+            targets: stream.upload_indices(&batch.targets),
+            positions: stream.upload_indices(&batch.positions()),
             seed: around.seed,
             group: &mut *around.group,
             work: around.work,
         }
+    }
+}
+
+fn activations(received: Option<Buffer>) -> Buffer {
+    match received {
+        Some(activations) => activations,
+        None => panic!("a slice in the middle of a model received nothing"),
     }
 }

@@ -2,9 +2,7 @@
 //!
 //! Shapes: `x`, `h` are `[rows, d]`.
 
-use sixfold_tensor::{
-    LayerNormSaved, Segment, add_assign, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
-};
+use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View};
 
 use crate::linear::Gradients;
 use crate::pass::Pass;
@@ -13,29 +11,30 @@ use crate::unit::UnitId;
 /// A norm's parameters, `[d]` each.
 #[derive(Clone, Copy)]
 pub(crate) struct Norm<'a> {
-    pub(crate) weight: &'a [f32],
+    pub(crate) weight: View<'a>,
     /// A LayerNorm has one, an RMSNorm has none.
-    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) bias: Option<View<'a>>,
 }
 
 /// A norm's output, and what it found out about each row.
 pub(crate) struct Rows {
-    pub(crate) h: Vec<f32>,
+    pub(crate) h: Buffer,
     /// Empty for an RMSNorm.
-    mean: Vec<f32>,
-    rstd: Vec<f32>,
+    mean: Buffer,
+    rstd: Buffer,
 }
 
 impl Norm<'_> {
     /// The normed rows of `x`.
-    pub(crate) fn forward(&self, x: &[f32], eps: f32) -> Rows {
-        let (mut h, mut rstd) = (vec![0.0; x.len()], vec![0.0; x.len() / self.weight.len()]);
-        let mut mean = Vec::new();
+    pub(crate) fn forward(&self, stream: &Stream, x: View<'_>, eps: f32) -> Rows {
+        let rows = x.len() / self.weight.len();
+        let (mut h, mut rstd) = (stream.uninit(x.len()), stream.uninit(rows));
+        let mut mean = stream.uninit(if self.bias.is_some() { rows } else { 0 });
         match self.bias {
-            None => rms_norm(x, self.weight, eps, &mut h, &mut rstd),
+            None => stream.rms_norm(x, self.weight, eps, h.view_mut(), rstd.view_mut()),
             Some(bias) => {
-                mean.resize(rstd.len(), 0.0);
-                layer_norm(x, self.weight, bias, eps, &mut h, &mut mean, &mut rstd);
+                let found = [mean.view_mut(), rstd.view_mut()];
+                stream.layer_norm(x, [self.weight, bias], eps, h.view_mut(), found);
             }
         }
         Rows { h, mean, rstd }
@@ -44,13 +43,14 @@ impl Norm<'_> {
 
 /// A norm's input, and what it made of it.
 pub(crate) struct Normed {
-    pub(crate) x: Vec<f32>,
+    pub(crate) x: Buffer,
     pub(crate) rows: Rows,
 }
 
 impl Normed {
-    pub(crate) fn forward(pass: &Pass<'_>, norm: UnitId, x: Vec<f32>) -> Self {
-        let rows = parameters(pass, norm).forward(&x, pass.geometry.config.rms_norm_eps);
+    pub(crate) fn forward(pass: &Pass<'_>, norm: UnitId, x: Buffer) -> Self {
+        let eps = pass.geometry.config.rms_norm_eps;
+        let rows = parameters(pass, norm).forward(pass.stream, x.view(), eps);
         Self { x, rows }
     }
 
@@ -60,48 +60,27 @@ impl Normed {
         &self,
         pass: &Pass<'_>,
         norm: UnitId,
-        dh: &[f32],
+        dh: View<'_>,
         gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
-        let weight = pass.parameters.unit(norm);
-        let (mut dx, segments) = (vec![0.0; dh.len()], pass.segments());
-        if let Some(bias) = bias_of(pass, norm) {
-            let [dw, d_bias] = self.layer_norm_leaves(pass, weight, dh, &segments, &mut dx);
-            gradients.add_leaves(norm, |leaves| add_assign(leaves, &dw));
-            gradients.add_leaves(bias, |leaves| add_assign(leaves, &d_bias));
-        } else {
+    ) -> Buffer {
+        let (stream, w) = (pass.stream, pass.parameters.unit(norm));
+        let (x, rstd) = (self.x.view(), self.rows.rstd.view());
+        let (mut dx, segments) = (stream.uninit(dh.len()), pass.segments());
+        let Some(bias) = bias_of(pass, norm) else {
             gradients.add_leaves(norm, |leaves| {
-                rms_norm_backward(dh, &self.x, weight, &self.rows.rstd, &segments, &mut dx, leaves);
+                let saved = RmsNormSaved { x, w, rstd };
+                stream.rms_norm_backward(dh, saved, &segments, dx.view_mut(), leaves);
             });
+            return dx;
+        };
+        let mut sums = [(); 2].map(|()| stream.zeros(pass.leaves() * w.len()));
+        let saved = LayerNormSaved { x, w, mean: self.rows.mean.view(), rstd };
+        let [dw, d_bias] = sums.each_mut().map(Buffer::view_mut);
+        stream.layer_norm_backward(dh, saved, &segments, dx.view_mut(), [dw, d_bias]);
+        for (unit, sums) in [norm, bias].into_iter().zip(&sums) {
+            gradients.add_leaves(unit, |to| stream.add_assign(to, sums.view()));
         }
         dx
-    }
-
-    /// Writes the gradient of a LayerNorm's input, and returns those of weight and bias: `[leaves][d]` each.
-    fn layer_norm_leaves(
-        &self,
-        pass: &Pass<'_>,
-        weight: &[f32],
-        dh: &[f32],
-        segments: &[Segment],
-        dx: &mut [f32],
-    ) -> [Vec<f32>; 2] {
-        let d = weight.len();
-        let [mut dw, mut d_bias] = [(); 2].map(|()| vec![0.0; pass.leaves() * d]);
-        let mut first = 0;
-        for &Segment { end, leaf } in segments {
-            let (elements, of_leaf) = (first * d..end * d, leaf * d..(leaf + 1) * d);
-            let saved = LayerNormSaved {
-                x: &self.x[elements.clone()],
-                w: weight,
-                mean: &self.rows.mean[first..end],
-                rstd: &self.rows.rstd[first..end],
-            };
-            let (dw, d_bias) = (&mut dw[of_leaf.clone()], &mut d_bias[of_leaf]);
-            layer_norm_backward(&dh[elements.clone()], &saved, &mut dx[elements], dw, d_bias);
-            first = end;
-        }
-        [dw, d_bias]
     }
 }
 

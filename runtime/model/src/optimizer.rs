@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sixfold_tensor::math::cos;
-use sixfold_tensor::{AdamW, adamw_step, sum_of_squares_blocks, tree_sum_scalars};
+use sixfold_tensor::{AdamW, NORM_BLOCK, Stream, View, tree_sum_scalars};
 
 use crate::gradient::{of_parameter, of_unit};
 use crate::tensor_group::sum_shards;
-use crate::unit::{Geometry, ModelSlice, Place, UnitBuffer, UnitId, UnitIndex};
+use crate::unit::{Geometry, ModelSlice, Place, UnitId, UnitIndex};
+use crate::unit_buffer::DeviceUnits;
 
 /// AdamW (Loshchilov and Hutter, 2019), its learning rate and clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,9 +88,17 @@ pub struct SquareSums {
 impl SquareSums {
     /// The table with the units of `slice` filled in, from finished gradients. `whole` says whether this rank counts what
     /// every rank of a tensor-parallel group holds: norms, and biases after a sum over shards.
-    pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, whole: bool) -> Self {
-        let blocks = |unit| sum_of_squares_blocks(of_parameter(geometry, gradients, unit));
-        Self::of_blocks(geometry, slice, whole, blocks)
+    pub fn of_slice(
+        stream: &Stream,
+        geometry: &Geometry,
+        slice: &ModelSlice,
+        gradients: &DeviceUnits,
+        whole: bool,
+    ) -> Self {
+        let units = slice.units(geometry);
+        let of_units = units.iter().map(|unit| of_parameter(geometry, gradients, *unit));
+        let blocks: BTreeMap<_, _> = units.iter().zip(square_sums(stream, of_units)).collect();
+        Self::of_blocks(geometry, slice, whole, |unit| blocks.get(&unit).cloned().unwrap_or_default())
     }
 
     /// As [`Self::of_slice`], from the square sums of the [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each unit.
@@ -139,33 +148,48 @@ impl SquareSums {
     }
 }
 
+/// The sums of squares of the [`NORM_BLOCK`]s of each of `parts`: enqueued one after another, and then waited for.
+pub fn square_sums<'a>(stream: &Stream, parts: impl Iterator<Item = View<'a>> + Clone) -> Vec<Vec<f32>> {
+    let blocks = |part: View<'_>| part.len().div_ceil(NORM_BLOCK);
+    let mut sums = stream.uninit(parts.clone().map(blocks).sum());
+    let mut rest = sums.view_mut();
+    for part in parts.clone() {
+        let (of_part, after) = rest.split_at(blocks(part));
+        stream.sum_of_squares_blocks(part, of_part);
+        rest = after;
+    }
+    let mut sums = stream.to_vec(sums.view()).into_iter();
+    parts.map(|part| sums.by_ref().take(blocks(part)).collect()).collect()
+}
+
 /// The sum of one tensor's units in the tree over logical shards.
 fn sum_tensor(geometry: &Geometry, units: &[UnitId], values: &[f32]) -> f32 {
     let find = |shard: usize| units.iter().position(|unit| unit.shard as usize == shard);
-    let mut leaf = |shard| Ok::<_, std::convert::Infallible>(find(shard).map(|at| vec![values[at]]));
-    let Ok(sum) = sum_shards(0..geometry.sharding.logical(), &mut leaf);
-    sum.map_or(0.0, |sum| sum[0])
+    let mut leaf = |shard| find(shard).map(|at| values[at]);
+    sum_shards(0..geometry.sharding.logical(), &mut leaf, &|left, right| *left += right).unwrap_or(0.0)
 }
 
 /// AdamW and its state for the units of one slice, or for a part of each of some of them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Optimizer {
+    stream: Stream,
     /// Its options.
     pub options: OptimizerOptions,
     /// Running means of the gradients.
-    pub first_moment: UnitBuffer,
+    pub first_moment: DeviceUnits,
     /// Running means of the squared gradients.
-    pub second_moment: UnitBuffer,
+    pub second_moment: DeviceUnits,
     /// Which numbers of each unit the moments belong to.
     parts: BTreeMap<UnitId, Range<usize>>,
 }
 
 impl Optimizer {
     /// The optimizer before the first step.
-    pub fn new(options: OptimizerOptions, parameters: &UnitBuffer) -> Self {
-        let zeros = || UnitBuffer::zeros(parameters.index().clone());
+    pub fn new(stream: Stream, options: OptimizerOptions, parameters: &DeviceUnits) -> Self {
+        let zeros = || DeviceUnits::zeros(&stream, parameters.index().clone());
         let parts = parameters.index().iter().map(|(unit, range)| (unit, 0..range.len())).collect();
-        Self { options, first_moment: zeros(), second_moment: zeros(), parts }
+        let [first_moment, second_moment] = [zeros(), zeros()];
+        Self { stream, options, first_moment, second_moment, parts }
     }
 
     /// Which numbers of each unit it has moments of, and updates.
@@ -177,11 +201,11 @@ impl Optimizer {
     pub fn keep(&mut self, parts: BTreeMap<UnitId, Range<usize>>) {
         let index = Arc::new(UnitIndex::new(parts.iter().map(|(unit, part)| (*unit, part.len()))));
         for moment in [&mut self.first_moment, &mut self.second_moment] {
-            let mut kept = UnitBuffer::zeros(index.clone());
+            let mut kept = DeviceUnits::zeros(&self.stream, index.clone());
             for (unit, part) in &parts {
                 let before = self.parts.get(unit).map_or(0, |held| held.start);
-                let held = &moment.unit(*unit)[part.start - before..part.end - before];
-                kept.unit_mut(*unit).copy_from_slice(held);
+                let held = moment.unit(*unit).slice(part.start - before..part.end - before);
+                self.stream.copy(held, kept.unit_mut(*unit));
             }
             *moment = kept;
         }
@@ -190,7 +214,13 @@ impl Optimizer {
 
     /// Changes its part of `parameters` by the finished gradients of `step` (counted from 0), whose global norm
     /// over the whole model is `norm`. Returns the learning rate.
-    pub fn step(&mut self, parameters: &mut UnitBuffer, gradients: &UnitBuffer, step: u64, norm: f32) -> f32 {
+    pub fn step(
+        &mut self,
+        parameters: &mut DeviceUnits,
+        gradients: &DeviceUnits,
+        step: u64,
+        norm: f32,
+    ) -> f32 {
         let learning_rate = self.options.learning_rate_at(step);
         let gradient_scale = self.options.clip_scale(norm);
         for (unit, part) in &self.parts {
@@ -198,11 +228,11 @@ impl Optimizer {
             let OptimizerOptions { beta1, beta2, epsilon: eps, .. } = self.options;
             let adamw =
                 AdamW { learning_rate, beta1, beta2, eps, weight_decay, step: step + 1, gradient_scale };
-            adamw_step(
-                &mut parameters.unit_mut(*unit)[part.clone()],
+            self.stream.adamw_step(
+                parameters.unit_mut(*unit).slice(part.clone()),
                 self.first_moment.unit_mut(*unit),
                 self.second_moment.unit_mut(*unit),
-                &of_unit(gradients, *unit)[part.clone()],
+                of_unit(gradients, *unit).slice(part.clone()),
                 &adamw,
             );
         }

@@ -9,16 +9,17 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{Leaves, Mat, MatMut, Panels, Start, matmul_panels, matmul_tree};
+use sixfold_tensor::{Buffer, Leaves, Mat, MatMut, Panels, Start, Stream, View};
 
 use crate::head::table;
-use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId};
+use crate::unit_buffer::DeviceUnits;
 
 /// Queries, keys and values, side by side.
 pub(crate) const QUERY_KEY_VALUE: [Tensor; 3] = [Tensor::Query, Tensor::Key, Tensor::Value];
 
 /// The weights of a slice, packed for forward and backward.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PackedWeights {
     first_layer: usize,
     layers: Vec<PackedLayer>,
@@ -27,7 +28,7 @@ pub struct PackedWeights {
 }
 
 /// The projections of one layer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct PackedLayer {
     pub(crate) query_key_value: Packed,
     pub(crate) attention_output: Packed,
@@ -37,7 +38,7 @@ pub(crate) struct PackedLayer {
 }
 
 /// A weight as the right operand of both its products.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct Packed {
     /// `[inputs][outputs]`
     forward: Panels,
@@ -49,28 +50,33 @@ pub(crate) struct Packed {
 
 impl PackedWeights {
     /// The weights of `slice` among `parameters`.
-    pub fn new(geometry: &Geometry, slice: &ModelSlice, parameters: &UnitBuffer) -> Self {
-        let layers = slice.layers.clone().map(|layer| PackedLayer::new(geometry, slice, layer));
+    pub fn new(stream: &Stream, geometry: &Geometry, slice: &ModelSlice, parameters: &DeviceUnits) -> Self {
+        let layers = slice.layers.clone().map(|layer| PackedLayer::new(stream, geometry, slice, layer));
         let head = if slice.output { slice.shards.len() } else { 0 };
         let mut this = Self {
             first_layer: slice.layers.start,
             layers: layers.collect(),
-            head: vec![Packed::default(); head],
+            head: (0..head).map(|_| Packed::new(stream, Leaves::default())).collect(),
         };
-        this.pack(geometry, slice, parameters);
+        this.pack(stream, geometry, slice, parameters);
         this
     }
 
     /// Packs changed parameters into the memory of the former ones.
-    pub fn pack(&mut self, geometry: &Geometry, slice: &ModelSlice, parameters: &UnitBuffer) {
-        let mut whole = Vec::new();
+    pub fn pack(
+        &mut self,
+        stream: &Stream,
+        geometry: &Geometry,
+        slice: &ModelSlice,
+        parameters: &DeviceUnits,
+    ) {
         for (layer, packed) in slice.layers.clone().zip(&mut self.layers) {
-            packed.pack(geometry, slice, layer, parameters, &mut whole);
+            packed.pack(stream, geometry, slice, layer, parameters);
         }
         for (shard, packed) in slice.shards.clone().zip(&mut self.head) {
-            let unit = parameters.get(table(geometry, shard)).unwrap_or_default();
+            let Some(unit) = parameters.get(table(geometry, shard)) else { continue };
             let d = geometry.config.hidden_size;
-            packed.pack(unit, unit.len() / d, d);
+            packed.pack(stream, unit, unit.len() / d, d);
         }
     }
 
@@ -80,10 +86,9 @@ impl PackedWeights {
 }
 
 impl PackedLayer {
-    fn new(geometry: &Geometry, slice: &ModelSlice, layer: usize) -> Self {
+    fn new(stream: &Stream, geometry: &Geometry, slice: &ModelSlice, layer: usize) -> Self {
         let packed = |tensors: &[Tensor]| {
-            let leaves = Leaves::new(shard_ranges(geometry, slice, layer, tensors));
-            Packed { leaves, ..Packed::default() }
+            Packed::new(stream, Leaves::new(shard_ranges(geometry, slice, layer, tensors)))
         };
         Self {
             query_key_value: packed(&QUERY_KEY_VALUE),
@@ -95,34 +100,33 @@ impl PackedLayer {
 
     fn pack(
         &mut self,
+        stream: &Stream,
         geometry: &Geometry,
         slice: &ModelSlice,
         layer: usize,
-        parameters: &UnitBuffer,
-        whole: &mut Vec<f32>,
+        parameters: &DeviceUnits,
     ) {
         let d = geometry.config.hidden_size;
         let place = Place::Layer(layer as u32);
-        let run = |tensors| &parameters.values()[parameters.index().run(place, tensors, &slice.shards)];
+        let run = |tensors| parameters.slice(parameters.index().run(place, tensors, &slice.shards));
         let inner = geometry.config.family.feed_forward_inputs();
         for (tensors, packed) in [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (inner, &mut self.inner)]
         {
             let weight = run(tensors);
-            packed.pack(weight, weight.len() / d, d);
+            packed.pack(stream, weight, weight.len() / d, d);
         }
         for (tensor, packed) in
             [(Tensor::AttentionOutput, &mut self.attention_output), (Tensor::Down, &mut self.down)]
         {
             let ranges = shard_ranges(geometry, slice, layer, &[tensor]);
             let width = ranges.iter().flatten().map(|range| range.len()).sum();
-            whole.resize(d * width, 0.0);
+            let mut whole = stream.uninit(d * width);
             for (shard, columns) in slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0])) {
                 let Some(unit) = parameters.get(UnitId::of_layer(layer, tensor, shard)) else { continue };
-                for (row, from) in whole.chunks_exact_mut(width).zip(unit.chunks_exact(columns.len())) {
-                    row[columns.clone()].copy_from_slice(from);
-                }
+                let to = MatMut::row_major(whole.view_mut(), d, width).columns(columns.clone());
+                stream.copy_matrix(Mat::row_major(unit, d, columns.len()), to);
             }
-            packed.pack(whole, d, width);
+            packed.pack(stream, whole.view(), d, width);
         }
     }
 }
@@ -150,11 +154,16 @@ pub(crate) fn shard_ranges(
 }
 
 impl Packed {
+    /// No weight yet.
+    fn new(stream: &Stream, leaves: Leaves) -> Self {
+        Self { forward: stream.no_panels(), backward: stream.no_panels(), leaves }
+    }
+
     /// A weight of `[outputs, inputs]`.
-    fn pack(&mut self, weight: &[f32], outputs: usize, inputs: usize) {
+    fn pack(&mut self, stream: &Stream, weight: View<'_>, outputs: usize, inputs: usize) {
         let weight = Mat::row_major(weight, outputs, inputs);
-        self.forward.pack_from(weight.transposed());
-        self.backward.pack_from(weight);
+        stream.pack_into(weight.transposed(), &mut self.forward);
+        stream.pack_into(weight, &mut self.backward);
     }
 
     pub(crate) fn inputs(&self) -> usize {
@@ -171,36 +180,36 @@ impl Packed {
     }
 
     /// `y = x W^T` for a weight whose outputs are cut.
-    pub(crate) fn forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        product(x, rows, &self.forward)
+    pub(crate) fn forward(&self, stream: &Stream, x: View<'_>, rows: usize) -> Buffer {
+        product(stream, x, rows, &self.forward)
     }
 
     /// `dx = dy W`, the sum over the rank's shards, for a weight whose outputs are cut.
-    pub(crate) fn backward_tree(&self, dy: &[f32], rows: usize) -> Vec<f32> {
-        tree(dy, rows, &self.backward, &self.leaves)
+    pub(crate) fn backward_tree(&self, stream: &Stream, dy: View<'_>, rows: usize) -> Buffer {
+        tree(stream, dy, rows, &self.backward, &self.leaves)
     }
 
     /// `y = x W^T`, the sum over the rank's shards, for a weight whose inputs are cut.
-    pub(crate) fn forward_tree(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        tree(x, rows, &self.forward, &self.leaves)
+    pub(crate) fn forward_tree(&self, stream: &Stream, x: View<'_>, rows: usize) -> Buffer {
+        tree(stream, x, rows, &self.forward, &self.leaves)
     }
 
     /// `dx = dy W` for a weight whose inputs are cut.
-    pub(crate) fn backward(&self, dy: &[f32], rows: usize) -> Vec<f32> {
-        product(dy, rows, &self.backward)
+    pub(crate) fn backward(&self, stream: &Stream, dy: View<'_>, rows: usize) -> Buffer {
+        product(stream, dy, rows, &self.backward)
     }
 }
 
-fn product(x: &[f32], rows: usize, weight: &Panels) -> Vec<f32> {
-    let mut y = vec![0.0; rows * weight.cols()];
-    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
-    matmul_panels(Mat::row_major(x, rows, weight.rows()), weight, &mut out, Start::Zero);
+fn product(stream: &Stream, x: View<'_>, rows: usize, weight: &Panels) -> Buffer {
+    let mut y = stream.uninit(rows * weight.cols());
+    let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
+    stream.matmul_panels(Mat::row_major(x, rows, weight.rows()), weight, out, Start::Zero);
     y
 }
 
-fn tree(x: &[f32], rows: usize, weight: &Panels, leaves: &Leaves) -> Vec<f32> {
-    let mut y = vec![0.0; rows * weight.cols()];
-    let mut out = MatMut::row_major(&mut y, rows, weight.cols());
-    matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, &mut out);
+fn tree(stream: &Stream, x: View<'_>, rows: usize, weight: &Panels, leaves: &Leaves) -> Buffer {
+    let mut y = stream.uninit(rows * weight.cols());
+    let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
+    stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out);
     y
 }

@@ -1,7 +1,7 @@
 //! What every layer needs while a micro-batch goes through: [`Pass`], and the [`Work`] it counts.
 
 use serde::{Deserialize, Serialize};
-use sixfold_tensor::{Counter, Purpose, RopeTable, Segment, dropout};
+use sixfold_tensor::{Buffer, Counter, IndexBuffer, Purpose, RopeTable, Segment, Stream, ViewMut};
 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::layer::Recompute;
@@ -9,7 +9,8 @@ use crate::packed::PackedWeights;
 use crate::sharding::even_part;
 use crate::site::{Part, Site};
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
-use crate::unit::{Geometry, ModelSlice, UnitBuffer};
+use crate::unit::{Geometry, ModelSlice};
+use crate::unit_buffer::DeviceUnits;
 
 /// Floating-point operations that a rank has really done, counted at the calls of the kernels.
 /// Norms, activations and look-ups are not matrix work and are not counted.
@@ -34,16 +35,21 @@ impl Work {
 
 /// One micro-batch on its way through a slice of the model.
 pub(crate) struct Pass<'a> {
+    pub(crate) stream: &'a Stream,
     pub(crate) geometry: &'a Geometry,
     pub(crate) slice: &'a ModelSlice,
     /// Of families with rotary positions.
     pub(crate) rope: Option<&'a RopeTable>,
     pub(crate) recompute: Recompute,
-    pub(crate) parameters: &'a UnitBuffer,
+    pub(crate) parameters: &'a DeviceUnits,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
+    /// The batch's tokens.
+    pub(crate) tokens: IndexBuffer,
+    /// The batch's targets.
+    pub(crate) targets: IndexBuffer,
     /// The position of each row in its document.
-    pub(crate) positions: Vec<u32>,
+    pub(crate) positions: IndexBuffer,
     pub(crate) seed: StepSeed,
     pub(crate) group: &'a mut dyn TensorGroup,
     pub(crate) work: &'a mut Work,
@@ -75,22 +81,28 @@ impl Pass<'_> {
     pub(crate) fn sum(
         &mut self,
         len: usize,
-        mut leaf: impl FnMut(&mut Self, usize) -> Option<Vec<f32>>,
-    ) -> Result<Vec<f32>, GroupError> {
-        let own = sum_shards(self.slice.shards.clone(), &mut |shard| Ok(leaf(self, shard)))?;
-        let mut partial = own.unwrap_or_else(|| vec![NOTHING; len]);
-        self.group.sum(&mut partial)?;
+        mut leaf: impl FnMut(&mut Self, usize) -> Option<Buffer>,
+    ) -> Result<Buffer, GroupError> {
+        let stream = self.stream;
+        let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
+        let own = sum_shards(self.slice.shards.clone(), &mut |shard| leaf(self, shard), &add);
+        let mut partial = own.unwrap_or_else(|| stream.filled(len, NOTHING));
+        self.group.sum(stream, partial.view_mut())?;
         Ok(partial)
     }
 
     /// Sets elements of `x` (`[rows, d]`) to zero at random and scales the others up. Calling it
     /// on a gradient with the same arguments is the backward pass.
-    pub(crate) fn dropout(&self, x: &mut [f32], layer: usize, purpose: Purpose) {
+    pub(crate) fn dropout(&self, mut x: ViewMut<'_>, layer: usize, purpose: Purpose) {
+        if self.seed.dropout == 0.0 {
+            return;
+        }
         let per_sequence = self.batch.length * self.width();
-        for (sequence, elements) in x.chunks_exact_mut(per_sequence).enumerate() {
+        for sequence in 0..self.batch.sequences() {
             let sample = self.batch.first_sample + sequence as u64;
             let random = Counter::new(self.seed.seed, self.seed.step, sample, layer as u32, purpose);
-            dropout(elements, &random, 0, self.seed.dropout);
+            let elements = x.reborrow().slice(sequence * per_sequence..(sequence + 1) * per_sequence);
+            self.stream.dropout(elements, &random, 0, self.seed.dropout);
         }
     }
 

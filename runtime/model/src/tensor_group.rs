@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::ops::Range;
 
-use sixfold_tensor::add_assign;
+use sixfold_tensor::{Stream, ViewMut};
 
 use crate::site::Site;
 
@@ -21,19 +21,19 @@ pub const NOTHING: f32 = -0.0;
 pub struct GroupError(#[source] pub Box<dyn Error + Send + Sync>);
 
 /// The ranks that own the logical shards of the same layers. Every rank calls the same methods
-/// with the same lengths in the same order.
+/// with the same lengths in the same order. The numbers lie on the device of `stream`.
 pub trait TensorGroup {
     /// Replaces each rank's partial sum by the sum over the group, in the tree's order.
     ///
     /// # Errors
     /// [`GroupError`] if a peer is gone or disagrees about the length.
-    fn sum(&mut self, partial: &mut [f32]) -> Result<(), GroupError>;
+    fn sum(&mut self, stream: &Stream, partial: ViewMut<'_>) -> Result<(), GroupError>;
 
     /// Replaces each rank's values by the largest of the group.
     ///
     /// # Errors
     /// As [`Self::sum`].
-    fn max(&mut self, values: &mut [f32]) -> Result<(), GroupError>;
+    fn max(&mut self, stream: &Stream, values: ViewMut<'_>) -> Result<(), GroupError>;
 
     /// Says what the sums that follow are a part of, so that a group can tell where a number went wrong.
     fn enter(&mut self, _site: Site) {}
@@ -44,11 +44,11 @@ pub trait TensorGroup {
 pub struct Alone;
 
 impl TensorGroup for Alone {
-    fn sum(&mut self, _partial: &mut [f32]) -> Result<(), GroupError> {
+    fn sum(&mut self, _stream: &Stream, _partial: ViewMut<'_>) -> Result<(), GroupError> {
         Ok(())
     }
 
-    fn max(&mut self, _values: &mut [f32]) -> Result<(), GroupError> {
+    fn max(&mut self, _stream: &Stream, _values: ViewMut<'_>) -> Result<(), GroupError> {
         Ok(())
     }
 }
@@ -57,37 +57,35 @@ impl TensorGroup for Alone {
 ///
 /// `shards` is a power of two long. A leaf is computed only when its turn comes, so that at most
 /// `log2(shards) + 1` of them exist at a time.
-pub fn sum_shards<E>(
+pub fn sum_shards<T>(
     shards: Range<usize>,
-    leaf: &mut impl FnMut(usize) -> Result<Option<Vec<f32>>, E>,
-) -> Result<Option<Vec<f32>>, E> {
+    leaf: &mut impl FnMut(usize) -> Option<T>,
+    add: &impl Fn(&mut T, T),
+) -> Option<T> {
     if shards.is_empty() {
-        return Ok(None);
+        return None;
     }
     if shards.len() == 1 {
         return leaf(shards.start);
     }
     let middle = shards.start + shards.len() / 2;
-    let left = sum_shards(shards.start..middle, leaf)?;
-    let right = sum_shards(middle..shards.end, leaf)?;
-    Ok(match (left, right) {
+    let left = sum_shards(shards.start..middle, leaf, add);
+    let right = sum_shards(middle..shards.end, leaf, add);
+    match (left, right) {
         (Some(mut left), Some(right)) => {
-            add_assign(&mut left, &right);
+            add(&mut left, right);
             Some(left)
         }
         (left, right) => left.or(right),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use super::*;
 
     fn sum(leaves: &[Option<f32>]) -> Option<f32> {
-        let mut leaf = |index: usize| Ok::<_, Infallible>(leaves[index].map(|value| vec![value]));
-        sum_shards(0..leaves.len(), &mut leaf).unwrap().map(|sum| sum[0])
+        sum_shards(0..leaves.len(), &mut |index| leaves[index], &|left, right| *left += right)
     }
 
     #[test]

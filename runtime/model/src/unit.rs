@@ -1,14 +1,13 @@
 //! Units: the pieces that parameters, gradients and moments are held in.
 //!
 //! A unit is (tensor, layer, logical shard). A rank owns a set of units ([`ModelSlice`]); a
-//! checkpoint is a set of units; so any plan reads what any other wrote. [`UnitBuffer`] holds one
-//! vector of numbers for a set of units in one piece, in canonical order.
+//! checkpoint is a set of units; so any plan reads what any other wrote. [`UnitIndex`] says where
+//! each lies where the numbers of a set of units are one piece, in canonical order.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::family::Family;
@@ -460,74 +459,6 @@ impl UnitIndex {
     /// Whether there are no numbers at all.
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-}
-
-/// One number for each element of each unit of a set: parameters, gradients, or a moment.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UnitBuffer {
-    index: Arc<UnitIndex>,
-    values: Vec<f32>,
-}
-
-impl UnitBuffer {
-    /// All zeros.
-    pub fn zeros(index: Arc<UnitIndex>) -> Self {
-        let values = vec![0.0; index.len()];
-        Self { index, values }
-    }
-
-    /// Where each unit lies.
-    pub fn index(&self) -> &Arc<UnitIndex> {
-        &self.index
-    }
-
-    /// The numbers of all units, one unit after another.
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-
-    /// As [`Self::values`], to change.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
-    }
-
-    /// The numbers of two units, to change, if both are in the index.
-    pub(crate) fn two_mut(&mut self, first: UnitId, second: UnitId) -> Option<[&mut [f32]; 2]> {
-        let ranges = [self.index.range(first)?, self.index.range(second)?];
-        self.values.get_disjoint_mut(ranges).ok()
-    }
-
-    /// The numbers of one unit.
-    ///
-    /// # Panics
-    /// If the unit is not in the index: a rank computes only with the units that it owns.
-    pub fn unit(&self, unit: UnitId) -> &[f32] {
-        match self.get(unit) {
-            Some(values) => values,
-            None => panic!("{unit} is not held here"),
-        }
-    }
-
-    /// The numbers of one unit, if the unit is held here.
-    pub fn get(&self, unit: UnitId) -> Option<&[f32]> {
-        self.index.range(unit).map(|range| &self.values[range])
-    }
-
-    /// As [`Self::unit`], to change.
-    ///
-    /// # Panics
-    /// If the unit is not in the index.
-    pub fn unit_mut(&mut self, unit: UnitId) -> &mut [f32] {
-        match self.index.range(unit) {
-            Some(range) => &mut self.values[range],
-            None => panic!("{unit} is not held here"),
-        }
-    }
-
-    /// Units and their numbers in canonical order.
-    pub fn iter(&self) -> impl Iterator<Item = (UnitId, &[f32])> + '_ {
-        self.index.iter().map(|(unit, range)| (unit, &self.values[range]))
     }
 }
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use sixfold_model::{
-    Alone, Chunk, DecodeError, Decoder, Family, Geometry, KvSequence, MicroBatch, ModelConfig, ModelSlice,
-    Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings, UnitBuffer, Wanted,
-    Work, initialize, sample,
+    Alone, Chunk, DecodeError, Decoder, DeviceUnits, Family, Geometry, KvSequence, MicroBatch, ModelConfig,
+    ModelSlice, Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings,
+    UnitBuffer, Wanted, Work, initialize, sample,
 };
-use sixfold_tensor::IGNORED_TARGET;
+use sixfold_tensor::{Device, IGNORED_TARGET};
 
 const TOKENS: usize = 150;
 
@@ -54,7 +54,7 @@ fn tokens(salt: usize, count: usize) -> Vec<u32> {
 }
 
 fn decoder(geometry: &Geometry) -> Decoder {
-    Decoder::new(geometry.clone(), &parameters(geometry))
+    Decoder::new(Device::poisoned_cpu().stream(), geometry.clone(), &parameters(geometry))
 }
 
 fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<Vec<f32>> {
@@ -64,17 +64,18 @@ fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<V
 
 /// The loss of each row in training.
 fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
-    let parameters = parameters(geometry);
+    let stream = &Device::poisoned_cpu().stream();
+    let parameters = DeviceUnits::upload(stream, &parameters(geometry));
     let slice = ModelSlice::whole(geometry);
-    let weights = &PackedWeights::new(geometry, &slice, &parameters);
-    let network = Network::new(Arc::new(geometry.clone()), slice);
+    let weights = &PackedWeights::new(stream, geometry, &slice, &parameters);
+    let network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice);
     let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
     let (parameters, work) = (&parameters, &mut Work::default());
     let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
-    let (Output::Losses(losses), _) = network.forward(&mut around, batch, Vec::new()).unwrap() else {
+    let (Output::Losses(losses), _) = network.forward(&mut around, batch, None).unwrap() else {
         panic!("the whole model ends with losses")
     };
-    losses
+    stream.to_vec(losses.view())
 }
 
 fn assert_training_agrees(geometry: &Geometry) {

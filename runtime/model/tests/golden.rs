@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use sixfold_model::{
-    Alone, Chunk, Decoder, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
-    OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitBuffer, UnitIndex,
-    Wanted, Work, finish_gradients, gradient_index, gradient_of, read_parameters, write_parameters,
+    Alone, Chunk, Decoder, DeviceUnits, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
+    OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitIndex, Wanted, Work,
+    finish_gradients, gradient_index, gradient_of, read_parameters, write_parameters,
 };
-use sixfold_tensor::Start;
+use sixfold_tensor::{Device, Start, Stream};
 
 const FILES: [&str; 5] = ["llama", "llama_untied", "llama_tied", "gpt2_untied", "gpt2_tied"];
 /// Some with copies of key-value heads (4), some with empty shards (8).
@@ -81,7 +81,9 @@ impl Golden {
     fn model(&self, logical: usize) -> Model {
         let geometry = Geometry::new(self.config.clone(), logical).unwrap();
         let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &self.file).unwrap();
-        Model { geometry, parameters }
+        // Poisoned: what is computed from memory that nothing was written to is not a number.
+        let stream = Device::poisoned_cpu().stream();
+        Model { parameters: DeviceUnits::upload(&stream, &parameters), geometry, stream }
     }
 }
 
@@ -94,30 +96,33 @@ fn numbers(file: &[u8], name: &str) -> Vec<f32> {
 }
 
 struct Model {
+    stream: Stream,
     geometry: Geometry,
-    parameters: UnitBuffer,
+    parameters: DeviceUnits,
 }
 
 impl Model {
     /// Mean loss and gradients.
-    fn gradients(&self, batch: MicroBatch) -> (f32, UnitBuffer) {
+    fn gradients(&self, batch: MicroBatch) -> (f32, DeviceUnits) {
+        let stream = &self.stream;
         let slice = ModelSlice::whole(&self.geometry);
-        let network = Network::new(Arc::new(self.geometry.clone()), slice.clone());
+        let network = Network::new(stream.clone(), Arc::new(self.geometry.clone()), slice.clone());
         let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
         let work = &mut Work::default();
         let parameters = &self.parameters;
-        let weights = &PackedWeights::new(&self.geometry, &slice, parameters);
+        let weights = &PackedWeights::new(stream, &self.geometry, &slice, parameters);
         let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
         let scale = 1.0 / batch.counted_targets() as f32;
-        let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
+        let (output, tape) = network.forward(&mut around, batch, None).unwrap();
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
-        let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(&self.geometry, &slice)));
-        network.backward(&mut around, tape, Vec::new(), scale, &mut sums, Start::Zero).unwrap();
+        let losses = stream.to_vec(losses.view());
+        let mut sums = DeviceUnits::zeros(stream, Arc::new(gradient_index(&self.geometry, &slice)));
+        network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
         let index = Arc::new(UnitIndex::of_parameters(&self.geometry, &slice));
-        finish_gradients(&self.geometry, &slice, &mut sums, &mut Alone).unwrap();
-        let mut gradients = UnitBuffer::zeros(index);
+        finish_gradients(stream, &self.geometry, &slice, &mut sums, &mut Alone).unwrap();
+        let mut gradients = DeviceUnits::zeros(stream, index);
         for unit in slice.units(&self.geometry) {
-            gradients.unit_mut(unit).copy_from_slice(gradient_of(&self.geometry, &sums, unit));
+            stream.copy(gradient_of(&self.geometry, &sums, unit), gradients.unit_mut(unit));
         }
         (losses.iter().sum::<f32>() * scale, gradients)
     }
@@ -141,8 +146,8 @@ fn logits_agree_with_pytorch() {
     for golden in Golden::all() {
         let (batch, expected) = (golden.batch(), golden.numbers("logits"));
         for logical in LOGICAL_SHARDS {
-            let Model { geometry, parameters } = golden.model(logical);
-            let decoder = Decoder::new(geometry, &parameters);
+            let Model { stream, geometry, parameters } = golden.model(logical);
+            let decoder = Decoder::new(stream.clone(), geometry, &parameters.host(&stream));
             let pool = decoder.kv_pool(2);
             let mut logits = Vec::new();
             for rows in batch.documents() {
@@ -164,7 +169,7 @@ fn loss_and_every_gradient_agree_with_pytorch() {
             let (loss, gradients) = model.gradients(golden.batch());
             assert_near(&golden, logical, "loss", distance(&[loss], &golden.numbers("losses")[..1]), 1e-5);
             // A file of gradients has the names of the weights, with the units put together.
-            let file = write_parameters(&model.geometry, &gradients).unwrap();
+            let file = write_parameters(&model.geometry, &gradients.host(&model.stream)).unwrap();
             let tensors = SafeTensors::deserialize(&file).unwrap();
             let mut names = tensors.names();
             names.sort_unstable();
@@ -194,11 +199,12 @@ fn ten_steps_of_adamw_agree_with_pytorch() {
         for logical in LOGICAL_SHARDS {
             let mut model = golden.model(logical);
             let whole = ModelSlice::whole(&model.geometry);
-            let mut optimizer = Optimizer::new(golden.optimizer.clone(), &model.parameters);
+            let mut optimizer =
+                Optimizer::new(model.stream.clone(), golden.optimizer.clone(), &model.parameters);
             for step in 0..losses.len() {
                 let (loss, gradients) = model.gradients(golden.batch());
-                let norm =
-                    SquareSums::of_slice(&model.geometry, &whole, &gradients, true).norm(&model.geometry);
+                let squares = SquareSums::of_slice(&model.stream, &model.geometry, &whole, &gradients, true);
+                let norm = squares.norm(&model.geometry);
                 let distance = distance(&[loss], &losses[step..=step]);
                 assert_near(&golden, logical, &format!("loss of step {step}"), distance, 1e-3);
                 worst = worst.max(distance);

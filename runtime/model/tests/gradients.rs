@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output, PackedWeights, Recompute,
-    SquareSums, StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work, finish_gradients,
-    gradient_index, gradient_of, initialize,
+    Alone, DeviceUnits, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output,
+    PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work,
+    finish_gradients, gradient_index, gradient_of, initialize,
 };
-use sixfold_tensor::{IGNORED_TARGET, Start};
+use sixfold_tensor::{Device, IGNORED_TARGET, Start};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -61,24 +61,26 @@ fn network(
     dropout: f32,
     recompute: Recompute,
 ) -> (f32, UnitBuffer) {
-    let slice = ModelSlice::whole(geometry);
-    let mut network = Network::new(Arc::new(geometry.clone()), slice.clone());
+    let (slice, stream) = (ModelSlice::whole(geometry), &Device::poisoned_cpu().stream());
+    let mut network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice.clone());
     network.recompute = recompute;
     let seed = StepSeed { seed: 1, step: 0, dropout };
     let mut work = Work::default();
-    let weights = &PackedWeights::new(geometry, &slice, parameters);
+    let parameters = &DeviceUnits::upload(stream, parameters);
+    let weights = &PackedWeights::new(stream, geometry, &slice, parameters);
     let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work: &mut work };
     let scale = 1.0 / batch.counted_targets() as f32;
-    let (output, tape) = network.forward(&mut around, batch, Vec::new()).unwrap();
+    let (output, tape) = network.forward(&mut around, batch, None).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
-    let mut sums = UnitBuffer::zeros(Arc::new(gradient_index(geometry, &slice)));
-    let before = network.backward(&mut around, tape, Vec::new(), scale, &mut sums, Start::Zero).unwrap();
-    assert_eq!(before, None);
+    let losses = stream.to_vec(losses.view());
+    let mut sums = DeviceUnits::zeros(stream, Arc::new(gradient_index(geometry, &slice)));
+    let before = network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
+    assert!(before.is_none());
     let index = Arc::new(UnitIndex::of_parameters(geometry, &slice));
-    finish_gradients(geometry, &slice, &mut sums, &mut Alone).unwrap();
+    finish_gradients(stream, geometry, &slice, &mut sums, &mut Alone).unwrap();
     let mut gradients = UnitBuffer::zeros(index);
     for unit in slice.units(geometry) {
-        gradients.unit_mut(unit).copy_from_slice(gradient_of(geometry, &sums, unit));
+        stream.to_host(gradient_of(geometry, &sums, unit), gradients.unit_mut(unit));
     }
     (losses.iter().sum::<f32>() * scale, gradients)
 }
@@ -190,8 +192,9 @@ fn check_dropout(config: ModelConfig, logical: usize) {
     let (without, _) = network(&geometry, &parameters, batch(), 0.0, Recompute::None);
     let (loss, gradients) = network(&geometry, &parameters, batch(), 0.5, Recompute::None);
     assert!((loss - without).abs() > 1e-3, "dropout changes nothing: {loss} {without}");
-    let length =
-        SquareSums::of_slice(&geometry, &ModelSlice::whole(&geometry), &gradients, true).norm(&geometry);
+    let stream = &Device::cpu().stream();
+    let (on_device, whole) = (DeviceUnits::upload(stream, &gradients), ModelSlice::whole(&geometry));
+    let length = SquareSums::of_slice(stream, &geometry, &whole, &on_device, true).norm(&geometry);
     let loss_at = |distance: f32| {
         let mut moved = parameters.clone();
         let steps = moved.values_mut().iter_mut().zip(gradients.values());

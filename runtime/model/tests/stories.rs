@@ -115,7 +115,7 @@ fn numbers(value: &serde_json::Value) -> Vec<f32> {
 fn log_probabilities_of_stories_agree_with_llama2_c() {
     let Some(folder) = folder() else { return };
     let (geometry, parameters) = Checkpoint::open(&folder, 4).parameters();
-    let decoder = Decoder::new(geometry, &parameters);
+    let decoder = Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters);
     let pool = decoder.kv_pool(8);
     for story in lines(&folder, "teacher-forced.jsonl") {
         let tokens: Vec<u32> = numbers(&story["tokens"]).into_iter().map(|token| token as u32).collect();
@@ -139,7 +139,7 @@ fn the_greedy_story_is_llama2_cs_to_the_letter() {
     let expected = lines(&folder, "greedy.jsonl")[0]["text"].as_str().unwrap().to_owned();
     for logical in [1, 4] {
         let (geometry, parameters) = Checkpoint::open(&folder, logical).parameters();
-        let decoder = Decoder::new(geometry, &parameters);
+        let decoder = Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters);
         let pool = decoder.kv_pool(4);
         let (mut sequence, mut token, mut text) = (pool.sequence(), 1, Vec::new());
         for _ in 0..200 {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use sixfold_model::{Chunk, Decoder, Geometry, MicroBatch, ModelConfig, OptimizerOptions, Wanted, greedy};
 use sixfold_parallel::{RankLinks, StepBatch, Trainer, TrainingJob};
-use sixfold_tensor::{keep_freed_memory, set_threads};
+use sixfold_tensor::{Device, keep_freed_memory, set_threads};
 use sixfold_topology::{ParallelPlan, Rank};
 
 const LENGTH: usize = 128;
@@ -43,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let optimizer = OptimizerOptions::default();
     let job = TrainingJob { geometry: geometry.clone(), optimizer, seed: 1, dropout: 0.0 };
     let plan = ParallelPlan::SERIAL;
-    let mut trainer = Trainer::new(&job, &plan, Rank(0), RankLinks::new(&plan, Rank(0), HashMap::new())?)?;
+    let stream = Device::cpu().stream();
+    let links = RankLinks::new(&plan, Rank(0), HashMap::new())?;
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), links, stream.clone())?;
 
     trainer.step(0, batch(0))?;
     let (start, flops) = (Instant::now(), trainer.work().flops());
@@ -55,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gflops = (trainer.work().flops() - flops) as f64 / 1e9;
     println!("training: {:.0} tokens/s, {:.1} GFLOP/s", tokens / seconds, gflops / seconds);
 
-    let decoder = Decoder::new(geometry, trainer.parameters());
+    let decoder = Decoder::new(stream, geometry, &trainer.parameters());
     let pool = decoder.kv_pool(4);
     let (mut sequence, mut token) = (pool.sequence(), 1);
     let start = Instant::now();

@@ -2,6 +2,7 @@
 
 use sixfold_collective::TreeGroup;
 use sixfold_model::{GroupError, Site, TensorGroup};
+use sixfold_tensor::{Stream, ViewMut};
 
 /// A tree group whose members own aligned runs of the model's logical shards, in order. It remembers where
 /// this rank's own part of a sum was not finite first.
@@ -25,45 +26,26 @@ impl ModelGroup {
 }
 
 impl TensorGroup for ModelGroup {
-    fn sum(&mut self, partial: &mut [f32]) -> Result<(), GroupError> {
-        if self.site.is_some() && self.first_not_finite.is_none() && !are_finite(partial) {
+    fn sum(&mut self, stream: &Stream, partial: ViewMut<'_>) -> Result<(), GroupError> {
+        if self.site.is_some() && self.first_not_finite.is_none() && !stream.are_finite(partial.as_view()) {
             self.first_not_finite = self.site;
         }
-        self.tree.sum(partial).map_err(|error| GroupError(Box::new(error)))
+        if self.tree.size() == 1 {
+            return Ok(());
+        }
+        stream
+            .with_host(partial, |partial| self.tree.sum(partial))
+            .map_err(|error| GroupError(Box::new(error)))
     }
 
-    fn max(&mut self, values: &mut [f32]) -> Result<(), GroupError> {
-        self.tree.max(values).map_err(|error| GroupError(Box::new(error)))
+    fn max(&mut self, stream: &Stream, values: ViewMut<'_>) -> Result<(), GroupError> {
+        if self.tree.size() == 1 {
+            return Ok(());
+        }
+        stream.with_host(values, |values| self.tree.max(values)).map_err(|error| GroupError(Box::new(error)))
     }
 
     fn enter(&mut self, site: Site) {
         self.site = Some(site);
-    }
-}
-
-/// Whether all numbers are finite. It looks at every number: without a branch for each, that is a small part of
-/// what a sum costs.
-pub(crate) fn are_finite(values: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let wrong =
-        values.iter().fold(0, |wrong, value| wrong | u32::from(value.to_bits() & EXPONENT == EXPONENT));
-    wrong == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_are_not_finite_are_seen_wherever_they_are() {
-        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for at in [0, 7, 100] {
-                let mut values = vec![f32::MAX; 101];
-                assert!(are_finite(&values));
-                values[at] = wrong;
-                assert!(!are_finite(&values), "{wrong} at {at}");
-            }
-        }
-        assert!(are_finite(&[]));
     }
 }

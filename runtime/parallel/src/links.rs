@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sixfold_collective::{PointToPoint, TreeGroup};
+use sixfold_tensor::{Buffer, Stream, View};
 use sixfold_topology::{ParallelPlan, Rank};
-use sixfold_transport::link::TensorLink;
+use sixfold_transport::link::{LinkError, TensorLink};
 
 use crate::error::PlaceError;
 use crate::group::ModelGroup;
@@ -89,6 +90,18 @@ impl RankLinks {
         let pipeline: u64 = self.pipeline().map(PointToPoint::bytes_sent).sum();
         self.tensor.tree.ring_bytes() + self.data.ring_bytes() + pipeline
     }
+}
+
+/// Sends numbers of a device.
+pub(crate) fn send(stream: &Stream, link: &mut PointToPoint, values: View<'_>) -> Result<(), LinkError> {
+    link.send(&stream.host(values))
+}
+
+/// Receives `len` numbers for a device.
+pub(crate) fn receive(stream: &Stream, link: &mut PointToPoint, len: usize) -> Result<Buffer, LinkError> {
+    let mut values = stream.uninit(len);
+    stream.with_host(values.view_mut(), |values| link.receive(values))?;
+    Ok(values)
 }
 
 /// The members of a group that `rank` needs links to, in the order of the tree's levels.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use sixfold_model::{Geometry, UnitBuffer, UnitId, UnitIndex, gradient_of, is_finished_by_sum};
-use sixfold_tensor::{NORM_BLOCK, sum_of_squares_blocks};
+use sixfold_model::{DeviceUnits, Geometry, UnitId, UnitIndex, gradient_of, is_finished_by_sum, square_sums};
+use sixfold_tensor::{Buffer, NORM_BLOCK, Stream, View};
 
 /// A cut of one rank's units into a piece for each member of its data-parallel group (stage 1 of Rajbhandari et
 /// al. 2020, "ZeRO: memory optimizations toward training trillion parameter models").
@@ -103,25 +103,35 @@ impl Partition {
     }
 
     /// The sums that belong to all members, one unit after another; this member's piece of them is finished.
-    pub(crate) fn take_common(&self, sums: &UnitBuffer) -> Vec<f32> {
-        self.common_sums.iter().flat_map(|range| &sums.values()[range.clone()]).copied().collect()
+    pub(crate) fn take_common(&self, stream: &Stream, sums: &DeviceUnits) -> Buffer {
+        let mut common = stream.uninit(self.common_sums.iter().map(Range::len).sum());
+        let mut rest = common.view_mut();
+        for range in &self.common_sums {
+            let (own, after) = rest.split_at(range.len());
+            stream.copy(sums.slice(range.clone()), own);
+            rest = after;
+        }
+        common
     }
 
     /// Puts them back where they lie.
-    pub(crate) fn put_common(&self, sums: &mut UnitBuffer, mut common: &[f32]) {
+    pub(crate) fn put_common(&self, stream: &Stream, sums: &mut DeviceUnits, common: View<'_>) {
+        let mut first = 0;
         for range in &self.common_sums {
-            let (own, rest) = common.split_at(range.len());
-            sums.values_mut()[range.clone()].copy_from_slice(own);
-            common = rest;
+            stream.copy(common.slice(first..first + range.len()), sums.slice_mut(range.clone()));
+            first += range.len();
         }
     }
 
     /// The square sums of the blocks of all shared units, of which this member fills in its own.
-    pub(crate) fn squares(&self, geometry: &Geometry, sums: &UnitBuffer) -> Vec<f32> {
+    pub(crate) fn squares(&self, stream: &Stream, geometry: &Geometry, sums: &DeviceUnits) -> Vec<f32> {
         let mut squares = vec![0.0; self.blocks.last().copied().unwrap_or(0)];
-        for (unit, first) in &self.first_blocks {
-            let Some(part) = self.parts.get(unit) else { continue };
-            let own = sum_of_squares_blocks(&gradient_of(geometry, sums, *unit)[part.clone()]);
+        let own = || {
+            let units = self.first_blocks.iter();
+            units.filter_map(|(unit, first)| Some((*unit, *first, self.parts.get(unit)?)))
+        };
+        let gradients = own().map(|(unit, _, part)| gradient_of(geometry, sums, unit).slice(part.clone()));
+        for ((_, first, part), own) in own().zip(square_sums(stream, gradients)) {
             squares[first + part.start / NORM_BLOCK..][..own.len()].copy_from_slice(&own);
         }
         squares
@@ -130,14 +140,18 @@ impl Partition {
     /// The square sums of one unit's blocks, once those of the shared units come from all members.
     pub(crate) fn squares_of(
         &self,
+        stream: &Stream,
         geometry: &Geometry,
-        sums: &UnitBuffer,
+        sums: &DeviceUnits,
         squares: &[f32],
         unit: UnitId,
     ) -> Vec<f32> {
         match self.first_blocks.get(&unit) {
             Some(&first) => squares[first..][..geometry.region(unit).len().div_ceil(NORM_BLOCK)].to_vec(),
-            None => sum_of_squares_blocks(gradient_of(geometry, sums, unit)),
+            None => {
+                let gradient = gradient_of(geometry, sums, unit);
+                square_sums(stream, std::iter::once(gradient)).pop().unwrap_or_default()
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a rank holds, counted, to show that no rank holds more than its share.
 
 use serde::{Deserialize, Serialize};
-use sixfold_model::{Geometry, Tensor, UnitBuffer};
+use sixfold_model::{Geometry, Tensor, UnitIndex};
 
 /// Bytes of parameters on a rank, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,9 +20,9 @@ pub struct ParameterShare {
 
 impl ParameterShare {
     /// Counts the units of `parameters`.
-    pub fn of(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
+    pub fn of(geometry: &Geometry, parameters: &UnitIndex) -> Self {
         let mut share = Self::default();
-        for (unit, values) in parameters.iter() {
+        for (unit, range) in parameters.iter() {
             let copied = unit.tensor.is_key_value() && geometry.sharding.is_kv_copied(unit.shard as usize);
             let kind = match unit.tensor {
                 Tensor::Embedding | Tensor::PositionEmbedding => &mut share.embedding_bytes,
@@ -31,7 +31,7 @@ impl ParameterShare {
                 _ if copied => &mut share.kv_copy_bytes,
                 _ => &mut share.layer_bytes,
             };
-            *kind += size_of_val(values) as u64;
+            *kind += (range.len() * size_of::<f32>()) as u64;
         }
         share
     }

@@ -5,19 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sixfold_model::{
-    Geometry, GroupSum, GroupTree, MicroBatch, ModelSlice, Network, Optimizer, OptimizerOptions, Output,
-    PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tape, TensorGroup, UnitBuffer, UnitId,
-    Work, finish_gradients, gradient_index, initialize, tied_sums,
+    DeviceUnits, Geometry, GroupError, GroupSum, GroupTree, HostUnits, MicroBatch, ModelSlice, Network,
+    Optimizer, OptimizerOptions, Output, PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tape,
+    UnitId, Work, finish_gradients, gradient_index, initialize, tied_sums,
 };
-use sixfold_tensor::{Start, add_assign, tree_sum_scalars};
+use sixfold_tensor::{Start, Stream, ViewMut, tree_sum_scalars};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
 
 use crate::error::{PlaceError, StepError};
-use crate::group::are_finite;
 use crate::health::{
     NUMBERS_OF_RANK, NotFinite, Origin, RankTime, StepHealth, Stopwatch, decode, encode, holder, units_of,
 };
-use crate::links::RankLinks;
+use crate::links::{RankLinks, receive, send};
 use crate::partition::Partition;
 use crate::passes::passes;
 use crate::share::ParameterShare;
@@ -78,13 +77,14 @@ pub struct StepReport {
 
 /// One rank of a training job: its units, their moments, and its links to other ranks.
 pub struct Trainer {
+    stream: Stream,
     network: Network,
     plan: ParallelPlan,
     rank: Rank,
     place: Coordinates,
     /// Pipeline stages of the plan.
     stages: usize,
-    parameters: UnitBuffer,
+    parameters: DeviceUnits,
     /// The parameters as the products of the current step read them.
     weights: PackedWeights,
     optimizer: Optimizer,
@@ -117,7 +117,8 @@ pub fn slice_of(geometry: &Geometry, plan: &ParallelPlan, rank: Rank) -> ModelSl
 }
 
 impl Trainer {
-    /// A rank at step 0, with initial parameters. The caller has validated `plan` against the job.
+    /// A rank at step 0, with initial parameters, that computes on the device of `stream`. The caller has validated
+    /// `plan` against the job.
     ///
     /// # Errors
     /// [`PlaceError`] if the model or the links do not fit the plan.
@@ -126,18 +127,20 @@ impl Trainer {
         plan: &ParallelPlan,
         rank: Rank,
         links: RankLinks,
+        stream: Stream,
     ) -> Result<Self, PlaceError> {
         let slice = slice_of(&job.geometry, plan, rank);
-        let parameters = initialize(&job.geometry, &slice, job.seed);
+        let parameters = DeviceUnits::upload(&stream, &initialize(&job.geometry, &slice, job.seed));
         Ok(Self {
             plan: *plan,
             rank,
             place: plan.coordinates(rank),
             stages: plan.pipeline_parallel,
-            optimizer: Optimizer::new(job.optimizer.clone(), &parameters),
-            groups: GroupTree::new(Arc::new(gradient_index(&job.geometry, &slice))),
-            weights: PackedWeights::new(&job.geometry, &slice, &parameters),
-            network: Network::new(Arc::new(job.geometry.clone()), slice),
+            optimizer: Optimizer::new(stream.clone(), job.optimizer.clone(), &parameters),
+            groups: GroupTree::new(stream.clone(), Arc::new(gradient_index(&job.geometry, &slice))),
+            weights: PackedWeights::new(&stream, &job.geometry, &slice, &parameters),
+            network: Network::new(stream.clone(), Arc::new(job.geometry.clone()), slice),
+            stream,
             parameters,
             seed: job.seed,
             dropout: job.dropout,
@@ -175,12 +178,12 @@ impl Trainer {
     /// Bytes of both moments that the rank holds.
     pub fn moment_bytes(&self) -> u64 {
         let Optimizer { first_moment, second_moment, .. } = &self.optimizer;
-        (size_of_val(first_moment.values()) + size_of_val(second_moment.values())) as u64
+        ((first_moment.index().len() + second_moment.index().len()) * size_of::<f32>()) as u64
     }
 
-    /// The rank's parameters.
-    pub fn parameters(&self) -> &UnitBuffer {
-        &self.parameters
+    /// The rank's parameters, as the host sees them.
+    pub fn parameters(&self) -> HostUnits<'_> {
+        self.parameters.host(&self.stream)
     }
 
     /// The optimizer with the rank's moments.
@@ -188,16 +191,31 @@ impl Trainer {
         &self.optimizer
     }
 
-    /// Parameters, first and second moments, to overwrite with those of a checkpoint. The moments are
-    /// those of [`Optimizer::parts`].
-    pub fn state_mut(&mut self) -> [&mut UnitBuffer; 3] {
+    /// Parameters, first and second moments, as the host sees them. The moments are those of [`Optimizer::parts`].
+    pub fn state(&self) -> [HostUnits<'_>; 3] {
+        let Optimizer { first_moment, second_moment, .. } = &self.optimizer;
+        [&self.parameters, first_moment, second_moment].map(|units| units.host(&self.stream))
+    }
+
+    /// Overwrites the [`state`](Self::state) with another of the same units, such as that of a checkpoint.
+    ///
+    /// # Panics
+    /// If it is of other units.
+    pub fn restore(&mut self, state: [&HostUnits<'_>; 3]) {
         let Optimizer { first_moment, second_moment, .. } = &mut self.optimizer;
-        [&mut self.parameters, first_moment, second_moment]
+        for (to, from) in [&mut self.parameters, first_moment, second_moment].into_iter().zip(state) {
+            to.overwrite(&self.stream, from);
+        }
+    }
+
+    /// Where its operations are enqueued.
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// Bytes of parameters that the rank holds, by kind.
     pub fn parameter_share(&self) -> ParameterShare {
-        ParameterShare::of(self.network.geometry(), &self.parameters)
+        ParameterShare::of(self.network.geometry(), self.parameters.index())
     }
 
     /// Operations that the rank has done so far.
@@ -243,11 +261,11 @@ impl Trainer {
         &mut self,
         step: u64,
         batch: StepBatch,
-        show: impl FnOnce(&UnitBuffer),
+        show: impl FnOnce(&DeviceUnits),
     ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
         self.stopwatch.start(&self.links);
-        self.weights.pack(self.network.geometry(), self.network.slice(), &self.parameters);
+        self.weights.pack(&self.stream, self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
@@ -256,11 +274,11 @@ impl Trainer {
         let (loss, told) = self.share_with_replicas(sum.loss, not_finite)?;
 
         let (geometry, slice) = (self.network.geometry(), self.network.slice());
-        finish_gradients(geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
+        finish_gradients(&self.stream, geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
         let ends = slice.input != slice.output;
         if geometry.config.tie_word_embeddings && ends {
             let tied = tied_sums(slice, sum.gradients.index());
-            add_across(&mut self.links, slice.input, &mut sum.gradients.values_mut()[tied])?;
+            add_across(&self.stream, &mut self.links, slice.input, sum.gradients.slice_mut(tied))?;
         }
         show(&sum.gradients);
         let mut squares = self.squares(&sum.gradients)?;
@@ -273,7 +291,10 @@ impl Trainer {
         }
         let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
         if let Some(partition) = &self.partition {
-            self.links.data.all_gather(self.parameters.values_mut(), &partition.parameters)?;
+            let data = &mut self.links.data;
+            self.stream.with_host(self.parameters.view_mut(), |parameters| {
+                data.all_gather(parameters, &partition.parameters)
+            })?;
         }
         self.groups.give_back(sum);
         self.stopwatch.stop(&self.links);
@@ -282,26 +303,31 @@ impl Trainer {
 
     /// Sums gradients over the ranks that work on other data groups: all of them, or where the optimizer is shared
     /// this rank's part and those that every rank updates.
-    fn sum_over_replicas(&mut self, sums: &mut UnitBuffer) -> Result<(), StepError> {
-        let data = &mut self.links.data;
-        let Some(partition) = &self.partition else { return Ok(data.sum(sums.values_mut())?) };
-        data.reduce_scatter(sums.values_mut(), &partition.sums)?;
-        let mut common = partition.take_common(sums);
-        data.all_gather(&mut common, &partition.common)?;
-        partition.put_common(sums, &common);
+    fn sum_over_replicas(&mut self, sums: &mut DeviceUnits) -> Result<(), StepError> {
+        let (stream, data) = (&self.stream, &mut self.links.data);
+        if data.size() == 1 {
+            return Ok(());
+        }
+        let Some(partition) = &self.partition else {
+            return Ok(stream.with_host(sums.view_mut(), |sums| data.sum(sums))?);
+        };
+        stream.with_host(sums.view_mut(), |sums| data.reduce_scatter(sums, &partition.sums))?;
+        let mut common = partition.take_common(stream, sums);
+        stream.with_host(common.view_mut(), |common| data.all_gather(common, &partition.common))?;
+        partition.put_common(stream, sums, common.view());
         Ok(())
     }
 
     /// The square sums of the rank's units, from finished gradients.
-    fn squares(&mut self, gradients: &UnitBuffer) -> Result<SquareSums, StepError> {
-        let (geometry, slice) = (self.network.geometry(), self.network.slice());
+    fn squares(&mut self, gradients: &DeviceUnits) -> Result<SquareSums, StepError> {
+        let (stream, geometry, slice) = (&self.stream, self.network.geometry(), self.network.slice());
         let norms = self.place.tensor == 0;
         let Some(partition) = &self.partition else {
-            return Ok(SquareSums::of_slice(geometry, slice, gradients, norms));
+            return Ok(SquareSums::of_slice(stream, geometry, slice, gradients, norms));
         };
-        let mut blocks = partition.squares(geometry, gradients);
+        let mut blocks = partition.squares(stream, geometry, gradients);
         self.links.data.all_gather(&mut blocks, &partition.blocks)?;
-        let of_unit = |unit| partition.squares_of(geometry, gradients, &blocks, unit);
+        let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
         Ok(SquareSums::of_blocks(geometry, slice, norms, of_unit))
     }
 
@@ -356,7 +382,9 @@ impl Trainer {
 
     fn forward(&mut self, step: u64, micro_batch: MicroBatch) -> Result<(Tape, f32), StepError> {
         let activations = micro_batch.tokens.len() * self.network.geometry().config.hidden_size;
-        let received = self.links.previous.as_mut().map(|link| link.receive(activations)).transpose()?;
+        let stream = &self.stream;
+        let previous = self.links.previous.as_mut();
+        let received = previous.map(|link| receive(stream, link, activations)).transpose()?;
         let mut around = Surroundings {
             parameters: &self.parameters,
             weights: &self.weights,
@@ -364,14 +392,15 @@ impl Trainer {
             group: &mut self.links.tensor,
             work: &mut self.work,
         };
-        let (output, tape) = self.network.forward(&mut around, micro_batch, received.unwrap_or_default())?;
+        let (output, tape) = self.network.forward(&mut around, micro_batch, received)?;
         match (output, self.links.next.as_mut()) {
             (Output::Activations(x), Some(next)) => {
-                next.send(&x)?;
+                send(stream, next, x.view())?;
                 Ok((tape, 0.0))
             }
             (Output::Activations(_), None) => Ok((tape, 0.0)),
             (Output::Losses(losses), _) => {
+                let losses = stream.host(losses.view());
                 let groups: Vec<f32> =
                     losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
                 Ok((tape, tree_sum_scalars(&groups)))
@@ -384,11 +413,13 @@ impl Trainer {
         step: u64,
         tape: Tape,
         scale: f32,
-        gradients: &mut UnitBuffer,
+        gradients: &mut DeviceUnits,
         start: Start,
     ) -> Result<(), StepError> {
         let activations = tape.rows() * self.network.geometry().config.hidden_size;
-        let received = self.links.next.as_mut().map(|link| link.receive(activations)).transpose()?;
+        let stream = &self.stream;
+        let next = self.links.next.as_mut();
+        let received = next.map(|link| receive(stream, link, activations)).transpose()?;
         let mut around = Surroundings {
             parameters: &self.parameters,
             weights: &self.weights,
@@ -396,22 +427,22 @@ impl Trainer {
             group: &mut self.links.tensor,
             work: &mut self.work,
         };
-        let received = received.unwrap_or_default();
         let before = self.network.backward(&mut around, tape, received, scale, gradients, start)?;
         match (before, self.links.previous.as_mut()) {
-            (Some(dx), Some(previous)) => Ok(previous.send(&dx)?),
+            (Some(dx), Some(previous)) => Ok(send(stream, previous, dx.view())?),
             _ => Ok(()),
         }
     }
 
     /// Where this rank's part of the step first had a number that is not finite.
-    fn not_finite(&mut self, gradients: &UnitBuffer) -> Option<Origin> {
+    fn not_finite(&mut self, gradients: &DeviceUnits) -> Option<Origin> {
         let pass = self.links.tensor.leave().map(Origin::Pass);
         // Of a single replica's gradients the squares tell as much.
-        if pass.is_some() || self.links.data.size() == 1 || are_finite(gradients.values()) {
+        if pass.is_some() || self.links.data.size() == 1 || self.stream.are_finite(gradients.view()) {
             return pass;
         }
-        let (unit, _) = gradients.iter().find(|(_, gradient)| !are_finite(gradient))?;
+        let mut units = gradients.index().iter();
+        let (unit, _) = units.find(|(_, range)| !self.stream.are_finite(gradients.slice(range.clone())))?;
         // A tied head's gradient is still apart from the embedding's.
         let is_parameter = self.parameters.get(unit).is_some();
         Some(Origin::Gradient(if is_parameter { unit } else { UnitId::embedding(unit.shard as usize) }))
@@ -462,15 +493,16 @@ impl Trainer {
         let mut table = std::mem::take(&mut squares.values);
         let units = table.len();
         table.extend_from_slice(told);
-        self.links.tensor.sum(&mut table)?;
+        self.links.tensor.tree.sum(&mut table).map_err(|error| GroupError(Box::new(error)))?;
         table.push(loss);
         if let Some(previous) = self.links.previous.as_mut() {
-            let before = previous.receive(table.len())?;
-            add_assign(&mut table, &before);
+            let mut before = vec![0.0; table.len()];
+            previous.receive(&mut before)?;
+            table.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
         }
         if let Some(next) = self.links.next.as_mut() {
             next.send(&table)?;
-            table = next.receive(table.len())?;
+            next.receive(&mut table)?;
         }
         if let Some(previous) = self.links.previous.as_mut() {
             previous.send(&table)?;
@@ -483,14 +515,20 @@ impl Trainer {
 }
 
 /// Gives both ends of a pipeline the sum of what they have, the first stage's first.
-fn add_across(links: &mut RankLinks, first: bool, values: &mut [f32]) -> Result<(), StepError> {
+fn add_across(
+    stream: &Stream,
+    links: &mut RankLinks,
+    first: bool,
+    mut values: ViewMut<'_>,
+) -> Result<(), StepError> {
     let Some(link) = links.other_end() else { return Ok(()) };
     if first {
-        add_assign(values, &link.receive(values.len())?);
-        link.send(values)?;
+        let received = receive(stream, link, values.len())?;
+        stream.add_assign(values.reborrow(), received.view());
+        send(stream, link, values.as_view())?;
     } else {
-        link.send(values)?;
-        values.copy_from_slice(&link.receive(values.len())?);
+        send(stream, link, values.as_view())?;
+        stream.with_host(values, |values| link.receive(values))?;
     }
     Ok(())
 }

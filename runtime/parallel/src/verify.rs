@@ -147,7 +147,7 @@ impl Verification<'_> {
         Ok(Verified {
             plan: self.plan,
             steps: self.steps,
-            tensors: tensors(serial.trainer.parameters()),
+            tensors: tensors(&serial.trainer.parameters()),
             parameters: held(serial),
             numbers,
             losses: serial.trace.steps.iter().map(|step| step.report.loss).collect(),

@@ -8,6 +8,7 @@ mod gang;
 use gang::{Account, Outcome, Run, batch, connect};
 use sixfold_model::{Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
 use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
+use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, Rank};
 
 const GROUPS: usize = 4;
@@ -352,7 +353,7 @@ fn refuses_missing_links() {
 fn refuses_batches_that_do_not_fit() {
     let (job, plan) = (job(config(), 4), ParallelPlan::SERIAL);
     let links = RankLinks::new(&plan, Rank(0), Default::default()).unwrap();
-    let mut trainer = Trainer::new(&job, &plan, Rank(0), links).unwrap();
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), links, Device::cpu().stream()).unwrap();
     let good = batch(&job, &plan, Rank(0), 0, 2);
     let mut step = |edit: fn(&mut StepBatch)| {
         let mut batch = good.clone();
@@ -380,7 +381,7 @@ fn a_rank_that_leaves_ends_the_step_of_the_others() {
     let mut links = connect(&plan);
     drop(links.pop());
     let links = RankLinks::new(&plan, Rank(0), links.remove(0)).unwrap();
-    let mut trainer = Trainer::new(&job, &plan, Rank(0), links).unwrap();
+    let mut trainer = Trainer::new(&job, &plan, Rank(0), links, Device::cpu().stream()).unwrap();
     let left = trainer.step(0, batch(&job, &plan, Rank(0), 0, GROUPS));
     assert!(matches!(left, Err(StepError::Tensor(_))));
 }

@@ -78,6 +78,7 @@ impl LogitRows for Logits {
 #[cfg(test)]
 mod tests {
     use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, initialize};
+    use sixfold_tensor::Device;
 
     use super::*;
 
@@ -102,7 +103,10 @@ mod tests {
         let sharding = Sharding::new(&config, 2).unwrap();
         let geometry = Geometry { config, sharding };
         let parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 1);
-        let mut decoder = ModelDecoder::new(sixfold_model::Decoder::new(geometry, &parameters), 1 << 20);
+        let mut decoder = ModelDecoder::new(
+            sixfold_model::Decoder::new(Device::cpu().stream(), geometry, &parameters),
+            1 << 20,
+        );
         let (mut cache, pulse) = (decoder.cache(), Pulse::default());
         for calls in 1..3 {
             let work = Work { tokens: &[1, 2], start: 0, cache: &mut cache, rows: Rows::None };

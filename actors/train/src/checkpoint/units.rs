@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View, serialize};
-use sixfold_model::{Geometry, ModelSlice, UnitBuffer, UnitId, UnitIndex};
+use sixfold_model::{Geometry, HostUnits, ModelSlice, UnitBuffer, UnitId, UnitIndex};
 use sixfold_parallel::Trainer;
 
 use super::CheckpointError;
 
-/// Names of the three numbers kept for each parameter, in the order of [`Trainer::state_mut`].
+/// Names of the three numbers kept for each parameter, in the order of [`Trainer::state`].
 pub(super) const PARTS: [&str; 3] = ["parameter", "first_moment", "second_moment"];
 
 /// Parameters and moments of a rank.
@@ -29,19 +29,16 @@ impl RankState {
 
     /// Overwrites a trainer's state, which is of the same slice.
     pub(crate) fn restore(&self, trainer: &mut Trainer) {
-        for (to, from) in trainer.state_mut().into_iter().zip(&self.buffers) {
-            to.values_mut().copy_from_slice(from.values());
-        }
+        trainer.restore(self.buffers.each_ref());
     }
 }
 
 /// The bytes of a file with parameters and moments of `trainer`.
 pub(crate) fn encode(trainer: &Trainer) -> Result<Vec<u8>, SafeTensorError> {
-    let optimizer = trainer.optimizer();
-    encode_buffers([trainer.parameters(), &optimizer.first_moment, &optimizer.second_moment])
+    encode_buffers(trainer.state().each_ref())
 }
 
-pub(super) fn encode_buffers(buffers: [&UnitBuffer; 3]) -> Result<Vec<u8>, SafeTensorError> {
+pub(super) fn encode_buffers(buffers: [&HostUnits<'_>; 3]) -> Result<Vec<u8>, SafeTensorError> {
     let tensors = PARTS.iter().zip(buffers).flat_map(|(part, buffer)| {
         buffer.iter().map(move |(unit, values)| (name(unit, part), Numbers { shape: [values.len()], values }))
     });

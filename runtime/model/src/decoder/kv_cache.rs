@@ -6,16 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sixfold_tensor::{
-    AttentionShape, KEY_BLOCK, KeyValueBlocks, Mat, MatMut, attention_blocks, value_stride,
-};
+use sixfold_tensor::{AttentionShape, Buffer, KEY_BLOCK, KvBlocks, Mat, MatMut, Stream, View, ViewMut};
 
 use crate::config::ModelConfig;
 
 /// A bounded number of blocks for the sequences of one model. Clones share the bound.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct KvPool {
-    shape: BlockShape,
+    stream: Stream,
+    layout: KvBlocks,
     blocks_max: usize,
     in_use: Arc<AtomicUsize>,
 }
@@ -30,36 +29,14 @@ pub struct OutOfBlocks {
     pub free: usize,
 }
 
-/// Sizes of a block: `[layer][kv head]` of keys `[head][64]` and then values `[64][stride]`.
-#[derive(Debug, Clone, Copy)]
-struct BlockShape {
-    layers: usize,
-    kv_heads: usize,
-    head_dim: usize,
-}
-
-impl BlockShape {
-    fn keys(&self) -> usize {
-        self.head_dim * KEY_BLOCK
-    }
-
-    fn head(&self) -> usize {
-        self.keys() + KEY_BLOCK * value_stride(self.head_dim)
-    }
-
-    fn head_start(&self, layer: usize, kv_head: usize) -> usize {
-        (layer * self.kv_heads + kv_head) * self.head()
-    }
-}
-
 impl KvPool {
-    pub(super) fn new(config: &ModelConfig, blocks_max: usize) -> Self {
-        let shape = BlockShape {
+    pub(super) fn new(stream: Stream, config: &ModelConfig, blocks_max: usize) -> Self {
+        let layout = KvBlocks {
             layers: config.num_hidden_layers,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        Self { shape, blocks_max, in_use: Arc::default() }
+        Self { stream, layout, blocks_max, in_use: Arc::default() }
     }
 
     /// An empty sequence. It gives its blocks back when it is dropped.
@@ -79,7 +56,7 @@ impl KvPool {
 
     /// Memory of one block over all layers, in bytes.
     pub fn block_bytes(&self) -> usize {
-        self.shape.layers * self.shape.kv_heads * self.shape.head() * size_of::<f32>()
+        self.layout.block_len() * size_of::<f32>()
     }
 
     /// Counts `wanted` more blocks as in use, or none.
@@ -100,7 +77,7 @@ impl KvPool {
 #[derive(Debug)]
 pub struct KvSequence {
     pool: KvPool,
-    blocks: Vec<Box<[f32]>>,
+    blocks: Vec<Buffer>,
     tokens: usize,
 }
 
@@ -142,74 +119,40 @@ impl KvSequence {
         let needed = (self.tokens + more).div_ceil(KEY_BLOCK);
         let missing = needed.saturating_sub(self.blocks.len());
         self.pool.take(missing)?;
-        let len = self.pool.block_bytes() / size_of::<f32>();
-        self.blocks.extend((0..missing).map(|_| vec![0.0; len].into_boxed_slice()));
+        let KvPool { stream, layout, .. } = &self.pool;
+        // Zeros: slots beyond the end take part in products whose results are dropped, slowly if they hold denormals.
+        self.blocks.extend((0..missing).map(|_| stream.zeros(layout.block_len())));
         Ok(())
     }
 
     /// Writes the keys and values of the next tokens, `[tokens][kv heads][head]`, of one layer.
-    pub(super) fn write(&mut self, layer: usize, k_thd: &[f32], v_thd: &[f32]) {
-        let shape = self.pool.shape;
-        let width = shape.kv_heads * shape.head_dim;
-        for (offset, (k_hd, v_hd)) in k_thd.chunks_exact(width).zip(v_thd.chunks_exact(width)).enumerate() {
-            let position = self.tokens + offset;
-            let (block, slot) = (&mut self.blocks[position / KEY_BLOCK], position % KEY_BLOCK);
-            let heads = k_hd.chunks_exact(shape.head_dim).zip(v_hd.chunks_exact(shape.head_dim));
-            for (kv_head, (k, v)) in heads.enumerate() {
-                let start = shape.head_start(layer, kv_head);
-                let (keys, values) = block[start..start + shape.head()].split_at_mut(shape.keys());
-                k.iter().zip(keys.chunks_exact_mut(KEY_BLOCK)).for_each(|(k, row)| row[slot] = *k);
-                values[slot * value_stride(shape.head_dim)..][..shape.head_dim].copy_from_slice(v);
-            }
-        }
+    pub(super) fn write(&mut self, layer: usize, k_thd: View<'_>, v_thd: View<'_>) {
+        let KvPool { stream, layout, .. } = &self.pool;
+        stream.write_blocks(*layout, layer, self.tokens, [k_thd, v_thd], &mut self.blocks);
     }
 
     /// Attention of the next tokens' queries, `[tokens][query heads][head]`, in one layer whose
     /// keys and values have been written.
-    pub(super) fn attend(&self, layer: usize, q_heads: usize, q_thd: &[f32], out_thd: &mut [f32]) {
-        let shape = self.pool.shape;
-        let width = q_heads * shape.head_dim;
+    pub(super) fn attend(&self, layer: usize, q_heads: usize, q_thd: View<'_>, out_thd: ViewMut<'_>) {
+        let KvPool { stream, layout, .. } = &self.pool;
+        let width = q_heads * layout.head_dim;
         let tokens = q_thd.len() / width;
-        let attention = AttentionShape {
+        let shape = AttentionShape {
             tokens,
             q_heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
+            kv_heads: layout.kv_heads,
+            head_dim: layout.head_dim,
             keys: self.tokens + tokens,
             query_offset: self.tokens,
             window: None,
         };
-        let mut lse = vec![0.0; tokens * q_heads];
+        let mut lse = stream.uninit(tokens * q_heads);
         let (q, out) = (Mat::row_major(q_thd, tokens, width), MatMut::row_major(out_thd, tokens, width));
-        attention_blocks(q, &LayerView { sequence: self, layer }, &attention, out, &mut lse);
+        stream.attention_blocks(q, (*layout, layer), &self.blocks, &shape, out, lse.view_mut());
     }
 
     /// Counts tokens whose keys and values have been written in every layer.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.tokens += tokens;
-    }
-}
-
-/// One layer of a sequence, as attention reads it.
-struct LayerView<'a> {
-    sequence: &'a KvSequence,
-    layer: usize,
-}
-
-impl LayerView<'_> {
-    fn head(&self, kv_head: usize, block: usize) -> (&[f32], &[f32]) {
-        let shape = self.sequence.pool.shape;
-        let start = shape.head_start(self.layer, kv_head);
-        self.sequence.blocks[block][start..start + shape.head()].split_at(shape.keys())
-    }
-}
-
-impl KeyValueBlocks for LayerView<'_> {
-    fn keys(&self, kv_head: usize, block: usize) -> &[f32] {
-        self.head(kv_head, block).0
-    }
-
-    fn values(&self, kv_head: usize, block: usize) -> &[f32] {
-        self.head(kv_head, block).1
     }
 }

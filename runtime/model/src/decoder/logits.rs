@@ -1,17 +1,16 @@
 //! Logits of a call, and the log probabilities that follow from them in the trainer's order.
 
-use std::convert::Infallible;
-
-use sixfold_tensor::{VocabularyShard, cross_entropy_loss, logit_exp_sums, logit_maxima};
+use sixfold_tensor::{Buffer, Mirror, Stream, VocabularyShard, cross_entropy_loss};
 
 use crate::sharding::Sharding;
 use crate::tensor_group::sum_shards;
 use crate::unit::Geometry;
 
 /// A row of logits for each token for which they were wanted, in the order of the call.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Logits {
-    values: Vec<f32>,
+    stream: Stream,
+    values: Mirror,
     vocabulary: usize,
     sharding: Sharding,
 }
@@ -32,13 +31,14 @@ impl Normalizer {
 }
 
 impl Logits {
-    pub(crate) fn new(geometry: &Geometry, values: Vec<f32>) -> Self {
-        Self { values, vocabulary: geometry.config.vocab_size, sharding: geometry.sharding.clone() }
+    pub(crate) fn new(stream: &Stream, geometry: &Geometry, values: Buffer) -> Self {
+        let (vocabulary, sharding) = (geometry.config.vocab_size, geometry.sharding.clone());
+        Self { stream: stream.clone(), values: stream.mirror(values), vocabulary, sharding }
     }
 
     /// The rows, one after another.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocabulary)
+        self.values.host().chunks_exact(self.vocabulary)
     }
 
     /// One row.
@@ -46,7 +46,7 @@ impl Logits {
     /// # Panics
     /// If there are not so many rows.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.vocabulary..(row + 1) * self.vocabulary]
+        &self.values.host()[row * self.vocabulary..(row + 1) * self.vocabulary]
     }
 
     /// What turns the logits of a row into log probabilities.
@@ -54,21 +54,30 @@ impl Logits {
     /// # Panics
     /// If there are not so many rows.
     pub fn normalizer(&self, row: usize) -> Normalizer {
-        let logits = self.row(row);
-        let whole = VocabularyShard { first_id: 0, columns: logits.len(), words: logits.len() };
-        let mut max = [0.0];
-        logit_maxima(logits, whole, &mut max);
+        let (stream, columns) = (&self.stream, self.vocabulary);
+        let logits = self.values.device().slice(row * columns..(row + 1) * columns);
+        let mut max = stream.uninit(1);
+        let whole = VocabularyShard { first_id: 0, columns, words: columns };
+        stream.logit_maxima(logits, whole, max.view_mut());
         let mut leaf = |shard: usize| {
             let range = self.sharding.shard(shard).vocabulary.clone();
             let words = VocabularyShard { first_id: range.start, columns: range.len(), words: range.len() };
-            let mut sum = vec![0.0];
-            Ok::<_, Infallible>((!range.is_empty()).then(|| {
-                logit_exp_sums(&logits[range], words, &max, &mut sum);
+            (!range.is_empty()).then(|| {
+                let mut sum = stream.uninit(1);
+                stream.logit_exp_sums(logits.slice(range), words, max.view(), sum.view_mut());
                 sum
-            }))
+            })
         };
-        let Ok(exp_sum) = sum_shards(0..self.sharding.logical(), &mut leaf);
-        Normalizer { max: max[0], exp_sum: exp_sum.map_or(0.0, |sum| sum[0]) }
+        let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
+        let exp_sum = sum_shards(0..self.sharding.logical(), &mut leaf, &add);
+        let [max, exp_sum] = [Some(&max), exp_sum.as_ref()].map(|one| {
+            let mut value = [0.0];
+            if let Some(one) = one {
+                stream.to_host(one.view(), &mut value);
+            }
+            value[0]
+        });
+        Normalizer { max, exp_sum }
     }
 
     /// The natural logarithm of the probability of `token` in a row.

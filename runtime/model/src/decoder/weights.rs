@@ -4,17 +4,18 @@
 //! element is a sum of its own. Projections whose inputs are cut have sums that are cut into the
 //! logical shards, and added in the tree.
 
-use sixfold_tensor::{Leaves, Mat, Panels};
+use sixfold_tensor::{Buffer, Leaves, Mat, Panels, Stream};
 
 use crate::hugging_face::assemble;
 use crate::norm::Norm;
-use crate::unit::{Geometry, Place, Tensor, UnitBuffer, UnitId};
+use crate::unit::{Geometry, Place, Tensor, UnitId};
+use crate::unit_buffer::HostUnits;
 
 pub(crate) struct Weights {
     /// `[vocabulary, d]`
-    pub(crate) embedding: Vec<f32>,
+    pub(crate) embedding: Buffer,
     /// `[positions, d]`, where positions are learned.
-    pub(crate) positions: Option<Vec<f32>>,
+    pub(crate) positions: Option<Buffer>,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) final_norm: NormWeights,
     pub(crate) head: Panels,
@@ -34,51 +35,53 @@ pub(crate) struct LayerWeights {
 
 /// A norm's weight, and its bias where it has one.
 pub(crate) struct NormWeights {
-    weight: Vec<f32>,
-    bias: Option<Vec<f32>>,
+    weight: Buffer,
+    bias: Option<Buffer>,
 }
 
 impl NormWeights {
     pub(crate) fn norm(&self) -> Norm<'_> {
-        Norm { weight: &self.weight, bias: self.bias.as_deref() }
+        Norm { weight: self.weight.view(), bias: self.bias.as_ref().map(Buffer::view) }
     }
 }
 
 /// A projection, with its bias where it has one.
 pub(crate) struct Projection {
     pub(crate) weight: Panels,
-    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) bias: Option<Buffer>,
 }
 
 /// As [`Projection`], with a sum that is cut into the shards.
 pub(crate) struct TreeProjection {
     pub(crate) weight: Panels,
     pub(crate) leaves: Leaves,
-    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) bias: Option<Buffer>,
 }
 
 impl Weights {
-    pub(crate) fn pack(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
+    pub(crate) fn pack(stream: &Stream, geometry: &Geometry, parameters: &HostUnits<'_>) -> Self {
         let whole = |place, tensor| assemble(geometry, parameters, place, tensor);
         let family = geometry.config.family;
         let has_positions = family.input_tensors().contains(&Tensor::PositionEmbedding);
         let has_bias = family.output_tensors(false).contains(&Tensor::FinalNormBias);
         let embedding = whole(Place::Input, Tensor::Embedding);
+        let d = geometry.config.hidden_size;
         let head = if geometry.config.tie_word_embeddings {
-            pack_rows(&embedding, geometry.config.hidden_size)
+            pack_rows(stream, &embedding, d)
         } else {
-            pack_rows(&whole(Place::Output, Tensor::Head), geometry.config.hidden_size)
+            pack_rows(stream, &whole(Place::Output, Tensor::Head), d)
         };
         let layers = (0..geometry.config.num_hidden_layers)
-            .map(|layer| LayerWeights::pack(geometry, parameters, layer));
+            .map(|layer| LayerWeights::pack(stream, geometry, parameters, layer));
+        let upload = |place, tensor| stream.upload(&whole(place, tensor));
         let layers = layers.collect();
         Self {
-            embedding,
-            positions: has_positions.then(|| whole(Place::Input, Tensor::PositionEmbedding)),
+            embedding: stream.upload(&embedding),
+            positions: has_positions.then(|| upload(Place::Input, Tensor::PositionEmbedding)),
             layers,
             final_norm: NormWeights {
-                weight: whole(Place::Output, Tensor::FinalNorm),
-                bias: has_bias.then(|| whole(Place::Output, Tensor::FinalNormBias)),
+                weight: upload(Place::Output, Tensor::FinalNorm),
+                bias: has_bias.then(|| upload(Place::Output, Tensor::FinalNormBias)),
             },
             head,
         }
@@ -86,25 +89,29 @@ impl Weights {
 }
 
 impl LayerWeights {
-    fn pack(geometry: &Geometry, parameters: &UnitBuffer, layer: usize) -> Self {
+    fn pack(stream: &Stream, geometry: &Geometry, parameters: &HostUnits<'_>, layer: usize) -> Self {
         let d = geometry.config.hidden_size;
         let whole = |tensor| assemble(geometry, parameters, Place::Layer(layer as u32), tensor);
         let family = geometry.config.family;
         let bias =
             |tensor: Tensor| tensor.bias().filter(|bias| family.layer_tensors().contains(bias)).map(whole);
-        let norm = |tensor| NormWeights { weight: whole(tensor), bias: bias(tensor) };
+        let upload = |values: Vec<f32>| stream.upload(&values);
+        let norm = |tensor| NormWeights { weight: upload(whole(tensor)), bias: bias(tensor).map(upload) };
         let projection = |tensors: &[Tensor]| {
             let weight: Vec<f32> = tensors.iter().flat_map(|tensor| whole(*tensor)).collect();
             let biases: Option<Vec<_>> = tensors.iter().map(|tensor| bias(*tensor)).collect();
-            Projection { weight: pack_rows(&weight, d), bias: biases.map(|biases| biases.concat()) }
+            Projection {
+                weight: pack_rows(stream, &weight, d),
+                bias: biases.map(|biases| upload(biases.concat())),
+            }
         };
         let by_shard = |tensor| {
             let shards = 0..geometry.sharding.logical();
             let cut = |shard| vec![geometry.region(UnitId::of_layer(layer, tensor, shard)).columns];
             TreeProjection {
-                weight: pack_rows(&whole(tensor), geometry.whole(tensor).1),
+                weight: pack_rows(stream, &whole(tensor), geometry.whole(tensor).1),
                 leaves: Leaves::new(shards.map(cut)),
-                bias: bias(tensor),
+                bias: bias(tensor).map(upload),
             }
         };
         Self {
@@ -121,6 +128,7 @@ impl LayerWeights {
 }
 
 /// Packs a weight of `[outputs, inputs]`.
-fn pack_rows(weight: &[f32], inputs: usize) -> Panels {
-    Panels::pack(Mat::row_major(weight, weight.len() / inputs, inputs).transposed())
+fn pack_rows(stream: &Stream, weight: &[f32], inputs: usize) -> Panels {
+    let weight = stream.upload(weight);
+    stream.pack(Mat::row_major(weight.view(), weight.len() / inputs, inputs).transposed())
 }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use sixfold_model::Tensor;
+use sixfold_model::{HostUnits, Tensor, UnitBuffer};
+use sixfold_tensor::Device;
 use sixfold_transport::link::{LinkError, TensorLink};
 
 use super::*;
@@ -50,7 +51,7 @@ fn step_of(
     let (job, plan): (_, ParallelPlan) = (job(config()), plan.parse().unwrap());
     let ranks = run_gang(&plan, links, |rank, links| {
         let links = RankLinks::new(&plan, rank, links).unwrap();
-        let mut trainer = Trainer::new(&job, &plan, rank, links).unwrap();
+        let mut trainer = Trainer::new(&job, &plan, rank, links, Device::cpu().stream()).unwrap();
         let mut input = batch(&job, GROUPS, 2, 0, plan.groups(rank, GROUPS));
         prepare(rank, &mut trainer, &mut input);
         trainer.step(0, input).unwrap();
@@ -59,11 +60,16 @@ fn step_of(
     ranks.unwrap().iter().map(|trainer| trainer.health().clone()).collect()
 }
 
+fn change(trainer: &mut Trainer, with: impl FnOnce(&mut UnitBuffer)) {
+    let [mut parameters, first, second] = trainer.state().map(HostUnits::into_owned);
+    with(&mut parameters);
+    trainer.restore([&parameters, &first, &second]);
+}
+
 fn not_finite_with(plan: &str, wrong: Rank, unit: UnitId, value: f32) -> NotFinite {
     let healths = step_of(plan, connect(&plan.parse().unwrap()), |rank, trainer, _| {
         if rank == wrong {
-            let [parameters, ..] = trainer.state_mut();
-            parameters.unit_mut(unit)[1] = value;
+            change(trainer, |parameters| parameters.unit_mut(unit)[1] = value);
         }
     });
     assert!(healths.iter().all(|health| health.not_finite == healths[0].not_finite), "ranks disagree");
@@ -97,14 +103,15 @@ fn all_ranks_name_the_rank_and_the_layer_of_the_first_number_that_is_not_finite(
 /// scales up, has the largest of all.
 fn with_large_gradients(plan: &str, from: Rank, weight: f32) -> NotFinite {
     let healths = step_of(plan, connect(&plan.parse().unwrap()), |rank, trainer, _| {
-        let [parameters, ..] = trainer.state_mut();
-        let units: Vec<UnitId> = parameters.iter().map(|(unit, _)| unit).collect();
-        for unit in units.into_iter().filter(|unit| unit.tensor == Tensor::Embedding) {
-            parameters.unit_mut(unit).iter_mut().for_each(|value| *value *= 1e-6);
-        }
-        if rank >= from {
-            parameters.unit_mut(UnitId::FINAL_NORM).fill(weight);
-        }
+        change(trainer, |parameters| {
+            let units: Vec<UnitId> = parameters.iter().map(|(unit, _)| unit).collect();
+            for unit in units.into_iter().filter(|unit| unit.tensor == Tensor::Embedding) {
+                parameters.unit_mut(unit).iter_mut().for_each(|value| *value *= 1e-6);
+            }
+            if rank >= from {
+                parameters.unit_mut(UnitId::FINAL_NORM).fill(weight);
+            }
+        });
     });
     healths[0].not_finite.unwrap()
 }

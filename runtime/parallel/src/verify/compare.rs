@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
-use sixfold_model::{Geometry, UnitBuffer, UnitId};
+use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitId};
 use sixfold_topology::{ParallelPlan, Rank};
 
 use super::gang::{RankTrace, StepTrace};
@@ -171,7 +171,7 @@ pub(super) fn first_difference(
 }
 
 /// Whole tensors that `parameters` hold.
-pub(super) fn tensors(parameters: &UnitBuffer) -> usize {
+pub(super) fn tensors(parameters: &HostUnits<'_>) -> usize {
     parameters.iter().map(|(unit, _)| (unit.place, unit.tensor)).collect::<BTreeSet<_>>().len()
 }
 

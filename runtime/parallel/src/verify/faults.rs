@@ -6,7 +6,7 @@ mod rig;
 use std::ops::Range;
 
 use rig::{Message, Planted};
-use sixfold_model::{ModelConfig, ModelSlice, NOTHING, gradient_index, initialize};
+use sixfold_model::{HostUnits, ModelConfig, ModelSlice, NOTHING, gradient_index, initialize};
 use sixfold_topology::{ParallelPlan, Rank};
 
 use super::small::{config, job};
@@ -95,10 +95,11 @@ fn neighbours_weights() -> Planted {
             let job = job(config());
             let theirs = slice_of(&job.geometry, &"tp2".parse().unwrap(), Rank(0));
             let theirs = initialize(&job.geometry, &theirs, job.seed);
-            let [parameters, ..] = run.trainer.state_mut();
+            let [mut parameters, first, second] = run.trainer.state().map(HostUnits::into_owned);
             // Of those that both hold whole shards of, as many numbers lie at the same places.
             let len = parameters.values().len().min(theirs.values().len());
             parameters.values_mut()[..len].copy_from_slice(&theirs.values()[..len]);
+            run.trainer.restore([&parameters, &first, &second]);
         }
     };
     Planted {

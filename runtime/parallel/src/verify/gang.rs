@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
 
-use sixfold_model::{Geometry, UnitBuffer, gradient_of};
+use sixfold_model::{Geometry, HostUnits, UnitBuffer, gradient_of};
+use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::TensorLink;
 use sixfold_transport::tensor::local_pair;
@@ -53,25 +54,24 @@ impl RankRun {
         rank: Rank,
         links: RankLinks,
     ) -> Result<Self, VerifyError> {
-        let trainer =
-            Trainer::new(job, plan, rank, links).map_err(|source| VerifyError::Place { rank, source })?;
-        let trace = RankTrace { initial: trainer.parameters().clone(), steps: Vec::new() };
+        let trainer = Trainer::new(job, plan, rank, links, Device::cpu().stream())
+            .map_err(|source| VerifyError::Place { rank, source })?;
+        let trace = RankTrace { initial: trainer.parameters().into_owned(), steps: Vec::new() };
         Ok(Self { rank, geometry: job.geometry.clone(), trainer, trace })
     }
 
     pub(super) fn step(&mut self, step: u64, batch: StepBatch) -> Result<(), VerifyError> {
         let index = self.trainer.parameters().index().clone();
         let mut gradients = UnitBuffer::zeros(index.clone());
-        let geometry = &self.geometry;
+        let (geometry, stream) = (&self.geometry, self.trainer.stream().clone());
         let done = self.trainer.step_and_show(step, batch, |sums| {
             for (unit, range) in index.iter() {
-                gradients.values_mut()[range].copy_from_slice(gradient_of(geometry, sums, unit));
+                stream.to_host(gradient_of(geometry, sums, unit), &mut gradients.values_mut()[range]);
             }
         });
         let report = done.map_err(|source| VerifyError::Step { rank: self.rank, step, source })?;
-        let optimizer = self.trainer.optimizer();
-        let parameters = self.trainer.parameters().clone();
-        let moments = [optimizer.first_moment.clone(), optimizer.second_moment.clone()];
+        let [parameters, first, second] = self.trainer.state().map(HostUnits::into_owned);
+        let moments = [first, second];
         self.trace.steps.push(StepTrace { report, gradients, parameters, moments });
         Ok(())
     }

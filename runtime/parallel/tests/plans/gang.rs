@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sixfold_model::{MicroBatch, UnitId, Work};
+use sixfold_model::{HostUnits, MicroBatch, UnitId, Work};
 use sixfold_parallel::{Execution, ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
-use sixfold_tensor::IGNORED_TARGET;
+use sixfold_tensor::{Device, IGNORED_TARGET};
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -109,7 +109,7 @@ impl Run<'_> {
     }
 
     fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
-        let mut trainer = Trainer::new(self.job, plan, rank, links).unwrap();
+        let mut trainer = Trainer::new(self.job, plan, rank, links, Device::poisoned_cpu().stream()).unwrap();
         trainer.set_execution(self.execution);
         if let Some(from) = self.from {
             restore(&mut trainer, from);
@@ -130,13 +130,13 @@ impl Run<'_> {
             bytes_sent: trainer.bytes_sent(),
             moment_bytes: trainer.moment_bytes(),
         };
-        let (parameters, optimizer) = (trainer.parameters(), trainer.optimizer());
+        let [parameters, moments @ ..] = trainer.state();
         let bits_of = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         let bits = |unit: UnitId| {
             let parameter = bits_of(parameters.unit(unit));
-            let moments = [&optimizer.first_moment, &optimizer.second_moment].map(|moment| {
+            let moments = moments.each_ref().map(|moment| {
                 let mut all = vec![ELSEWHERE; parameter.len()];
-                if let Some(part) = optimizer.parts().get(&unit) {
+                if let Some(part) = trainer.optimizer().parts().get(&unit) {
                     all[part.clone()].copy_from_slice(&bits_of(moment.unit(unit)));
                 }
                 all
@@ -151,16 +151,14 @@ impl Run<'_> {
 
 fn restore(trainer: &mut Trainer, from: &Outcome) {
     let units: Vec<UnitId> = trainer.parameters().iter().map(|(unit, _)| unit).collect();
-    for (buffer, kind) in trainer.state_mut().into_iter().zip(0..) {
+    let mut state = trainer.state().map(HostUnits::into_owned);
+    for (kind, buffer) in state.iter_mut().enumerate() {
         for unit in &units {
-            let bits = &from.units[unit][kind];
-            buffer
-                .unit_mut(*unit)
-                .iter_mut()
-                .zip(bits)
-                .for_each(|(value, bits)| *value = f32::from_bits(*bits));
+            let values = buffer.unit_mut(*unit).iter_mut().zip(&from.units[unit][kind]);
+            values.for_each(|(value, bits)| *value = f32::from_bits(*bits));
         }
     }
+    trainer.restore(state.each_ref());
 }
 
 struct ChannelLink {

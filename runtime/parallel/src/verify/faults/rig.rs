@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sixfold_model::{ModelConfig, UnitBuffer};
+use sixfold_model::{HostUnits, ModelConfig, UnitBuffer};
 use sixfold_topology::{Coordinates, ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -51,13 +51,13 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Remembers weights and moments.
     pub(super) fn keep(&mut self) {
-        *self.kept = Some(self.trainer.state_mut().map(|buffer| buffer.clone()));
+        *self.kept = Some(self.trainer.state().map(HostUnits::into_owned));
     }
 
     /// Puts back what was kept.
     pub(super) fn restore(&mut self) {
         let kept = self.kept.take().unwrap();
-        self.trainer.state_mut().into_iter().zip(kept).for_each(|(buffer, kept)| *buffer = kept);
+        self.trainer.restore(kept.each_ref());
     }
 }
 
@@ -136,7 +136,7 @@ impl Planted {
                 now.store(step, Ordering::Relaxed);
                 before(&mut Run { trainer: &mut run.trainer, kept: &mut kept }, rank, step);
                 if step == 0 {
-                    run.trace.initial = run.trainer.parameters().clone();
+                    run.trace.initial = run.trainer.parameters().into_owned();
                 }
                 let right = batches(step, plan.groups(rank, self.groups));
                 run.step(step, input(plan.coordinates(rank), step, right, &|own| batches(step, own)))?;
