@@ -1,4 +1,4 @@
-//! The rules of the house, checked: which crate may know which, where `unsafe` is, which names are
+//! The rules of the house, checked: which crate may know which, where `unsafe` and the host's slices are, which names are
 //! not names, how long a file may be, and whether the documents' links lead anywhere.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
@@ -126,6 +126,43 @@ fn unsafe_is_where_it_is_expected() {
         let allowed = homes.iter().any(|home| name.starts_with(home)) || name == "tests/tests/tidiness.rs";
         assert!(!found || allowed, "{name} has unsafe code; it belongs in {homes:?}");
     }
+}
+
+/// Where model and parallel have numbers in the host's memory, and which.
+const ON_THE_HOST: [(&str, &str); 10] = [
+    ("runtime/model/src/unit_buffer", "units for files"),
+    ("runtime/model/src/hugging_face", "units for files"),
+    ("runtime/model/src/init", "units before they are uploaded"),
+    ("runtime/model/src/decoder/weights", "units before they are uploaded"),
+    ("runtime/model/src/decoder/logits", "logits after an explicit copy"),
+    ("runtime/model/src/sampling", "logits after an explicit copy"),
+    ("runtime/model/src/optimizer", "a sum of squares a block and a unit"),
+    ("runtime/parallel/src/partition", "a sum of squares a block"),
+    ("runtime/parallel/src/health", "what ranks tell of themselves"),
+    ("runtime/parallel/src/trainer", "losses, and what ranks tell of themselves"),
+];
+
+#[test]
+fn model_and_parallel_compute_on_a_device_that_they_do_not_know() {
+    let slices = Regex::new(r"\[f32\]|Vec<f32>|\[f32; ").unwrap();
+    let devices = Regex::new(r"\bcpu\b|Device::").unwrap();
+    let mut seen = 0;
+    for path in files(".rs") {
+        let name = relative(&path);
+        let is_test = name.contains("test") || name.contains("faults") || name.ends_with("verify/gang.rs");
+        if is_test || !(name.starts_with("runtime/model/src") || name.starts_with("runtime/parallel/src")) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        let on_the_host = ON_THE_HOST.iter().any(|(allowed, _)| name.starts_with(allowed));
+        for line in lines.filter(|line| !line.trim_start().starts_with("//")) {
+            seen += 1;
+            assert!(!devices.is_match(line), "{name} knows which device it is: {line}");
+            assert!(on_the_host || !slices.is_match(line), "{name} has numbers on the host: {line}");
+        }
+    }
+    assert!(seen > 1000, "only {seen} lines were looked at");
 }
 
 #[test]

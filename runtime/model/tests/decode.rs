@@ -54,7 +54,7 @@ fn tokens(salt: usize, count: usize) -> Vec<u32> {
 }
 
 fn decoder(geometry: &Geometry) -> Decoder {
-    Decoder::new(Device::poisoned_cpu().stream(), geometry.clone(), &parameters(geometry))
+    Decoder::new(Device::strict_cpu().stream(), geometry.clone(), &parameters(geometry))
 }
 
 fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<Vec<f32>> {
@@ -64,7 +64,7 @@ fn logits(decoder: &Decoder, sequence: &mut KvSequence, tokens: &[u32]) -> Vec<V
 
 /// The loss of each row in training.
 fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
-    let stream = &Device::poisoned_cpu().stream();
+    let stream = &Device::strict_cpu().stream();
     let parameters = DeviceUnits::upload(stream, &parameters(geometry));
     let slice = ModelSlice::whole(geometry);
     let weights = &PackedWeights::new(stream, geometry, &slice, &parameters);

@@ -81,8 +81,8 @@ impl Golden {
     fn model(&self, logical: usize) -> Model {
         let geometry = Geometry::new(self.config.clone(), logical).unwrap();
         let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &self.file).unwrap();
-        // Poisoned: what is computed from memory that nothing was written to is not a number.
-        let stream = Device::poisoned_cpu().stream();
+        // Strict: what is computed from memory that nothing was written to is not a number.
+        let stream = Device::strict_cpu().stream();
         Model { parameters: DeviceUnits::upload(&stream, &parameters), geometry, stream }
     }
 }

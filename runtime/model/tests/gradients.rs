@@ -61,7 +61,7 @@ fn network(
     dropout: f32,
     recompute: Recompute,
 ) -> (f32, UnitBuffer) {
-    let (slice, stream) = (ModelSlice::whole(geometry), &Device::poisoned_cpu().stream());
+    let (slice, stream) = (ModelSlice::whole(geometry), &Device::strict_cpu().stream());
     let mut network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice.clone());
     network.recompute = recompute;
     let seed = StepSeed { seed: 1, step: 0, dropout };

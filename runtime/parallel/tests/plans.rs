@@ -8,7 +8,7 @@ mod gang;
 use gang::{Account, Outcome, Run, batch, connect};
 use sixfold_model::{Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
 use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
-use sixfold_tensor::Device;
+use sixfold_tensor::{Device, MemoryUse};
 use sixfold_topology::{ParallelPlan, Rank};
 
 const GROUPS: usize = 4;
@@ -373,6 +373,27 @@ fn refuses_batches_that_do_not_fit() {
     ));
     assert!(matches!(step(|batch| batch.groups[0][0].targets[0] = 41), Err(StepError::Batch(_))));
     assert!(step(|_| {}).is_ok());
+}
+
+#[test]
+fn steps_after_the_first_ask_the_system_for_no_memory() {
+    // Buffers of many sizes.
+    let config = ModelConfig { vocab_size: 3000, hidden_size: 64, intermediate_size: 200, ..config() };
+    for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
+        let (job, plan, device) = (job(config.clone(), 4), ParallelPlan::SERIAL, Device::cpu());
+        let links = RankLinks::new(&plan, Rank(0), Default::default()).unwrap();
+        let mut trainer = Trainer::new(&job, &plan, Rank(0), links, device.stream()).unwrap();
+        trainer.set_execution(Execution { recompute, ..Execution::default() });
+        let allocations: Vec<u64> = (0..4)
+            .map(|step| {
+                trainer.step(step, batch(&job, &plan, Rank(0), step, GROUPS)).unwrap();
+                device.memory_use().allocations
+            })
+            .collect();
+        assert_eq!(allocations, [allocations[0]; 4], "{recompute:?}");
+        let MemoryUse { used_bytes, used_bytes_max, free_bytes, .. } = device.memory_use();
+        assert!(used_bytes + free_bytes <= used_bytes_max + used_bytes_max / 4);
+    }
 }
 
 #[test]

@@ -33,13 +33,14 @@ pub struct MemoryUse {
 
 impl Device {
     /// The CPU that this process runs on; it uses as many threads as [`set_threads`](crate::set_threads) says. Where the
-    /// program is built with debug assertions it is [poisoned](Self::poisoned_cpu).
+    /// program is built with debug assertions it is [strict](Self::strict_cpu).
     pub fn cpu() -> Self {
         Self(Kind::Cpu(Arc::new(Pool::new(cfg!(debug_assertions)))))
     }
 
-    /// The CPU, with NaN in all memory that nothing was written to: for tests, which so find whoever reads it.
-    pub fn poisoned_cpu() -> Self {
+    /// The CPU, for tests of what is above: memory that nothing was written to holds NaN, and the host has copies where
+    /// it could look at the memory itself, as with a device that has its own.
+    pub fn strict_cpu() -> Self {
         Self(Kind::Cpu(Arc::new(Pool::new(true))))
     }
 

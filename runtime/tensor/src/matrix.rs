@@ -23,6 +23,16 @@ impl<'a> Mat<'a> {
         Self { data: data.slice(0..rows * cols), rows, cols, row_stride: cols, col_stride: 1 }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// The same elements with rows and columns swapped; nothing is copied.
     pub fn transposed(self) -> Self {
         Self {

@@ -106,18 +106,34 @@ impl Stream {
     /// The elements as the host sees them, once all operations before are done: in place where the memory of the device is that of the
     /// host, else a copy.
     pub fn host<'a>(&self, view: View<'a>) -> Cow<'a, [f32]> {
-        Cow::Borrowed(view.on_cpu())
+        match self.is_shared() {
+            true => Cow::Borrowed(view.on_cpu()),
+            false => Cow::Owned(self.to_vec(view)),
+        }
     }
 
     /// Lends elements to the host, once all operations before are done, to read and change: in place where the memory of the device is that
     /// of the host, else a copy that is written back afterwards.
     pub fn with_host<R>(&self, view: ViewMut<'_>, work: impl FnOnce(&mut [f32]) -> R) -> R {
-        work(view.on_cpu())
+        if self.is_shared() {
+            return work(view.on_cpu());
+        }
+        let mut copy = self.to_vec(view.as_view());
+        let result = work(&mut copy);
+        self.from_host(&copy, view);
+        result
     }
 
     /// A buffer that the host may read as often as it wants, once all operations before are done.
     pub fn mirror(&self, buffer: Buffer) -> Mirror {
-        Mirror { buffer }
+        let copy = (!self.is_shared()).then(|| self.to_vec(buffer.view()));
+        Mirror { buffer, copy }
+    }
+
+    /// Whether the host may look at the device's memory itself.
+    fn is_shared(&self) -> bool {
+        let Kind::Cpu(pool) = &self.device.0;
+        !pool.is_strict()
     }
 }
 
@@ -125,6 +141,8 @@ impl Stream {
 #[derive(Debug)]
 pub struct Mirror {
     buffer: Buffer,
+    /// None where the device's memory is the host's.
+    copy: Option<Vec<f32>>,
 }
 
 impl Mirror {
@@ -135,7 +153,7 @@ impl Mirror {
 
     /// The elements on the host.
     pub fn host(&self) -> &[f32] {
-        self.buffer.view().on_cpu()
+        self.copy.as_deref().unwrap_or_else(|| self.buffer.view().on_cpu())
     }
 }
 
@@ -145,7 +163,12 @@ mod tests {
 
     #[test]
     fn what_the_host_sends_comes_back_and_what_it_changes_is_kept() {
-        let stream = Device::poisoned_cpu().stream();
+        for device in [Device::cpu(), Device::strict_cpu()] {
+            send_and_change(&device.stream());
+        }
+    }
+
+    fn send_and_change(stream: &Stream) {
         let values: Vec<f32> = (0..700).map(|value| value as f32).collect();
         let mut buffer = stream.upload(&values);
         assert_eq!(stream.to_vec(buffer.view()), values);

@@ -109,7 +109,7 @@ impl Run<'_> {
     }
 
     fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
-        let mut trainer = Trainer::new(self.job, plan, rank, links, Device::poisoned_cpu().stream()).unwrap();
+        let mut trainer = Trainer::new(self.job, plan, rank, links, Device::strict_cpu().stream()).unwrap();
         trainer.set_execution(self.execution);
         if let Some(from) = self.from {
             restore(&mut trainer, from);

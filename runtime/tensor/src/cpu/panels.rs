@@ -63,6 +63,11 @@ impl Panels {
         size_of_val(self.lines.as_slice())
     }
 
+    /// Bytes of packed elements that fit without new memory.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
+    }
+
     /// Number of panels.
     pub(crate) fn count(&self) -> usize {
         self.cols.div_ceil(PANEL_COLUMNS)

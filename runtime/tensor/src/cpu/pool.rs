@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::cpu::{PANEL_COLUMNS, Panels};
 use crate::device::MemoryUse;
 
 /// Smallest size in elements that is handed out.
 const LEAST: usize = 256;
+/// Packed operands that are kept: as many as one pass has at once.
+const PANELS_KEPT: usize = 4;
 
 /// Freed memory of one device.
 ///
@@ -17,8 +20,8 @@ const LEAST: usize = 256;
 /// different times of a step are all kept, those of another job are not.
 #[derive(Default)]
 pub(crate) struct Pool {
-    /// Whether memory that nothing was written to holds NaN.
-    poison: bool,
+    /// See [`Device::strict_cpu`](crate::Device::strict_cpu).
+    strict: bool,
     state: Mutex<State>,
 }
 
@@ -27,22 +30,28 @@ struct State {
     /// By size class; in each the longest freed first, with the number of pieces that were freed before it.
     free: BTreeMap<usize, VecDeque<(u64, Vec<f32>)>>,
     freed: u64,
+    /// Packed operands, which have memory of another alignment.
+    panels: Vec<Panels>,
     memory: MemoryUse,
 }
 
 impl Pool {
     /// Nothing freed yet.
-    pub(crate) fn new(poison: bool) -> Self {
-        Self { poison, state: Mutex::default() }
+    pub(crate) fn new(strict: bool) -> Self {
+        Self { strict, state: Mutex::default() }
     }
 
     /// Memory for `len` elements or more, which hold anything.
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Block {
         let mut memory = if len == 0 { Vec::new() } else { self.find(size_class(len)) };
-        if self.poison {
+        if self.strict {
             memory.fill(f32::NAN);
         }
         Block { memory, pool: self.clone() }
+    }
+
+    pub(crate) fn is_strict(&self) -> bool {
+        self.strict
     }
 
     fn find(&self, class: usize) -> Vec<f32> {
@@ -67,6 +76,30 @@ impl Pool {
         memory
     }
 
+    /// Memory for a packed operand of `rows` by `cols`, which holds anything.
+    pub(crate) fn take_panels(self: &Arc<Self>, rows: usize, cols: usize) -> PanelsBlock {
+        let wanted = rows * cols.next_multiple_of(PANEL_COLUMNS) * size_of::<f32>();
+        let mut state = self.state();
+        // The smallest that is large enough, else the largest.
+        let order = |panels: &Panels| match panels.capacity_bytes() {
+            bytes if bytes >= wanted => (0, bytes),
+            bytes => (1, usize::MAX - bytes),
+        };
+        let found = (0..state.panels.len()).min_by_key(|&index| order(&state.panels[index]));
+        let panels = found.map(|index| state.panels.swap_remove(index)).unwrap_or_default();
+        PanelsBlock { panels, pool: self.clone() }
+    }
+
+    fn give_back_panels(&self, panels: Panels) {
+        let mut state = self.state();
+        state.panels.push(panels);
+        let least = (0..state.panels.len()).min_by_key(|&index| state.panels[index].capacity_bytes());
+        let dropped =
+            least.filter(|_| state.panels.len() > PANELS_KEPT).map(|index| state.panels.swap_remove(index));
+        drop(state);
+        drop(dropped);
+    }
+
     fn give_back(&self, memory: Vec<f32>) {
         let mut state = self.state();
         state.memory.used_bytes -= bytes(&memory);
@@ -84,7 +117,7 @@ impl Pool {
         let mut state = self.state();
         state.memory.used_bytes_max = state.memory.used_bytes;
         state.memory.free_bytes = 0;
-        let free = std::mem::take(&mut state.free);
+        let free = (std::mem::take(&mut state.free), std::mem::take(&mut state.panels));
         drop(state);
         drop(free);
     }
@@ -155,6 +188,20 @@ impl Drop for Block {
     }
 }
 
+/// A packed operand in use; its memory goes back to its pool when it is dropped.
+pub(crate) struct PanelsBlock {
+    pub(crate) panels: Panels,
+    pool: Arc<Pool>,
+}
+
+impl Drop for PanelsBlock {
+    fn drop(&mut self) {
+        if self.panels.capacity_bytes() > 0 {
+            self.pool.give_back_panels(std::mem::take(&mut self.panels));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +244,21 @@ mod tests {
         assert_eq!((used_bytes, used_bytes_max, free_bytes), (0, 4 << 12, 4 << 12));
         drop(pool.take(1 << 12));
         assert_eq!(pool.memory_use().allocations, 3, "the newest was kept");
+    }
+
+    #[test]
+    fn packed_operands_use_the_memory_that_fits_best() {
+        let pool = Arc::new(Pool::new(false));
+        let packed = |rows: usize| {
+            let mut block = pool.take_panels(rows, 32);
+            block.panels.pack_from(crate::cpu::Mat::row_major(&vec![1.0; rows * 32], rows, 32));
+            block
+        };
+        let sizes: Vec<_> = [10, 20, 30].map(packed).map(|block| block.panels.capacity_bytes()).into();
+        let again = [25, 5, 40].map(packed).map(|block| block.panels.capacity_bytes());
+        assert!(again[0] == sizes[2] && again[1] == sizes[0] && again[2] >= 40 * 128, "{sizes:?} {again:?}");
+        drop((0..10).map(packed).collect::<Vec<_>>());
+        assert_eq!(pool.state().panels.len(), PANELS_KEPT);
     }
 
     #[test]

@@ -1,52 +1,64 @@
-//! Matrix products, and weights packed for them.
+//! Matrix products, and operands packed for them.
 
+use std::fmt;
+
+use crate::cpu::pool::PanelsBlock;
 use crate::cpu::{self, Leaves, Start};
+use crate::device;
 use crate::{Mat, MatMut, Stream};
 
 /// The right operand of products, packed for the device; [`cpu::Panels`] on the CPU.
-#[derive(Debug)]
 pub struct Panels(Kind);
 
-#[derive(Debug)]
 enum Kind {
-    Cpu(cpu::Panels),
+    Cpu(PanelsBlock),
 }
 
 impl Panels {
     /// The summed dim `k`.
     pub fn rows(&self) -> usize {
-        let Kind::Cpu(panels) = &self.0;
-        panels.rows()
+        self.on_cpu().rows()
     }
 
     /// Output columns.
     pub fn cols(&self) -> usize {
-        let Kind::Cpu(panels) = &self.0;
-        panels.cols()
+        self.on_cpu().cols()
     }
 
-    /// Bytes of the packed elements, padding included.
-    pub fn bytes(&self) -> usize {
-        let Kind::Cpu(panels) = &self.0;
-        panels.bytes()
+    fn on_cpu(&self) -> &cpu::Panels {
+        let Kind::Cpu(block) = &self.0;
+        &block.panels
+    }
+}
+
+impl fmt::Debug for Panels {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.on_cpu().fmt(out)
     }
 }
 
 impl Stream {
     /// Packs `b` (`[k][n]`). For a weight stored `[out][in]` pass its transposed view.
     pub fn pack(&self, b: Mat<'_>) -> Panels {
-        Panels(Kind::Cpu(cpu::Panels::pack(b.on_cpu())))
+        let mut panels = self.panels_for(b.rows(), b.cols());
+        self.pack_into(b, &mut panels);
+        panels
     }
 
     /// Packs another matrix into the memory of `panels`.
     pub fn pack_into(&self, b: Mat<'_>, panels: &mut Panels) {
-        let Kind::Cpu(panels) = &mut panels.0;
-        panels.pack_from(b.on_cpu());
+        let Kind::Cpu(block) = &mut panels.0;
+        block.panels.pack_from(b.on_cpu());
     }
 
-    /// Memory for packed operands, of no size yet.
+    /// A packed operand of no size yet, to pack into.
     pub fn no_panels(&self) -> Panels {
-        Panels(Kind::Cpu(cpu::Panels::default()))
+        self.panels_for(0, 0)
+    }
+
+    fn panels_for(&self, rows: usize, cols: usize) -> Panels {
+        let device::Kind::Cpu(pool) = &self.device().0;
+        Panels(Kind::Cpu(pool.take_panels(rows, cols)))
     }
 
     /// `c = (c +) a · b`: one accumulator an element, over ascending `k`.
@@ -54,8 +66,7 @@ impl Stream {
     /// # Panics
     /// The dims disagree.
     pub fn matmul_panels(&self, a: Mat<'_>, b: &Panels, c: MatMut<'_>, start: Start) {
-        let Kind::Cpu(b) = &b.0;
-        cpu::matmul_panels(a.on_cpu(), b, &mut c.on_cpu(), start);
+        cpu::matmul_panels(a.on_cpu(), b.on_cpu(), &mut c.on_cpu(), start);
     }
 
     /// `c = a · b`, the sum over `k` cut into `leaves`, which are added in the tree.
@@ -63,7 +74,6 @@ impl Stream {
     /// # Panics
     /// The dims disagree, or a leaf lies beyond `k`.
     pub fn matmul_tree(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>) {
-        let Kind::Cpu(b) = &b.0;
-        cpu::matmul_tree(a.on_cpu(), b, leaves, &mut c.on_cpu());
+        cpu::matmul_tree(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu());
     }
 }
