@@ -1,20 +1,22 @@
 //! The right operand of a product, packed once into column panels that serve many rows, few rows and one row alike.
 //!
-//! Panel `p` holds the columns `32 p .. 32 p + 32` as `[k][32]`, the last one padded with zeros, each row of a panel
-//! aligned to 64 bytes. All products read this layout: [`matmul`](crate::matmul()) packs first, weights stay packed.
+//! Panel `p` holds the columns `32 p .. 32 p + 32` as `[half][k][16]`, the last one padded with zeros, each row of a half
+//! one cache line, so that what a kernel reads lies in one run, whether it does all columns at a time or a half. All
+//! products read this layout: [`matmul`](crate::matmul()) packs first, weights stay packed.
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::tile::HALF_COLUMNS;
 use crate::transpose::transpose;
 use crate::{Mat, threads};
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
 
-/// Sixteen elements in one cache line; two make a panel's row.
+/// A row of half a panel, in one cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct Line([f32; HALF_COLUMNS]);
 
 /// A packed matrix of `rows` (the summed dim `k`) by `cols` (output columns).
 #[derive(Clone, Default)]
@@ -35,16 +37,14 @@ impl Panels {
     /// Packs another matrix into this one's memory, to save the allocation where shapes repeat.
     pub fn pack_from(&mut self, b: Mat<'_>) {
         (self.rows, self.cols) = (b.rows, b.cols);
-        let lines = b.cols.div_ceil(PANEL_COLUMNS) * b.rows * (PANEL_COLUMNS / 16);
+        let lines = self.count() * b.rows * (PANEL_COLUMNS / HALF_COLUMNS);
         self.lines.resize(lines, Line::zeroed());
-        let panel_len = b.rows * PANEL_COLUMNS;
-        if panel_len == 0 {
+        if lines == 0 {
             return;
         }
-        let elements: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        threads::for_each_chunk(elements, panel_len, b.rows * b.cols, |index, panel| {
-            let first = index * PANEL_COLUMNS;
-            pack_panel(b.columns(first..b.cols.min(first + PANEL_COLUMNS)), panel);
+        threads::for_each_chunk(&mut self.lines, b.rows, b.rows * b.cols, |index, half| {
+            let first = b.cols.min(index * HALF_COLUMNS);
+            pack_half(b.columns(first..b.cols.min(first + HALF_COLUMNS)), bytemuck::cast_slice_mut(half));
         });
     }
 
@@ -68,7 +68,7 @@ impl Panels {
         self.cols.div_ceil(PANEL_COLUMNS)
     }
 
-    /// Panel `index` as `[k][32]`.
+    /// Panel `index` as `[half][k][16]`.
     pub(crate) fn panel(&self, index: usize) -> &[f32] {
         let elements: &[f32] = bytemuck::cast_slice(&self.lines);
         &elements[index * self.rows * PANEL_COLUMNS..][..self.rows * PANEL_COLUMNS]
@@ -81,31 +81,24 @@ impl std::fmt::Debug for Panels {
     }
 }
 
-fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
-    if columns.cols < PANEL_COLUMNS {
-        panel.fill(0.0);
+fn pack_half(columns: Mat<'_>, half: &mut [f32]) {
+    if columns.cols < HALF_COLUMNS {
+        half.fill(0.0);
     }
-    if columns.col_stride == 1 && columns.cols == PANEL_COLUMNS {
-        for (k, row) in panel.as_chunks_mut::<PANEL_COLUMNS>().0.iter_mut().enumerate() {
-            if let Some(source) = columns.data[k * columns.row_stride..].first_chunk() {
-                *row = *source;
-            }
-        }
-        return;
-    }
-    if columns.col_stride == 1 {
-        for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
-            row[..columns.cols].copy_from_slice(&columns.data[k * columns.row_stride..][..columns.cols]);
-        }
+    if columns.cols == 0 {
         return;
     }
     if columns.row_stride == 1 {
-        return transpose(columns.data, columns.col_stride, panel, PANEL_COLUMNS, columns.cols, columns.rows);
+        return transpose(columns.data, columns.col_stride, half, HALF_COLUMNS, columns.cols, columns.rows);
     }
-    for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
+    for (k, row) in half.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
         let source = &columns.data[k * columns.row_stride..];
-        for (n, element) in row[..columns.cols].iter_mut().enumerate() {
-            *element = source[n * columns.col_stride];
+        match source.first_chunk() {
+            Some(source) if columns.col_stride == 1 && columns.cols == HALF_COLUMNS => *row = *source,
+            _ => {
+                let source = source.iter().step_by(columns.col_stride);
+                row[..columns.cols].iter_mut().zip(source).for_each(|(element, source)| *element = *source);
+            }
         }
     }
 }
@@ -121,9 +114,10 @@ mod tests {
         let mut panels = Panels::pack(Mat::row_major(&[9.0; 200], 5, 40));
         panels.pack_from(b);
         assert_eq!((panels.rows(), panels.cols(), panels.count()), (3, 40, 2));
-        assert_eq!(panels.panel(0)[32..64], data[40..72]);
-        assert_eq!(panels.panel(1)[64..72], data[112..120]);
-        assert!(panels.panel(1)[72..96].iter().all(|&padding| padding == 0.0));
+        assert_eq!(panels.panel(0)[16..32], data[40..56]);
+        assert_eq!(panels.panel(0)[3 * 16 + 16..][..16], data[56..72]);
+        assert_eq!(panels.panel(1)[32..40], data[112..120]);
+        assert!(panels.panel(1)[40..].iter().all(|&padding| padding == 0.0));
     }
 
     #[test]

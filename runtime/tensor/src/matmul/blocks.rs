@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::tree::{LEVELS, Leaves};
 use crate::elementwise::add_assign_at;
 use crate::simd::Instructions;
-use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::tile::{HALF_COLUMNS, TILE_ROWS, Tiles, multiply_tiles};
 use crate::transpose::transpose;
 use crate::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
@@ -48,11 +48,11 @@ impl Blocking {
     /// For packed rows of `depth` terms.
     fn new(level: SimdLevel, depth: usize) -> Self {
         match level.instructions() {
-            // A block of a panel (256 x 32) stays close while the rows go by; these stay in L2.
+            // Half of a panel's block (384 x 16) stays in L1 while the rows go by; these stay in L2.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => {
                 let rows = ((96 << 10) / depth / TILE_ROWS * TILE_ROWS).clamp(2 * TILE_ROWS, 15 * TILE_ROWS);
-                Self { terms: 256, rows, rows_a_panel: rows, panels: 1 }
+                Self { terms: 384, rows, rows_a_panel: rows, panels: 1 }
             }
             // A tile of `A` (12 x 512) stays in L1 while the panels go by; these stay in L2.
             _ => {
@@ -174,8 +174,9 @@ impl Product<'_> {
 
     fn panel(&self, a: PackedRows<'_>, panel: usize, out: &mut Out<'_>, spare: &mut Vec<f32>) {
         let terms = Blocking::new(self.level, a.depth).terms;
-        let b = &self.b.panel(panel)[a.first_term * PANEL_COLUMNS..];
-        let product = PanelProduct { level: self.level, a, b, terms };
+        let b = &self.b.panel(panel)[a.first_term * HALF_COLUMNS..];
+        let b_half = self.b.rows() * HALF_COLUMNS;
+        let product = PanelProduct { level: self.level, a, b, b_half, terms };
         match self.sum {
             Sum::Plain(start) => product.multiply(0..a.depth, start, out),
             Sum::Tree(leaves) => {
@@ -209,10 +210,6 @@ impl<'a> PackedRows<'a> {
         let data = &self.data[rows.start * self.depth..rows.end * self.depth];
         Self { data, rows: rows.len(), ..self }
     }
-
-    fn tiles(self) -> impl Iterator<Item = &'a [f32]> {
-        self.data.chunks(self.depth * TILE_ROWS)
-    }
 }
 
 /// Where a panel's sums go: row `r` begins at `data[r * stride]`.
@@ -225,7 +222,9 @@ struct Out<'a> {
 struct PanelProduct<'a> {
     level: SimdLevel,
     a: PackedRows<'a>,
+    /// Of the panel, from the first packed term on; its second half lies `b_half` further on.
     b: &'a [f32],
+    b_half: usize,
     /// Terms of one block of `k`.
     terms: usize,
 }
@@ -235,20 +234,9 @@ impl PanelProduct<'_> {
     fn multiply(&self, range: Range<usize>, start: Start, out: &mut Out<'_>) {
         for (block, range) in blocks(range, self.terms).enumerate() {
             let start = if block == 0 { start } else { Start::FromC };
-            for (tile, a) in self.a.tiles().enumerate() {
-                let rows = a.len() / self.a.depth;
-                let operands = Operands {
-                    depth: range.len(),
-                    a: &a[range.start * rows..],
-                    a_layout: RowLayout::Packed,
-                    a_step: rows,
-                    b: &self.b[range.start * PANEL_COLUMNS..],
-                    b_step: PANEL_COLUMNS,
-                    start,
-                };
-                let c = &mut out.data[tile * TILE_ROWS * out.stride..];
-                multiply(self.level, rows, operands, c, out.stride);
-            }
+            let tiles = Tiles { data: self.a.data, depth: self.a.depth };
+            let b = &self.b[range.start * HALF_COLUMNS..];
+            multiply_tiles(self.level, tiles, range, (b, self.b_half), start, out.data, out.stride);
         }
     }
 

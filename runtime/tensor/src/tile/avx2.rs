@@ -7,11 +7,11 @@ use std::arch::x86_64::{
 /// Rows of one part.
 const PART_ROWS: usize = 6;
 
-/// `R` rows of 32 columns; the rows of `a` lie `A_ROW` elements apart.
+/// `R` rows of 16 columns, which is half of a tile; the rows of `a` lie `A_ROW` elements apart.
 ///
 /// # Safety
 /// The machine has AVX2 and FMA, and `a`, `b` and `c` hold every element that [`Operands`](super::Operands) names for
-/// `depth` terms.
+/// `depth` terms, in the columns that `b` and `c` begin at.
 #[target_feature(enable = "avx2,fma")]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
@@ -20,23 +20,22 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
     a_step: usize,
     b: *const f32,
     b_step: usize,
+    _b_half: usize,
     c: *mut f32,
     c_step: usize,
     from_c: bool,
 ) {
-    for column in [0, 16] {
-        for row in (0..R).step_by(PART_ROWS) {
-            // SAFETY: row and column stay inside of the tile, so the operands of the part lie inside of the tile's.
-            unsafe {
-                let (a, b, c) = (a.add(row * A_ROW), b.add(column), c.add(row * c_step + column));
-                match R - row {
-                    1 => part::<1, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                    2 => part::<2, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                    3 => part::<3, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                    4 => part::<4, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                    5 => part::<5, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                    _ => part::<PART_ROWS, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
-                }
+    for row in (0..R).step_by(PART_ROWS) {
+        // SAFETY: the row stays inside of the tile, so the operands of the part lie inside of the tile's.
+        unsafe {
+            let (a, c) = (a.add(row * A_ROW), c.add(row * c_step));
+            match R - row {
+                1 => part::<1, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                2 => part::<2, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                3 => part::<3, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                4 => part::<4, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                5 => part::<5, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
+                _ => part::<PART_ROWS, A_ROW>(depth, a, a_step, b, b_step, c, c_step, from_c),
             }
         }
     }

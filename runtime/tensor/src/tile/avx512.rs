@@ -21,6 +21,7 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
     a_step: usize,
     mut b: *const f32,
     b_step: usize,
+    b_half: usize,
     c: *mut f32,
     c_step: usize,
     from_c: bool,
@@ -42,10 +43,10 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
         unsafe {
             if R <= 2 {
                 _mm_prefetch::<_MM_HINT_T0>(b.cast::<i8>().wrapping_add(PREFETCH_BYTES));
-                _mm_prefetch::<_MM_HINT_T0>(b.cast::<i8>().wrapping_add(PREFETCH_BYTES + 64));
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(b_half).cast::<i8>().wrapping_add(PREFETCH_BYTES));
             }
             let b_low = _mm512_loadu_ps(b);
-            let b_high = _mm512_loadu_ps(b.add(16));
+            let b_high = _mm512_loadu_ps(b.add(b_half));
             for r in 0..R {
                 let factor = _mm512_set1_ps(*a.add(r * A_ROW));
                 low[r] = _mm512_fmadd_ps(factor, b_low, low[r]);

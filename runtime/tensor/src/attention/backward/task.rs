@@ -9,7 +9,7 @@ use crate::attention::{
 };
 use crate::math::exp;
 use crate::simd::simd_dispatch;
-use crate::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::tile::{HALF_COLUMNS, Operands, RowLayout, TILE_ROWS, multiply};
 use crate::{Mat, PANEL_COLUMNS, SimdLevel, Start};
 
 /// Rows taken against one block of keys at once.
@@ -130,6 +130,7 @@ impl Block<'_> {
                 a_step: tile.len(),
                 b: &block[column..],
                 b_step: KEY_BLOCK,
+                b_half: HALF_COLUMNS,
                 start: Start::Zero,
             };
             multiply(self.level, tile.len(), operands, &mut out.as_flattened_mut()[column..], KEY_BLOCK);
@@ -187,7 +188,7 @@ fn operands<'a>(
     b: &'a [f32],
     b_step: usize,
 ) -> Operands<'a> {
-    Operands { depth, a, a_layout, a_step, b, b_step, start: Start::FromC }
+    Operands { depth, a, a_layout, a_step, b, b_step, b_half: HALF_COLUMNS, start: Start::FromC }
 }
 
 simd_dispatch!(
