@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use sixfold_tensor::{
-    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Gelu, Mat, MatMut, Panels, Purpose,
-    RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
+    AdamW, AttentionGradients, AttentionSaved, AttentionShape, Counter, Dtype, Gelu, Mat, MatMut, Panels,
+    Purpose, RowsMut, Start, VocabularyShard, adamw_step, attention, attention_backward, gelu, gelu_backward,
     keep_freed_memory, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm, round_to_bf16,
     set_threads, simd_level, swiglu, widen_bf16,
 };
@@ -70,11 +70,11 @@ fn product(m: usize, n: usize, k: usize) {
     let (a, b) = (random(1, m * k), random(2, k * n));
     let (a, weight) = (Mat::row_major(&a, m, k), Mat::row_major(&b, n, k).transposed());
     let mut c = vec![0.0; m * n];
-    let panels = Panels::pack(weight);
+    let panels = Panels::pack(weight, Dtype::F32);
     let packed = best(|| matmul_panels(a, &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
     let fresh =
         best(|| matmul(a, Mat::row_major(&b, k, n), &mut MatMut::row_major(&mut c, m, n), Start::Zero));
-    let pack = best(|| drop(Panels::pack(weight)));
+    let pack = best(|| drop(Panels::pack(weight, Dtype::F32)));
     let flops = 2 * m * n * k;
     println!(
         "product m {m} n {n} k {k}: packed {:.0} GFLOP/s, packing first {:.0}; packing a weight {:.2} Gelement/s",
@@ -86,7 +86,7 @@ fn product(m: usize, n: usize, k: usize) {
 
 fn rows(m: usize, n: usize, k: usize) {
     let (a, b) = (random(1, m * k), random(2, k * n));
-    let panels = Panels::pack(Mat::row_major(&b, k, n));
+    let panels = Panels::pack(Mat::row_major(&b, k, n), Dtype::F32);
     let mut c = vec![0.0; m * n];
     let time = best(|| {
         matmul_panels(Mat::row_major(&a, m, k), &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero)

@@ -67,7 +67,7 @@ pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, RowsMut, Start};
 pub use memory::keep_freed_memory;
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
-pub use panels::{PANEL_COLUMNS, Panels};
+pub use panels::{Dtype, PANEL_COLUMNS, Panels};
 pub use random::{Counter, Purpose, philox4x32};
 pub use rms_norm::{Segment, rms_norm, rms_norm_backward};
 pub use rope::{RopeTable, rope};

@@ -2,13 +2,16 @@
 //!
 //! Panel `p` holds the columns `32 p .. 32 p + 32` as `[half][k][16]`, the last one padded with zeros, each row of a half
 //! one cache line, so that what a kernel reads lies in one run, whether it does all columns at a time or a half. All
-//! products read this layout: [`matmul`](crate::matmul()) packs first, weights stay packed.
+//! products read this layout: [`matmul`](crate::matmul()) packs first, weights stay packed. Elements are `f32` or rounded to
+//! bfloat16; of these a row holds two, `k` and `k + 1` for even `k`, in the lower and the upper half of a word.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::tile::HALF_COLUMNS;
+use crate::bf16::rounded_bits;
+use crate::simd::{simd_dispatch, simd_level};
+use crate::tile::{Elements, HALF_COLUMNS, PanelTerms};
 use crate::transpose::transpose;
-use crate::{Mat, threads};
+use crate::{Mat, SimdLevel, threads};
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
@@ -18,33 +21,60 @@ pub const PANEL_COLUMNS: usize = 32;
 #[repr(C, align(64))]
 struct Line([f32; HALF_COLUMNS]);
 
+/// What the operands of a product are rounded to before it. Sums are in `f32` in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// Not at all.
+    #[default]
+    F32,
+    /// bfloat16, to the nearest and ties to even.
+    Bf16,
+}
+
+impl Dtype {
+    /// Rows of `k` that lie in one row of a panel.
+    fn terms(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
 /// A packed matrix of `rows` (the summed dim `k`) by `cols` (output columns).
 #[derive(Clone, Default)]
 pub struct Panels {
     lines: Vec<Line>,
     rows: usize,
     cols: usize,
+    dtype: Dtype,
 }
 
 impl Panels {
-    /// Packs `b` (`[k][n]`). For a weight stored `[out][in]` pass its transposed view.
-    pub fn pack(b: Mat<'_>) -> Self {
+    /// Packs `b` (`[k][n]`) as elements of `dtype`. For a weight stored `[out][in]` pass its transposed view.
+    pub fn pack(b: Mat<'_>, dtype: Dtype) -> Self {
         let mut panels = Self::default();
-        panels.pack_from(b);
+        panels.pack_from(b, dtype);
         panels
     }
 
     /// Packs another matrix into this one's memory, to save the allocation where shapes repeat.
-    pub fn pack_from(&mut self, b: Mat<'_>) {
-        (self.rows, self.cols) = (b.rows, b.cols);
-        let lines = self.count() * b.rows * (PANEL_COLUMNS / HALF_COLUMNS);
+    pub fn pack_from(&mut self, b: Mat<'_>, dtype: Dtype) {
+        (self.rows, self.cols, self.dtype) = (b.rows, b.cols, dtype);
+        let lines_a_half = b.rows.div_ceil(dtype.terms());
+        let lines = self.count() * lines_a_half * (PANEL_COLUMNS / HALF_COLUMNS);
         self.lines.resize(lines, Line::zeroed());
         if lines == 0 {
             return;
         }
-        threads::for_each_chunk(&mut self.lines, b.rows, b.rows * b.cols, |index, half| {
+        let level = simd_level();
+        threads::for_each_chunk(&mut self.lines, lines_a_half, b.rows * b.cols, |index, half| {
             let first = b.cols.min(index * HALF_COLUMNS);
-            pack_half(b.columns(first..b.cols.min(first + HALF_COLUMNS)), bytemuck::cast_slice_mut(half));
+            let columns = b.columns(first..b.cols.min(first + HALF_COLUMNS));
+            match dtype {
+                Dtype::F32 => pack_half(columns, bytemuck::cast_slice_mut(half)),
+                Dtype::Bf16 => pack_half_pairs(level, columns, bytemuck::cast_slice_mut(half)),
+            }
         });
     }
 
@@ -68,10 +98,21 @@ impl Panels {
         self.cols.div_ceil(PANEL_COLUMNS)
     }
 
-    /// Panel `index` as `[half][k][16]`.
-    pub(crate) fn panel(&self, index: usize) -> &[f32] {
-        let elements: &[f32] = bytemuck::cast_slice(&self.lines);
-        &elements[index * self.rows * PANEL_COLUMNS..][..self.rows * PANEL_COLUMNS]
+    /// What the elements are rounded to.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Panel `index`, from term `first` on, which begins a pair where elements are in pairs.
+    pub(crate) fn panel(&self, index: usize, first: usize) -> PanelTerms<'_> {
+        let lines_a_half = self.rows.div_ceil(self.dtype.terms());
+        let lines = &self.lines[2 * index * lines_a_half..][..2 * lines_a_half];
+        let lines = &lines[first / self.dtype.terms()..];
+        let elements = match self.dtype {
+            Dtype::F32 => Elements::F32(bytemuck::cast_slice(lines)),
+            Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(lines)),
+        };
+        PanelTerms { elements, half: lines_a_half * HALF_COLUMNS }
     }
 }
 
@@ -103,21 +144,78 @@ fn pack_half(columns: Mat<'_>, half: &mut [f32]) {
     }
 }
 
+/// Terms that are packed before they are rounded.
+const PAIRED_TERMS: usize = 64;
+
+/// [`pack_half`] with each two terms in one row of words.
+fn pack_half_pairs(level: SimdLevel, columns: Mat<'_>, half: &mut [u32]) {
+    let mut wide = [0.0; PAIRED_TERMS * HALF_COLUMNS];
+    for (block, words) in half.chunks_mut(PAIRED_TERMS / 2 * HALF_COLUMNS).enumerate() {
+        let first = block * PAIRED_TERMS;
+        let terms = first..columns.rows.min(first + PAIRED_TERMS);
+        let (of_terms, rest) = wide.split_at_mut(terms.len() * HALF_COLUMNS);
+        pack_half(columns.row_range(terms), of_terms);
+        // The second number of a last pair that has none.
+        rest.fill(0.0);
+        pair_at(level, &wide, words);
+    }
+}
+
+simd_dispatch!(fn pair_at(wide: &[f32], words: &mut [u32]) = pair);
+
+#[inline(always)]
+fn pair(wide: &[f32], words: &mut [u32]) {
+    let rows = wide.as_chunks::<{ 2 * HALF_COLUMNS }>().0;
+    for (words, rows) in words.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().zip(rows) {
+        let (first, second) = rows.split_at(HALF_COLUMNS);
+        for (word, (&first, &second)) in words.iter_mut().zip(first.iter().zip(second)) {
+            *word = rounded_bits(first) >> 16 | rounded_bits(second);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A panel's elements as `[half][k][16]`, widened.
+    fn elements(panels: &Panels, index: usize) -> Vec<f32> {
+        match panels.panel(index, 0).elements {
+            Elements::F32(elements) => elements.to_vec(),
+            Elements::Bf16(words) => {
+                let rows = words.as_chunks::<HALF_COLUMNS>().0.iter();
+                let wide =
+                    |word: &u32, term| f32::from_bits(if term == 0 { word << 16 } else { word >> 16 << 16 });
+                rows.flat_map(|row| [0, 1].map(|term| row.map(|word| wide(&word, term)))).flatten().collect()
+            }
+        }
+    }
 
     #[test]
     fn panels_hold_columns_padded_with_zeros() {
         let data: Vec<f32> = (0..3 * 40).map(|value| value as f32 + 1.0).collect();
         let b = Mat::row_major(&data, 3, 40);
-        let mut panels = Panels::pack(Mat::row_major(&[9.0; 200], 5, 40));
-        panels.pack_from(b);
-        assert_eq!((panels.rows(), panels.cols(), panels.count()), (3, 40, 2));
-        assert_eq!(panels.panel(0)[16..32], data[40..56]);
-        assert_eq!(panels.panel(0)[3 * 16 + 16..][..16], data[56..72]);
-        assert_eq!(panels.panel(1)[32..40], data[112..120]);
-        assert!(panels.panel(1)[40..].iter().all(|&padding| padding == 0.0));
+        for (dtype, terms) in [(Dtype::F32, 3), (Dtype::Bf16, 4)] {
+            let mut panels = Panels::pack(Mat::row_major(&[9.0; 200], 5, 40), Dtype::F32);
+            panels.pack_from(b, dtype);
+            assert_eq!((panels.rows(), panels.cols(), panels.count(), panels.dtype()), (3, 40, 2, dtype));
+            let (first, last) = (elements(&panels, 0), elements(&panels, 1));
+            assert_eq!(first[16..32], data[40..56]);
+            assert_eq!(first[terms * 16 + 16..][..16], data[56..72]);
+            assert_eq!(last[32..40], data[112..120]);
+            assert!(last[40..].iter().chain(&first[48..terms * 16]).all(|&padding| padding == 0.0));
+        }
+    }
+
+    #[test]
+    fn elements_are_rounded_in_blocks_of_any_length() {
+        let data: Vec<f32> = (0..131 * 5).map(|value| (value as f32).sqrt()).collect();
+        let panels = Panels::pack(Mat::row_major(&data, 131, 5), Dtype::Bf16);
+        let elements = elements(&panels, 0);
+        for (k, row) in data.chunks_exact(5).enumerate() {
+            let rounded: Vec<f32> = row.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+            assert_eq!(elements[k * 16..][..5], rounded, "term {k}");
+        }
     }
 
     #[test]
@@ -125,8 +223,11 @@ mod tests {
         let data: Vec<f32> = (0..7 * 45).map(|value| value as f32).collect();
         let view = Mat::row_major(&data, 45, 7).transposed();
         let copied: Vec<f32> = (0..7).flat_map(|k| (0..45).map(move |n| view.at(k, n))).collect();
-        let (from_view, from_copy) = (Panels::pack(view), Panels::pack(Mat::row_major(&copied, 7, 45)));
-        assert_eq!(from_view.panel(0), from_copy.panel(0));
-        assert_eq!(from_view.panel(1), from_copy.panel(1));
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let from_copy = Panels::pack(Mat::row_major(&copied, 7, 45), dtype);
+            let from_view = Panels::pack(view, dtype);
+            assert_eq!(elements(&from_view, 0), elements(&from_copy, 0));
+            assert_eq!(elements(&from_view, 1), elements(&from_copy, 1));
+        }
     }
 }

@@ -57,22 +57,30 @@ type Kernel = unsafe fn(usize, *const f32, usize, *const f32, usize, usize, *mut
 /// The kernels for 1 to 12 rows.
 type Kernels = [Kernel; TILE_ROWS];
 
-/// An array of `$module::kernel::<rows, row stride>` for 1 to 12 rows.
+/// A kernel for rows that are packed side by side and a right operand of bfloat16 numbers in pairs: a word holds the terms
+/// `k` (lower half) and `k + 1` (upper half) of a column, for even `k`. `(depth, whether the first term is the second of its
+/// pair, a, b, b_half, c, c_step, continue from c)`. The sum is that of a [`Kernel`] over the numbers widened.
+type PairKernel = unsafe fn(usize, bool, *const f32, *const u32, usize, *mut f32, usize, bool);
+
+/// The bits of a word that hold the second number of a pair.
+const UPPER_HALF: i32 = 0xffff_0000_u32.cast_signed();
+
+/// An array of `$module::$kernel::<rows, more>` for 1 to 12 rows.
 macro_rules! kernels {
-    ($module:ident, $stride:expr) => {
+    ($module:ident::$kernel:ident $(, $more:expr)?) => {
         [
-            $module::kernel::<1, { $stride }>,
-            $module::kernel::<2, { $stride }>,
-            $module::kernel::<3, { $stride }>,
-            $module::kernel::<4, { $stride }>,
-            $module::kernel::<5, { $stride }>,
-            $module::kernel::<6, { $stride }>,
-            $module::kernel::<7, { $stride }>,
-            $module::kernel::<8, { $stride }>,
-            $module::kernel::<9, { $stride }>,
-            $module::kernel::<10, { $stride }>,
-            $module::kernel::<11, { $stride }>,
-            $module::kernel::<12, { $stride }>,
+            $module::$kernel::<1 $(, { $more })?>,
+            $module::$kernel::<2 $(, { $more })?>,
+            $module::$kernel::<3 $(, { $more })?>,
+            $module::$kernel::<4 $(, { $more })?>,
+            $module::$kernel::<5 $(, { $more })?>,
+            $module::$kernel::<6 $(, { $more })?>,
+            $module::$kernel::<7 $(, { $more })?>,
+            $module::$kernel::<8 $(, { $more })?>,
+            $module::$kernel::<9 $(, { $more })?>,
+            $module::$kernel::<10 $(, { $more })?>,
+            $module::$kernel::<11 $(, { $more })?>,
+            $module::$kernel::<12 $(, { $more })?>,
         ]
     };
 }
@@ -83,16 +91,26 @@ struct Family {
     columns: usize,
     /// By row layout.
     layouts: [Kernels; 2],
+    pairs: [PairKernel; TILE_ROWS],
 }
 
-static PLAIN: Family =
-    Family { columns: PANEL_COLUMNS, layouts: [kernels!(plain, 1), kernels!(plain, SCORE_STRIDE)] };
+static PLAIN: Family = Family {
+    columns: PANEL_COLUMNS,
+    layouts: [kernels!(plain::kernel, 1), kernels!(plain::kernel, SCORE_STRIDE)],
+    pairs: kernels!(plain::pairs),
+};
 #[cfg(target_arch = "x86_64")]
-static AVX2: Family =
-    Family { columns: HALF_COLUMNS, layouts: [kernels!(avx2, 1), kernels!(avx2, SCORE_STRIDE)] };
+static AVX2: Family = Family {
+    columns: HALF_COLUMNS,
+    layouts: [kernels!(avx2::kernel, 1), kernels!(avx2::kernel, SCORE_STRIDE)],
+    pairs: kernels!(avx2::pairs),
+};
 #[cfg(target_arch = "x86_64")]
-static AVX512: Family =
-    Family { columns: PANEL_COLUMNS, layouts: [kernels!(avx512, 1), kernels!(avx512, SCORE_STRIDE)] };
+static AVX512: Family = Family {
+    columns: PANEL_COLUMNS,
+    layouts: [kernels!(avx512::kernel, 1), kernels!(avx512::kernel, SCORE_STRIDE)],
+    pairs: kernels!(avx512::pairs),
+};
 
 impl Family {
     fn of(level: SimdLevel) -> &'static Self {
@@ -128,9 +146,24 @@ pub(crate) struct Tiles<'a> {
     pub(crate) depth: usize,
 }
 
-/// [`multiply`] for tile after tile and the given terms of each, with a panel `[half][k][column]` of `b`, of which those
-/// terms of the first half begin at `b[0]` and those of the second at `b[b_half]`: a half stays in the first cache
-/// meanwhile.
+/// A panel of the right operand as `[half][k][column]`, from some term on.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelTerms<'a> {
+    pub(crate) elements: Elements<'a>,
+    /// Elements from the first half to the second.
+    pub(crate) half: usize,
+}
+
+/// Elements of a packed panel.
+#[derive(Clone, Copy)]
+pub(crate) enum Elements<'a> {
+    F32(&'a [f32]),
+    /// Pairs of terms, see [`PairKernel`].
+    Bf16(&'a [u32]),
+}
+
+/// [`multiply`] for tile after tile and the given terms of each, with the same terms of a panel: half of it stays in the
+/// first cache meanwhile.
 ///
 /// # Panics
 /// An operand is too short.
@@ -138,7 +171,7 @@ pub(crate) fn multiply_tiles(
     level: SimdLevel,
     tiles: Tiles<'_>,
     terms: Range<usize>,
-    (b, b_half): (&[f32], usize),
+    panel: PanelTerms<'_>,
     start: Start,
     c: &mut [f32],
     c_step: usize,
@@ -147,17 +180,21 @@ pub(crate) fn multiply_tiles(
     for half in family.halves() {
         for (tile, a) in tiles.data.chunks(tiles.depth * TILE_ROWS).enumerate() {
             let rows = a.len() / tiles.depth;
-            let operands = Operands {
-                depth: terms.len(),
-                a: &a[terms.start * rows..],
-                a_layout: RowLayout::Packed,
-                a_step: rows,
-                b,
-                b_step: HALF_COLUMNS,
-                b_half,
-                start,
-            };
-            family.multiply(half, rows, operands, &mut c[tile * TILE_ROWS * c_step..], c_step);
+            let (depth, a) = (terms.len(), &a[terms.start * rows..]);
+            let c = &mut c[tile * TILE_ROWS * c_step..];
+            match panel.elements {
+                Elements::F32(b) => {
+                    let b = &b[terms.start * HALF_COLUMNS..];
+                    let (b_step, b_half) = (HALF_COLUMNS, panel.half);
+                    let a_layout = RowLayout::Packed;
+                    let operands = Operands { depth, a, a_layout, a_step: rows, b, b_step, b_half, start };
+                    family.multiply(half, rows, operands, c, c_step);
+                }
+                Elements::Bf16(b) => {
+                    let b = (&b[terms.start / 2 * HALF_COLUMNS..], panel.half);
+                    family.multiply_pairs(half, rows, terms.clone(), a, b, start, c, c_step);
+                }
+            }
         }
     }
 }
@@ -190,6 +227,37 @@ impl Family {
             let b = b.as_ptr().wrapping_add(half * b_half);
             let c = c.as_mut_ptr().add(half * self.columns);
             kernel(depth, a.as_ptr(), a_step, b, b_step, b_half, c, c_step, start == Start::FromC);
+        }
+    }
+
+    /// One call of a kernel for `terms`, with `b` beginning at the pair of the first of them.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn multiply_pairs(
+        &self,
+        half: usize,
+        rows: usize,
+        terms: Range<usize>,
+        a: &[f32],
+        (b, b_half): (&[u32], usize),
+        start: Start,
+        c: &mut [f32],
+        c_step: usize,
+    ) {
+        let (depth, second) = (terms.len(), !terms.start.is_multiple_of(2));
+        assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
+        assert!(c.len() >= (rows - 1) * c_step + PANEL_COLUMNS, "the output is shorter than the tile");
+        assert!(a.len() >= rows * depth, "the left operand is shorter than the tile");
+        let pairs = (depth + usize::from(second)).div_ceil(2);
+        if depth > 0 {
+            assert!(b.len() >= pairs * HALF_COLUMNS + b_half, "the right operand is shorter than the tile");
+        }
+        // SAFETY: as in `multiply`.
+        unsafe {
+            let b = b.as_ptr().wrapping_add(half * b_half);
+            let c = c.as_mut_ptr().add(half * self.columns);
+            let from_c = start == Start::FromC;
+            self.pairs[rows - 1](depth, second, a.as_ptr(), b, b_half, c, c_step, from_c);
         }
     }
 }
