@@ -156,7 +156,7 @@ impl Body for Attention {
         }
         rotate(pass, &mut d_qkv, layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        gradients.of_outputs(run, &d_qkv, &pack(h, d));
+        gradients.of_outputs(run, &d_qkv, &pack(h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, &QUERY_KEY_VALUE, &d_qkv, gradients);
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(&d_qkv, rows)

@@ -63,7 +63,7 @@ impl Body for FeedForward {
         }
         let d_inner = activation::backward(family, &dproduct, &tape.inner, columns);
         let run = gradients.run(Place::Layer(layer as u32), family.feed_forward_inputs(), &pass.slice.shards);
-        gradients.of_outputs(run, &d_inner, &pack(h, d));
+        gradients.of_outputs(run, &d_inner, &pack(h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, family.feed_forward_inputs(), &d_inner, gradients);
         pass.work.projections += 2 * (weights.inner.flops(rows) + weights.down.flops(rows));
         weights.inner.backward_tree(&d_inner, rows)

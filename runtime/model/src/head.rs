@@ -144,7 +144,7 @@ pub(crate) fn backward(
     let HeadTape { normed, statistics, mut logits } = tape;
     let first = pass.slice.shards.start;
     let rows = pass.rows();
-    let h = pack(&normed.rows.h, pass.width());
+    let h = pack(&normed.rows.h, pass.width(), pass.geometry.config.dtype);
     let dh = pass.sum(normed.rows.h.len(), |pass, shard| {
         let mut dlogits = match &mut logits {
             Some(kept) => std::mem::take(&mut kept[shard - first]),

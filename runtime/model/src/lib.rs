@@ -39,6 +39,8 @@ mod unit;
 #[cfg(test)]
 mod testing;
 
+pub use sixfold_tensor::Dtype;
+
 pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};

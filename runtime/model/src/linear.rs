@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use sixfold_tensor::{
-    Leaves, Mat, MatMut, Panels, Start, add_assign, embed_backward, matmul_panels, matmul_tree, tree_sum,
+    Dtype, Leaves, Mat, MatMut, Panels, Start, add_assign, embed_backward, matmul_panels, matmul_tree,
+    tree_sum,
 };
 
 use crate::batch::MicroBatch;
@@ -22,6 +23,8 @@ pub(crate) struct Gradients<'a> {
     start: Start,
     groups: Vec<Range<usize>>,
     leaves: Leaves,
+    /// What the operands of products are rounded to.
+    dtype: Dtype,
 }
 
 impl<'a> Gradients<'a> {
@@ -29,11 +32,11 @@ impl<'a> Gradients<'a> {
     ///
     /// # Panics
     /// If sums are to be continued by a micro-batch of several groups, which has no place in the order.
-    pub(crate) fn new(sums: &'a mut UnitBuffer, start: Start, batch: &MicroBatch) -> Self {
+    pub(crate) fn new(sums: &'a mut UnitBuffer, start: Start, batch: &MicroBatch, dtype: Dtype) -> Self {
         assert!(start == Start::Zero || batch.groups == 1, "sums of whole groups are continued");
         let groups: Vec<_> = batch.group_rows().collect();
         let leaves = Leaves::new(groups.iter().map(|rows| vec![rows.clone()]));
-        Self { sums, start, groups, leaves }
+        Self { sums, start, groups, leaves, dtype }
     }
 
     /// Where the units of `tensors` and `shards` lie; see [`Self::of_outputs`].
@@ -60,7 +63,7 @@ impl<'a> Gradients<'a> {
         if width == 0 {
             return;
         }
-        let x = pack(x, width);
+        let x = pack(x, width, self.dtype);
         let mut whole = vec![0.0; outputs * width];
         if self.start == Start::FromC {
             for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
@@ -161,6 +164,6 @@ fn product(start: Start, leaves: &Leaves, dy: &[f32], x: &Panels, out: &mut MatM
 }
 
 /// `x` as products with it take it.
-pub(crate) fn pack(x: &[f32], inputs: usize) -> Panels {
-    Panels::pack(Mat::row_major(x, x.len() / inputs, inputs))
+pub(crate) fn pack(x: &[f32], inputs: usize, dtype: Dtype) -> Panels {
+    Panels::pack(Mat::row_major(x, x.len() / inputs, inputs), dtype)
 }

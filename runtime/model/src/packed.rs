@@ -9,8 +9,9 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{Leaves, Mat, MatMut, Panels, Start, matmul_panels, matmul_tree};
+use sixfold_tensor::{Dtype, Leaves, Mat, MatMut, Panels, Start, matmul_panels, matmul_tree};
 
+use crate::config::ModelConfig;
 use crate::head::table;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitBuffer, UnitId};
 
@@ -69,8 +70,8 @@ impl PackedWeights {
         }
         for (shard, packed) in slice.shards.clone().zip(&mut self.head) {
             let unit = parameters.get(table(geometry, shard)).unwrap_or_default();
-            let d = geometry.config.hidden_size;
-            packed.pack(unit, unit.len() / d, d);
+            let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
+            packed.pack(unit, unit.len() / d, d, dtype);
         }
     }
 
@@ -101,14 +102,14 @@ impl PackedLayer {
         parameters: &UnitBuffer,
         whole: &mut Vec<f32>,
     ) {
-        let d = geometry.config.hidden_size;
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let place = Place::Layer(layer as u32);
         let run = |tensors| &parameters.values()[parameters.index().run(place, tensors, &slice.shards)];
         let inner = geometry.config.family.feed_forward_inputs();
         for (tensors, packed) in [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (inner, &mut self.inner)]
         {
             let weight = run(tensors);
-            packed.pack(weight, weight.len() / d, d);
+            packed.pack(weight, weight.len() / d, d, dtype);
         }
         for (tensor, packed) in
             [(Tensor::AttentionOutput, &mut self.attention_output), (Tensor::Down, &mut self.down)]
@@ -122,7 +123,7 @@ impl PackedLayer {
                     row[columns.clone()].copy_from_slice(from);
                 }
             }
-            packed.pack(whole, d, width);
+            packed.pack(whole, d, width, dtype);
         }
     }
 }
@@ -151,10 +152,10 @@ pub(crate) fn shard_ranges(
 
 impl Packed {
     /// A weight of `[outputs, inputs]`.
-    fn pack(&mut self, weight: &[f32], outputs: usize, inputs: usize) {
+    fn pack(&mut self, weight: &[f32], outputs: usize, inputs: usize, dtype: Dtype) {
         let weight = Mat::row_major(weight, outputs, inputs);
-        self.forward.pack_from(weight.transposed());
-        self.backward.pack_from(weight);
+        self.forward.pack_from(weight.transposed(), dtype);
+        self.backward.pack_from(weight, dtype);
     }
 
     pub(crate) fn inputs(&self) -> usize {

@@ -5,7 +5,8 @@
 //! not depend on its batch, a trainer and a replica agree to the bit, and a parallel plan can be compared with
 //! the serial run by equality. The rules are:
 //!
-//! - a dot product is one accumulator that goes over `k` in ascending order with a true fused multiply-add;
+//! - a dot product is one accumulator that goes over `k` in ascending order with a true fused multiply-add, of operands as
+//!   they are or rounded to bfloat16 ([`Dtype`]);
 //! - a sum over one row (a norm, a softmax) uses sixteen lanes and a fixed fold, see [`lane_sum`];
 //! - a sum over shards, groups or blocks is a balanced binary tree over the logical index, see [`tree_sum`];
 //! - `exp`, `ln`, `sin`, `cos` and what else is made of them is our own ([`math`]), since the platform's differ.

@@ -6,6 +6,7 @@
 //! bfloat16; of these a row holds two, `k` and `k + 1` for even `k`, in the lower and the upper half of a word.
 
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
 use crate::bf16::rounded_bits;
 use crate::simd::{simd_dispatch, simd_level};
@@ -22,7 +23,8 @@ pub const PANEL_COLUMNS: usize = 32;
 struct Line([f32; HALF_COLUMNS]);
 
 /// What the operands of a product are rounded to before it. Sums are in `f32` in any case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// Not at all.
     #[default]
@@ -32,6 +34,14 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// `f32` or `bf16`, as it is written in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Rows of `k` that lie in one row of a panel.
     fn terms(self) -> usize {
         match self {

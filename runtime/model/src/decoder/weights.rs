@@ -4,8 +4,9 @@
 //! element is a sum of its own. Projections whose inputs are cut have sums that are cut into the
 //! logical shards, and added in the tree.
 
-use sixfold_tensor::{Leaves, Mat, Panels};
+use sixfold_tensor::{Dtype, Leaves, Mat, Panels};
 
+use crate::config::ModelConfig;
 use crate::hugging_face::assemble;
 use crate::norm::Norm;
 use crate::unit::{Geometry, Place, Tensor, UnitBuffer, UnitId};
@@ -60,14 +61,15 @@ pub(crate) struct TreeProjection {
 impl Weights {
     pub(crate) fn pack(geometry: &Geometry, parameters: &UnitBuffer) -> Self {
         let whole = |place, tensor| assemble(geometry, parameters, place, tensor);
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let family = geometry.config.family;
         let has_positions = family.input_tensors().contains(&Tensor::PositionEmbedding);
         let has_bias = family.output_tensors(false).contains(&Tensor::FinalNormBias);
         let embedding = whole(Place::Input, Tensor::Embedding);
         let head = if geometry.config.tie_word_embeddings {
-            pack_rows(&embedding, geometry.config.hidden_size)
+            pack_rows(&embedding, d, dtype)
         } else {
-            pack_rows(&whole(Place::Output, Tensor::Head), geometry.config.hidden_size)
+            pack_rows(&whole(Place::Output, Tensor::Head), d, dtype)
         };
         let layers = (0..geometry.config.num_hidden_layers)
             .map(|layer| LayerWeights::pack(geometry, parameters, layer));
@@ -87,7 +89,7 @@ impl Weights {
 
 impl LayerWeights {
     fn pack(geometry: &Geometry, parameters: &UnitBuffer, layer: usize) -> Self {
-        let d = geometry.config.hidden_size;
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let whole = |tensor| assemble(geometry, parameters, Place::Layer(layer as u32), tensor);
         let family = geometry.config.family;
         let bias =
@@ -96,13 +98,13 @@ impl LayerWeights {
         let projection = |tensors: &[Tensor]| {
             let weight: Vec<f32> = tensors.iter().flat_map(|tensor| whole(*tensor)).collect();
             let biases: Option<Vec<_>> = tensors.iter().map(|tensor| bias(*tensor)).collect();
-            Projection { weight: pack_rows(&weight, d), bias: biases.map(|biases| biases.concat()) }
+            Projection { weight: pack_rows(&weight, d, dtype), bias: biases.map(|biases| biases.concat()) }
         };
         let by_shard = |tensor| {
             let shards = 0..geometry.sharding.logical();
             let cut = |shard| vec![geometry.region(UnitId::of_layer(layer, tensor, shard)).columns];
             TreeProjection {
-                weight: pack_rows(&whole(tensor), geometry.whole(tensor).1),
+                weight: pack_rows(&whole(tensor), geometry.whole(tensor).1, dtype),
                 leaves: Leaves::new(shards.map(cut)),
                 bias: bias(tensor),
             }
@@ -121,6 +123,6 @@ impl LayerWeights {
 }
 
 /// Packs a weight of `[outputs, inputs]`.
-fn pack_rows(weight: &[f32], inputs: usize) -> Panels {
-    Panels::pack(Mat::row_major(weight, weight.len() / inputs, inputs).transposed())
+fn pack_rows(weight: &[f32], inputs: usize, dtype: Dtype) -> Panels {
+    Panels::pack(Mat::row_major(weight, weight.len() / inputs, inputs).transposed(), dtype)
 }

@@ -133,7 +133,7 @@ fn rounded_operands_have_the_bits_of_their_product_in_f32() {
         let start = if case % 2 == 0 { Start::Zero } else { Start::FromC };
         // Leaves that part pairs.
         let cut = k / 3;
-        let leaves = Leaves::new([vec![0..cut], vec![cut..k]]);
+        let leaves = Leaves::new([0..cut, cut..k].map(|range| Vec::from([range])));
         for level in SimdLevel::available() {
             let product = |a, b, dtype| {
                 let panels = Panels::pack(b, dtype);
