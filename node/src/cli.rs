@@ -100,17 +100,18 @@ pub(crate) struct BenchArgs {
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
-    /// Number type of weights and activations.
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    pub(crate) dtype: Dtype,
+    /// What operands of products are rounded to; attention and all sums are in f32.
+    #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
+    pub(crate) dtype: DtypeArg,
     /// Print one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dtype {
+pub(crate) enum DtypeArg {
     F32,
+    Bf16,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sixfold_model::{Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
+use sixfold_model::{Dtype, Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
 use sixfold_parallel::Execution;
 use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
 
@@ -43,6 +43,10 @@ pub struct TrainOptions {
     pub rope_theta: f32,
     /// Whether the head is the embedding.
     pub tie_embeddings: bool,
+    /// What the operands of matrix products are rounded to, when trained and when served: `f32` (not at all) or `bf16`.
+    /// Parameters, moments, sums and all other operations are in `f32` in any case.
+    #[schemars(with = "String")]
+    pub dtype: Dtype,
 
     /// Ways that the batch is split over ranks; a power of two.
     pub data_parallel: usize,
@@ -120,6 +124,7 @@ impl Default for TrainOptions {
             context_length: 128,
             rope_theta: 10_000.0,
             tie_embeddings: false,
+            dtype: Dtype::F32,
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
@@ -310,6 +315,7 @@ impl TrainOptions {
             rms_norm_eps: RMS_NORM_EPSILON,
             rope_theta: self.rope_theta,
             tie_word_embeddings: self.tie_embeddings,
+            dtype: self.dtype,
             bos_token_id: None,
             eos_token_id: end_of_text,
         };

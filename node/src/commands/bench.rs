@@ -16,7 +16,7 @@ use sixfold_train::{Recompute, TrainOptions, measure};
 
 use super::print_json;
 use crate::cli::{
-    AttentionBenchArgs, BenchArgs, BenchCommand, Dtype, GemmBenchArgs, RecomputeArg, TrainBenchArgs,
+    AttentionBenchArgs, BenchArgs, BenchCommand, DtypeArg, GemmBenchArgs, RecomputeArg, TrainBenchArgs,
 };
 
 /// A kernel is repeated for so long ...
@@ -51,6 +51,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         feed_forward_size: args.hidden,
         context_length: args.seq,
         tie_embeddings: args.tied,
+        dtype: dtype(&args.bench),
         tensor_shards: args.shards,
         batch_sequences: args.batch,
         micro_batch_sequences: args.micro_batch,
@@ -75,7 +76,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
     let tokens = options.batch_tokens() as f64;
     let result = json!({
         "peer": concat!("sixfold ", env!("CARGO_PKG_VERSION")),
-        "mode": mode(&args.bench),
+        "mode": dtype(&args.bench).name(),
         "simd": simd_level().name(),
         "threads": args.bench.threads,
         "params": measured.parameters,
@@ -100,7 +101,7 @@ fn gemm(args: &GemmBenchArgs) -> Result<()> {
         .into_iter()
         .map(|[m, n, k]| {
             let (a, b) = (random(0, m * k), random(1, n * k));
-            let panels = Panels::pack(Mat::row_major(&b, n, k).transposed());
+            let panels = Panels::pack(Mat::row_major(&b, n, k).transposed(), dtype(&args.bench));
             let mut c = vec![0.0; m * n];
             let times = repeat(|| {
                 matmul_panels(
@@ -111,7 +112,7 @@ fn gemm(args: &GemmBenchArgs) -> Result<()> {
                 );
             });
             let flop = 2.0 * (m * n * k) as f64;
-            json!({"m": m, "n": n, "k": k, "mode": mode(&args.bench), "threads": args.bench.threads,
+            json!({"m": m, "n": n, "k": k, "mode": dtype(&args.bench).name(), "threads": args.bench.threads,
                 "gflops": tenths(flop / times.median / 1e9), "best_gflops": tenths(flop / times.least / 1e9)})
         })
         .collect();
@@ -120,6 +121,9 @@ fn gemm(args: &GemmBenchArgs) -> Result<()> {
 }
 
 fn attend(args: &AttentionBenchArgs) -> Result<()> {
+    if dtype(&args.bench) != Dtype::F32 {
+        bail!("attention is computed in f32, whatever products with weights are: leave --dtype out");
+    }
     set_threads(args.bench.threads)?;
     let kv_heads = if args.kv_heads == 0 { args.heads } else { args.kv_heads };
     if kv_heads == 0 || args.head_dim == 0 || !args.heads.is_multiple_of(kv_heads) {
@@ -166,7 +170,7 @@ fn attend(args: &AttentionBenchArgs) -> Result<()> {
             // Two products over the pairs that see each other; backward has five.
             let flop = 4.0 * visible_pairs(tokens, args.window) * (args.heads * args.head_dim) as f64;
             json!({"tokens": tokens, "window": args.window, "heads": args.heads, "kv_heads": kv_heads, "head_dim": args.head_dim,
-                "mode": mode(&args.bench), "threads": args.bench.threads,
+                "mode": Dtype::F32.name(), "threads": args.bench.threads,
                 "forward_ms": tenths(forward.median * 1e3), "forward_gflops": tenths(flop / forward.median / 1e9),
                 "backward_ms": tenths(backward.median * 1e3),
                 "backward_gflops": tenths(2.5 * flop / backward.median / 1e9)})
@@ -183,9 +187,10 @@ fn visible_pairs(tokens: usize, window: usize) -> f64 {
     if window == 0.0 || window >= tokens { tokens * tokens / 2.0 } else { window * (tokens - window / 2.0) }
 }
 
-fn mode(args: &BenchArgs) -> &'static str {
+fn dtype(args: &BenchArgs) -> Dtype {
     match args.dtype {
-        Dtype::F32 => "f32",
+        DtypeArg::F32 => Dtype::F32,
+        DtypeArg::Bf16 => Dtype::Bf16,
     }
 }
 

@@ -153,7 +153,7 @@ impl Body for Attention {
         }
         rotate(pass, d_qkv.view_mut(), layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d));
+        gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, &QUERY_KEY_VALUE, d_qkv.view(), gradients);
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(stream, d_qkv.view(), rows)

@@ -9,7 +9,7 @@ mod gpt2;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sixfold_tensor::{RopeTable, Stream};
+use sixfold_tensor::{Dtype, RopeTable, Stream};
 
 use crate::attention::KEYS_PER_BLOCK;
 use crate::family::Family;
@@ -52,6 +52,9 @@ pub struct ModelConfig {
     pub rope_theta: f32,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// What the operands of products with weights, and of those that make their gradients, are rounded to.
+    #[serde(default)]
+    pub dtype: Dtype,
     /// The token that begins a document, where the tokenizer has one.
     pub bos_token_id: Option<u32>,
     /// The token that ends a document, where the tokenizer has one.
@@ -171,13 +174,18 @@ impl ModelConfig {
     }
 
     /// Writes `config.json` as Hugging Face's `LlamaForCausalLM` or `GPT2LMHeadModel` reads it, with the logical
-    /// shards and the key block under `sixfold`, so that every reader adds in the trainer's order.
+    /// shards, the key block and the dtype of products under `sixfold`, so that every reader rounds as the trainer and adds
+    /// in its order.
     pub fn to_hugging_face(&self, logical_shards: usize) -> Value {
         let mut value = match self.family {
             Family::Llama => self.to_llama(),
             Family::Gpt2 => gpt2::to_hugging_face(self),
         };
-        value["sixfold"] = json!({ "logical_shards": logical_shards, "keys_per_block": KEYS_PER_BLOCK });
+        value["sixfold"] = json!({
+            "logical_shards": logical_shards,
+            "keys_per_block": KEYS_PER_BLOCK,
+            "dtype": self.dtype,
+        });
         value
     }
 
@@ -212,10 +220,11 @@ impl ModelConfig {
     /// [`ConfigError`] if the file is broken or asks for something else than this decoder.
     pub fn from_hugging_face(text: &[u8]) -> Result<(Self, Option<usize>), ConfigError> {
         let Header { model_type, sixfold } = serde_json::from_slice(text)?;
-        let config = match model_type.as_deref() {
+        let mut config = match model_type.as_deref() {
             Some("gpt2") => gpt2::from_hugging_face(text)?,
             _ => Self::from_llama(text)?,
         };
+        config.dtype = sixfold.as_ref().map(|ours| ours.dtype).unwrap_or_default();
         config.validate()?;
         match sixfold {
             Some(ours) if ours.keys_per_block != KEYS_PER_BLOCK => {
@@ -244,6 +253,7 @@ impl ModelConfig {
             rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
             rope_theta: raw.rope_theta.or(rope.rope_theta).unwrap_or(10_000.0),
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
+            dtype: Dtype::F32,
             bos_token_id: first_token(raw.bos_token_id.as_ref()),
             eos_token_id: first_token(raw.eos_token_id.as_ref()),
         })
@@ -314,6 +324,8 @@ struct RopeParameters {
 struct FixedOrder {
     logical_shards: usize,
     keys_per_block: usize,
+    #[serde(default)]
+    dtype: Dtype,
 }
 
 impl HuggingFaceConfig {
@@ -339,8 +351,11 @@ mod tests {
 
     #[test]
     fn survives_a_round_trip_through_config_json() {
-        let text = serde_json::to_vec(&tiny().to_hugging_face(4)).unwrap();
-        assert_eq!(ModelConfig::from_hugging_face(&text).unwrap(), (tiny(), Some(4)));
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let config = ModelConfig { dtype, ..tiny() };
+            let text = serde_json::to_vec(&config.to_hugging_face(4)).unwrap();
+            assert_eq!(ModelConfig::from_hugging_face(&text).unwrap(), (config, Some(4)));
+        }
     }
 
     #[test]

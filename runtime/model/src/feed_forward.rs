@@ -65,7 +65,7 @@ impl Body for FeedForward {
         }
         let d_inner = activation::backward(stream, family, dproduct.view(), tape.inner.view(), columns);
         let run = gradients.run(Place::Layer(layer as u32), family.feed_forward_inputs(), &pass.slice.shards);
-        gradients.of_outputs(run, d_inner.view(), &pack(stream, h, d));
+        gradients.of_outputs(run, d_inner.view(), &pack(stream, h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, family.feed_forward_inputs(), d_inner.view(), gradients);
         pass.work.projections += 2 * (weights.inner.flops(rows) + weights.down.flops(rows));
         weights.inner.backward_tree(stream, d_inner.view(), rows)

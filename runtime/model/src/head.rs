@@ -151,7 +151,7 @@ pub(crate) fn backward(
     let HeadTape { normed, statistics, mut logits } = tape;
     let first = pass.slice.shards.start;
     let (stream, rows) = (pass.stream, pass.rows());
-    let h = pack(stream, normed.rows.h.view(), pass.width());
+    let h = pack(stream, normed.rows.h.view(), pass.width(), pass.geometry.config.dtype);
     let [max, exp_sum, _] = statistics.views();
     let dh = pass.sum(normed.rows.h.len(), |pass, shard| {
         let kept = logits.as_mut().and_then(|kept| kept[shard - first].take());

@@ -43,6 +43,8 @@ mod unit_buffer;
 #[cfg(test)]
 mod testing;
 
+pub use sixfold_tensor::Dtype;
+
 pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};

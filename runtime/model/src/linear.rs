@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{IndexView, Leaves, Mat, MatMut, Panels, Start, Stream, View, ViewMut};
+use sixfold_tensor::{Dtype, IndexView, Leaves, Mat, MatMut, Panels, Start, Stream, View, ViewMut};
 
 use crate::batch::MicroBatch;
 use crate::unit::{Place, Tensor, UnitId};
@@ -22,6 +22,8 @@ pub(crate) struct Gradients<'a> {
     start: Start,
     groups: usize,
     leaves: Leaves,
+    /// What the operands of products are rounded to.
+    dtype: Dtype,
 }
 
 impl<'a> Gradients<'a> {
@@ -34,10 +36,11 @@ impl<'a> Gradients<'a> {
         sums: &'a mut DeviceUnits,
         start: Start,
         batch: &MicroBatch,
+        dtype: Dtype,
     ) -> Self {
         assert!(start == Start::Zero || batch.groups == 1, "sums of whole groups are continued");
         let leaves = Leaves::new(batch.group_rows().map(|rows| vec![rows]));
-        Self { stream, sums, start, groups: batch.groups, leaves }
+        Self { stream, sums, start, groups: batch.groups, leaves, dtype }
     }
 
     /// Where the units of `tensors` and `shards` lie; see [`Self::of_outputs`].
@@ -64,7 +67,7 @@ impl<'a> Gradients<'a> {
         if width == 0 {
             return;
         }
-        let x = pack(stream, x, width);
+        let x = pack(stream, x, width, self.dtype);
         let mut whole = stream.uninit(outputs * width);
         if self.start == Start::FromC {
             for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
@@ -125,6 +128,6 @@ fn product(stream: &Stream, start: Start, leaves: &Leaves, dy: Mat<'_>, x: &Pane
 }
 
 /// `x` as products with it take it.
-pub(crate) fn pack(stream: &Stream, x: View<'_>, inputs: usize) -> Panels {
-    stream.pack(Mat::row_major(x, x.len() / inputs, inputs))
+pub(crate) fn pack(stream: &Stream, x: View<'_>, inputs: usize, dtype: Dtype) -> Panels {
+    stream.pack(Mat::row_major(x, x.len() / inputs, inputs), dtype)
 }

@@ -149,7 +149,7 @@ impl Network {
         start: Start,
     ) -> Result<Option<Buffer>, GroupError> {
         let Tape { batch, layers, head } = tape;
-        let gradients = &mut Gradients::new(&self.stream, sums, start, &batch);
+        let gradients = &mut Gradients::new(&self.stream, sums, start, &batch, self.geometry.config.dtype);
         let mut pass = self.pass(around, &batch);
         pass.enter(true, Part::Head);
         let mut dx = match head {

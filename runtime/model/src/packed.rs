@@ -9,8 +9,9 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{Buffer, Leaves, Mat, MatMut, Panels, Start, Stream, View};
+use sixfold_tensor::{Buffer, Dtype, Leaves, Mat, MatMut, Panels, Start, Stream, View};
 
+use crate::config::ModelConfig;
 use crate::head::table;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId};
 use crate::unit_buffer::DeviceUnits;
@@ -75,8 +76,8 @@ impl PackedWeights {
         }
         for (shard, packed) in slice.shards.clone().zip(&mut self.head) {
             let Some(unit) = parameters.get(table(geometry, shard)) else { continue };
-            let d = geometry.config.hidden_size;
-            packed.pack(stream, unit, unit.len() / d, d);
+            let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
+            packed.pack(stream, unit, unit.len() / d, d, dtype);
         }
     }
 
@@ -106,14 +107,14 @@ impl PackedLayer {
         layer: usize,
         parameters: &DeviceUnits,
     ) {
-        let d = geometry.config.hidden_size;
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let place = Place::Layer(layer as u32);
         let run = |tensors| parameters.slice(parameters.index().run(place, tensors, &slice.shards));
         let inner = geometry.config.family.feed_forward_inputs();
         for (tensors, packed) in [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (inner, &mut self.inner)]
         {
             let weight = run(tensors);
-            packed.pack(stream, weight, weight.len() / d, d);
+            packed.pack(stream, weight, weight.len() / d, d, dtype);
         }
         for (tensor, packed) in
             [(Tensor::AttentionOutput, &mut self.attention_output), (Tensor::Down, &mut self.down)]
@@ -126,7 +127,7 @@ impl PackedLayer {
                 let to = MatMut::row_major(whole.view_mut(), d, width).columns(columns.clone());
                 stream.copy_matrix(Mat::row_major(unit, d, columns.len()), to);
             }
-            packed.pack(stream, whole.view(), d, width);
+            packed.pack(stream, whole.view(), d, width, dtype);
         }
     }
 }
@@ -160,10 +161,10 @@ impl Packed {
     }
 
     /// A weight of `[outputs, inputs]`.
-    fn pack(&mut self, stream: &Stream, weight: View<'_>, outputs: usize, inputs: usize) {
+    fn pack(&mut self, stream: &Stream, weight: View<'_>, outputs: usize, inputs: usize, dtype: Dtype) {
         let weight = Mat::row_major(weight, outputs, inputs);
-        stream.pack_into(weight.transposed(), &mut self.forward);
-        stream.pack_into(weight, &mut self.backward);
+        stream.pack_into(weight.transposed(), dtype, &mut self.forward);
+        stream.pack_into(weight, dtype, &mut self.backward);
     }
 
     pub(crate) fn inputs(&self) -> usize {

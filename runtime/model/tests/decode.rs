@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use sixfold_model::{
-    Alone, Chunk, DecodeError, Decoder, DeviceUnits, Family, Geometry, KvSequence, MicroBatch, ModelConfig,
-    ModelSlice, Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed, Surroundings,
-    UnitBuffer, Wanted, Work, initialize, sample,
+    Alone, Chunk, DecodeError, Decoder, DeviceUnits, Dtype, Family, Geometry, KvSequence, MicroBatch,
+    ModelConfig, ModelSlice, Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed,
+    Surroundings, UnitBuffer, Wanted, Work, initialize, sample,
 };
 use sixfold_tensor::{Device, IGNORED_TARGET};
 
@@ -27,6 +27,7 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
+        dtype: Default::default(),
         bos_token_id: None,
         eos_token_id: None,
     };
@@ -36,6 +37,11 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
 /// Of the GPT-2 family.
 fn gpt2(logical: usize) -> Geometry {
     Geometry::new(ModelConfig { family: Family::Gpt2, ..geometry(6, 1).config }, logical).unwrap()
+}
+
+/// With operands of products rounded.
+fn bf16(logical: usize) -> Geometry {
+    Geometry::new(ModelConfig { dtype: Dtype::Bf16, ..geometry(3, 1).config }, logical).unwrap()
 }
 
 fn parameters(geometry: &Geometry) -> UnitBuffer {
@@ -100,6 +106,7 @@ fn log_probabilities_have_the_bits_of_the_training_loss() {
     assert_training_agrees(&geometry(1, 8));
     assert_training_agrees(&gpt2(4));
     assert_training_agrees(&gpt2(8));
+    assert_training_agrees(&bf16(4));
 }
 
 /// Two sequences of 120 tokens: documents of 9, 88 and 23 tokens, and of 1 and 119.
@@ -115,7 +122,7 @@ fn packed() -> MicroBatch {
 
 #[test]
 fn a_packed_document_has_the_bits_of_its_own_prefill_and_decode() {
-    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4)] {
+    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4), bf16(4)] {
         let batch = packed();
         let losses = training_losses(&geometry, batch.clone());
         let decoder = decoder(&geometry);
@@ -156,6 +163,7 @@ fn the_loss_of_a_document_does_not_depend_on_what_it_is_packed_with() {
 fn prefill_in_parts_and_decode_have_the_bits_of_one_prefill() {
     assert_parts_have_the_bits_of_the_whole(&geometry(3, 4));
     assert_parts_have_the_bits_of_the_whole(&gpt2(4));
+    assert_parts_have_the_bits_of_the_whole(&bf16(4));
 }
 
 fn assert_parts_have_the_bits_of_the_whole(geometry: &Geometry) {

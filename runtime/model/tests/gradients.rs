@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, DeviceUnits, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output,
+    Alone, DeviceUnits, Dtype, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output,
     PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work,
     finish_gradients, gradient_index, gradient_of, initialize,
 };
@@ -29,6 +29,7 @@ fn config() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 100.0,
         tie_word_embeddings: false,
+        dtype: Default::default(),
         bos_token_id: None,
         eos_token_id: None,
     }
@@ -186,6 +187,26 @@ fn a_gpt2_agrees_with_the_plain_model() {
 ///
 /// Copies of a key-value head are one parameter: they move together, and the length of the
 /// gradient counts them once.
+#[test]
+fn gradients_of_rounded_products_are_near_those_of_exact_ones() {
+    for config in [config(), gpt2()] {
+        let [exact, rounded] = [Dtype::F32, Dtype::Bf16].map(|dtype| {
+            let geometry = geometry(ModelConfig { dtype, ..config.clone() }, 4);
+            network(&geometry, &parameters(&geometry), batch(), 0.0, Recompute::None)
+        });
+        assert!((exact.0 - rounded.0).abs() < 0.02 * exact.0, "{} and {}", exact.0, rounded.0);
+        for ((unit, exact), (_, rounded)) in exact.1.iter().zip(rounded.1.iter()) {
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+            let error = norm(&mut exact.iter().zip(rounded).map(|(exact, rounded)| exact - rounded));
+            let size = norm(&mut exact.iter().copied());
+            // A key's bias has a gradient of zero where positions are not rotary.
+            let is_zero = unit.tensor == Tensor::KeyBias && config.family == Family::Gpt2;
+            assert!(is_zero || error < 0.1 * size, "{unit}: off by {error} of {size}");
+            println!("{unit}: {}", error / size);
+        }
+    }
+}
+
 fn check_dropout(config: ModelConfig, logical: usize) {
     let geometry = geometry(config, logical);
     let parameters = parameters(&geometry);

@@ -44,6 +44,7 @@ impl Checkpoint {
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
             tie_word_embeddings: true,
+            dtype: Default::default(),
             bos_token_id: Some(1),
             eos_token_id: Some(2),
         };

@@ -6,7 +6,7 @@
 mod gang;
 
 use gang::{Account, Outcome, Run, batch, connect};
-use sixfold_model::{Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
+use sixfold_model::{Dtype, Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
 use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
 use sixfold_tensor::{Device, MemoryUse};
 use sixfold_topology::{ParallelPlan, Rank};
@@ -27,6 +27,7 @@ fn config() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
+        dtype: Default::default(),
         bos_token_id: None,
         eos_token_id: None,
     }
@@ -141,6 +142,18 @@ fn every_plan_of_a_gpt2_has_the_bits_of_the_serial_run() {
         ..gpt2()
     };
     assert_all_equal(&job(narrow, 8), &["tp8", "tp4", "tp2", "dp2.tp2.pp2"]);
+}
+
+#[test]
+fn every_plan_of_products_in_bf16_has_the_bits_of_the_serial_run() {
+    let of = |dtype| job(ModelConfig { dtype, num_key_value_heads: 2, ..config() }, 4);
+    assert_all_equal(&of(Dtype::Bf16), &PLANS);
+    let tied = ModelConfig { dtype: Dtype::Bf16, tie_word_embeddings: true, ..gpt2() };
+    assert_all_equal(&job(tied, 4), &["tp4", "dp2.tp2.pp2"]);
+    let losses = |dtype| run(&of(dtype), "dp1").0.reports.into_iter().map(|[loss, ..]| f32::from_bits(loss));
+    for (exact, rounded) in losses(Dtype::F32).zip(losses(Dtype::Bf16)) {
+        assert!(exact != rounded && (exact - rounded).abs() < 0.01 * exact, "{exact} and {rounded}");
+    }
 }
 
 #[test]

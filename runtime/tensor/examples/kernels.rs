@@ -11,8 +11,8 @@ use sixfold_tensor::cpu::{
     round_to_bf16, swiglu, widen_bf16,
 };
 use sixfold_tensor::{
-    AdamW, AttentionShape, Counter, Gelu, Purpose, Start, VocabularyShard, keep_freed_memory, set_threads,
-    simd_level,
+    AdamW, AttentionShape, Counter, Dtype, Gelu, Purpose, Start, VocabularyShard, keep_freed_memory,
+    set_threads, simd_level,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -73,11 +73,11 @@ fn product(m: usize, n: usize, k: usize) {
     let (a, b) = (random(1, m * k), random(2, k * n));
     let (a, weight) = (Mat::row_major(&a, m, k), Mat::row_major(&b, n, k).transposed());
     let mut c = vec![0.0; m * n];
-    let panels = Panels::pack(weight);
+    let panels = Panels::pack(weight, Dtype::F32);
     let packed = best(|| matmul_panels(a, &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
     let fresh =
         best(|| matmul(a, Mat::row_major(&b, k, n), &mut MatMut::row_major(&mut c, m, n), Start::Zero));
-    let pack = best(|| drop(Panels::pack(weight)));
+    let pack = best(|| drop(Panels::pack(weight, Dtype::F32)));
     let flops = 2 * m * n * k;
     println!(
         "product m {m} n {n} k {k}: packed {:.0} GFLOP/s, packing first {:.0}; packing a weight {:.2} Gelement/s",
@@ -89,7 +89,7 @@ fn product(m: usize, n: usize, k: usize) {
 
 fn rows(m: usize, n: usize, k: usize) {
     let (a, b) = (random(1, m * k), random(2, k * n));
-    let panels = Panels::pack(Mat::row_major(&b, k, n));
+    let panels = Panels::pack(Mat::row_major(&b, k, n), Dtype::F32);
     let mut c = vec![0.0; m * n];
     let time = best(|| {
         matmul_panels(Mat::row_major(&a, m, k), &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero)

@@ -50,7 +50,7 @@ pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
 pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, RowsMut, Start, add_matrix, copy_matrix};
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};
-pub use panels::{PANEL_COLUMNS, Panels};
+pub use panels::{Dtype, PANEL_COLUMNS, Panels};
 pub use rms_norm::{Segment, rms_norm, rms_norm_backward};
 pub use rope::{RopeTable, rope};
 pub use simd::{SimdLevel, simd_level};

@@ -9,7 +9,8 @@
 //! not depend on its batch, a trainer and a replica agree to the bit, and a parallel plan can be compared with
 //! the serial run by equality. The rules are:
 //!
-//! - a dot product is one accumulator that goes over `k` in ascending order with a true fused multiply-add;
+//! - a dot product is one accumulator that goes over `k` in ascending order with a true fused multiply-add, of operands as
+//!   they are or rounded to bfloat16 ([`Dtype`]);
 //! - a sum over one row (a norm, a softmax) uses sixteen lanes and a fixed fold, see [`cpu::lane_sum`];
 //! - a sum over shards, groups or blocks is a balanced binary tree over the logical index, see [`cpu::tree_sum`];
 //! - `exp`, `ln`, `sin`, `cos` and what else is made of them is our own ([`math`]), since the platform's differ.
@@ -38,8 +39,8 @@ mod stream;
 
 pub use buffer::{Buffer, IndexBuffer, IndexView, View, ViewMut};
 pub use cpu::{
-    AdamW, AttentionShape, Gelu, IGNORED_TARGET, KEY_BLOCK, Leaves, NORM_BLOCK, Segment, SimdLevel, Start,
-    ThreadsError, VocabularyShard, cross_entropy_loss, set_threads, simd_level, threads, tree_pairs,
+    AdamW, AttentionShape, Dtype, Gelu, IGNORED_TARGET, KEY_BLOCK, Leaves, NORM_BLOCK, Segment, SimdLevel,
+    Start, ThreadsError, VocabularyShard, cross_entropy_loss, set_threads, simd_level, threads, tree_pairs,
     tree_sum_scalars,
 };
 pub use device::{Device, MemoryUse};

@@ -53,6 +53,7 @@ pub(crate) fn geometry() -> Geometry {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: true,
+        dtype: Default::default(),
         bos_token_id: None,
         eos_token_id: Some(end_of_text()),
     };

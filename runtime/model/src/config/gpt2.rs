@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sixfold_tensor::Dtype;
 
 use super::{ConfigError, ModelConfig, first_token, need, wants};
 use crate::family::Family;
@@ -48,6 +49,7 @@ pub(super) fn from_hugging_face(text: &[u8]) -> Result<ModelConfig, ConfigError>
         rms_norm_eps: raw.layer_norm_epsilon.unwrap_or(EPSILON),
         rope_theta: 10_000.0,
         tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
+        dtype: Dtype::F32,
         bos_token_id: first_token(raw.bos_token_id.as_ref()),
         eos_token_id: first_token(raw.eos_token_id.as_ref()),
     })

@@ -4,8 +4,9 @@
 //! element is a sum of its own. Projections whose inputs are cut have sums that are cut into the
 //! logical shards, and added in the tree.
 
-use sixfold_tensor::{Buffer, Leaves, Mat, Panels, Stream};
+use sixfold_tensor::{Buffer, Dtype, Leaves, Mat, Panels, Stream};
 
+use crate::config::ModelConfig;
 use crate::hugging_face::assemble;
 use crate::norm::Norm;
 use crate::unit::{Geometry, Place, Tensor, UnitId};
@@ -61,15 +62,15 @@ pub(crate) struct TreeProjection {
 impl Weights {
     pub(crate) fn pack(stream: &Stream, geometry: &Geometry, parameters: &HostUnits<'_>) -> Self {
         let whole = |place, tensor| assemble(geometry, parameters, place, tensor);
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let family = geometry.config.family;
         let has_positions = family.input_tensors().contains(&Tensor::PositionEmbedding);
         let has_bias = family.output_tensors(false).contains(&Tensor::FinalNormBias);
         let embedding = whole(Place::Input, Tensor::Embedding);
-        let d = geometry.config.hidden_size;
         let head = if geometry.config.tie_word_embeddings {
-            pack_rows(stream, &embedding, d)
+            pack_rows(stream, &embedding, d, dtype)
         } else {
-            pack_rows(stream, &whole(Place::Output, Tensor::Head), d)
+            pack_rows(stream, &whole(Place::Output, Tensor::Head), d, dtype)
         };
         let layers = (0..geometry.config.num_hidden_layers)
             .map(|layer| LayerWeights::pack(stream, geometry, parameters, layer));
@@ -90,7 +91,7 @@ impl Weights {
 
 impl LayerWeights {
     fn pack(stream: &Stream, geometry: &Geometry, parameters: &HostUnits<'_>, layer: usize) -> Self {
-        let d = geometry.config.hidden_size;
+        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let whole = |tensor| assemble(geometry, parameters, Place::Layer(layer as u32), tensor);
         let family = geometry.config.family;
         let bias =
@@ -101,7 +102,7 @@ impl LayerWeights {
             let weight: Vec<f32> = tensors.iter().flat_map(|tensor| whole(*tensor)).collect();
             let biases: Option<Vec<_>> = tensors.iter().map(|tensor| bias(*tensor)).collect();
             Projection {
-                weight: pack_rows(stream, &weight, d),
+                weight: pack_rows(stream, &weight, d, dtype),
                 bias: biases.map(|biases| upload(biases.concat())),
             }
         };
@@ -109,7 +110,7 @@ impl LayerWeights {
             let shards = 0..geometry.sharding.logical();
             let cut = |shard| vec![geometry.region(UnitId::of_layer(layer, tensor, shard)).columns];
             TreeProjection {
-                weight: pack_rows(stream, &whole(tensor), geometry.whole(tensor).1),
+                weight: pack_rows(stream, &whole(tensor), geometry.whole(tensor).1, dtype),
                 leaves: Leaves::new(shards.map(cut)),
                 bias: bias(tensor).map(upload),
             }
@@ -128,7 +129,7 @@ impl LayerWeights {
 }
 
 /// Packs a weight of `[outputs, inputs]`.
-fn pack_rows(stream: &Stream, weight: &[f32], inputs: usize) -> Panels {
+fn pack_rows(stream: &Stream, weight: &[f32], inputs: usize, dtype: Dtype) -> Panels {
     let weight = stream.upload(weight);
-    stream.pack(Mat::row_major(weight.view(), weight.len() / inputs, inputs).transposed())
+    stream.pack(Mat::row_major(weight.view(), weight.len() / inputs, inputs).transposed(), dtype)
 }

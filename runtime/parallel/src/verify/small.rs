@@ -28,6 +28,7 @@ pub(crate) fn config() -> ModelConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
+        dtype: Default::default(),
         bos_token_id: None,
         eos_token_id: None,
     }

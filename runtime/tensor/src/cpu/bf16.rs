@@ -12,8 +12,10 @@ const TASK_ELEMENTS: usize = 1 << 16;
 const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Infinity, above which are the NaNs.
 const INFINITY: u32 = 0x7f80_0000;
-/// The bit that makes a NaN a quiet one, in 16 bits.
-const QUIET: u32 = 0x40;
+/// The bit that makes a NaN a quiet one.
+const QUIET: u32 = 0x40_0000;
+/// The bits that are kept.
+const UPPER_HALF: u32 = 0xffff_0000;
 
 /// Rounds `x` to `out`, to the nearest and ties to even: beyond the largest number to infinity, denormals like all others. A NaN
 /// stays one, quiet, with its sign.
@@ -45,13 +47,25 @@ simd_dispatch!(fn widen_at(x: &[bf16], out: &mut [f32]) = widen);
 
 #[inline(always)]
 fn narrow(x: &[f32], out: &mut [bf16]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        let bits = x.to_bits();
-        // Half of the last place kept, less one bit unless that place is odd: ties go to even.
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        let nan = (bits >> 16) | QUIET;
-        *out = bf16::from_bits(if bits & MAGNITUDE > INFINITY { nan } else { rounded } as u16);
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = bf16::from_bits((rounded_bits(x) >> 16) as u16);
     }
+}
+
+/// The bits of `x` rounded, as those of an `f32`.
+#[inline(always)]
+pub(crate) fn rounded_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    // Half of the last place kept, less one bit unless that place is odd: ties go to even.
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    (if bits & MAGNITUDE > INFINITY { bits | QUIET } else { rounded }) & UPPER_HALF
+}
+
+simd_dispatch!(pub(crate) fn round_in_place_at(x: &mut [f32]) = round_in_place);
+
+#[inline(always)]
+fn round_in_place(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = f32::from_bits(rounded_bits(*x)));
 }
 
 #[inline(always)]
@@ -141,6 +155,9 @@ mod tests {
         let (mut out, mut wide) = (vec![bf16::ONE; x.len()], vec![1.0; x.len()]);
         for level in SimdLevel::available() {
             narrow_at(level, &x, &mut out);
+            wide.copy_from_slice(&x);
+            round_in_place_at(level, &mut wide);
+            assert!(as_bits(&wide) == as_bits(&e_wide), "{}", level.name());
             widen_at(level, &out, &mut wide);
             assert!(bits(&out) == bits(&expected) && as_bits(&wide) == as_bits(&e_wide), "{}", level.name());
         }

@@ -10,7 +10,7 @@ mod tree;
 use std::cell::RefCell;
 
 use crate::cpu::simd::simd_level;
-use crate::cpu::{Mat, MatMut, Panels, SimdLevel, Start};
+use crate::cpu::{Dtype, Mat, MatMut, Panels, SimdLevel, Start};
 
 use blocks::{Product, Sum};
 pub use tree::{Leaves, matmul_tree};
@@ -39,7 +39,7 @@ pub fn matmul_panels(a: Mat<'_>, b: &Panels, c: &mut MatMut<'_>, start: Start) {
 
 pub(crate) fn matmul_at(level: SimdLevel, a: Mat<'_>, b: Mat<'_>, c: &mut MatMut<'_>, start: Start) {
     let mut panels = PACKED_PANELS.take();
-    panels.pack_from(b);
+    panels.pack_from(b, Dtype::F32);
     matmul_panels_at(level, a, &panels, c, start);
     PACKED_PANELS.set(panels);
 }

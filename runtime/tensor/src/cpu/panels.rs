@@ -1,20 +1,55 @@
 //! The right operand of a product, packed once into column panels that serve many rows, few rows and one row alike.
 //!
-//! Panel `p` holds the columns `32 p .. 32 p + 32` as `[k][32]`, the last one padded with zeros, each row of a panel
-//! aligned to 64 bytes. All products read this layout: [`matmul`](crate::cpu::matmul()) packs first, weights stay packed.
+//! Panel `p` holds the columns `32 p .. 32 p + 32` as `[half][k][16]`, the last one padded with zeros, each row of a half
+//! one cache line, so that what a kernel reads lies in one run, whether it does all columns at a time or a half. All
+//! products read this layout: [`matmul`](crate::cpu::matmul()) packs first, weights stay packed. Elements are `f32` or rounded to
+//! bfloat16; of these a row holds two, `k` and `k + 1` for even `k`, in the lower and the upper half of a word.
 
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
+use crate::cpu::bf16::rounded_bits;
+use crate::cpu::simd::{simd_dispatch, simd_level};
+use crate::cpu::tile::{Elements, HALF_COLUMNS, PanelTerms};
 use crate::cpu::transpose::transpose;
-use crate::cpu::{Mat, threads};
+use crate::cpu::{Mat, SimdLevel, threads};
 
 /// Columns of one panel.
 pub const PANEL_COLUMNS: usize = 32;
 
-/// Sixteen elements in one cache line; two make a panel's row.
+/// A row of half a panel, in one cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+struct Line([f32; HALF_COLUMNS]);
+
+/// What the operands of a product are rounded to before it. Sums are in `f32` in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// Not at all.
+    #[default]
+    F32,
+    /// bfloat16, to the nearest and ties to even.
+    Bf16,
+}
+
+impl Dtype {
+    /// `f32` or `bf16`, as it is written in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Rows of `k` that lie in one row of a panel.
+    fn terms(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+}
 
 /// A packed matrix of `rows` (the summed dim `k`) by `cols` (output columns).
 #[derive(Clone, Default)]
@@ -22,29 +57,34 @@ pub struct Panels {
     lines: Vec<Line>,
     rows: usize,
     cols: usize,
+    dtype: Dtype,
 }
 
 impl Panels {
-    /// Packs `b` (`[k][n]`). For a weight stored `[out][in]` pass its transposed view.
-    pub fn pack(b: Mat<'_>) -> Self {
+    /// Packs `b` (`[k][n]`) as elements of `dtype`. For a weight stored `[out][in]` pass its transposed view.
+    pub fn pack(b: Mat<'_>, dtype: Dtype) -> Self {
         let mut panels = Self::default();
-        panels.pack_from(b);
+        panels.pack_from(b, dtype);
         panels
     }
 
     /// Packs another matrix into this one's memory, to save the allocation where shapes repeat.
-    pub fn pack_from(&mut self, b: Mat<'_>) {
-        (self.rows, self.cols) = (b.rows, b.cols);
-        let lines = b.cols.div_ceil(PANEL_COLUMNS) * b.rows * (PANEL_COLUMNS / 16);
+    pub fn pack_from(&mut self, b: Mat<'_>, dtype: Dtype) {
+        (self.rows, self.cols, self.dtype) = (b.rows, b.cols, dtype);
+        let lines_a_half = b.rows.div_ceil(dtype.terms());
+        let lines = self.count() * lines_a_half * (PANEL_COLUMNS / HALF_COLUMNS);
         self.lines.resize(lines, Line::zeroed());
-        let panel_len = b.rows * PANEL_COLUMNS;
-        if panel_len == 0 {
+        if lines == 0 {
             return;
         }
-        let elements: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        threads::for_each_chunk(elements, panel_len, b.rows * b.cols, |index, panel| {
-            let first = index * PANEL_COLUMNS;
-            pack_panel(b.columns(first..b.cols.min(first + PANEL_COLUMNS)), panel);
+        let level = simd_level();
+        threads::for_each_chunk(&mut self.lines, lines_a_half, b.rows * b.cols, |index, half| {
+            let first = b.cols.min(index * HALF_COLUMNS);
+            let columns = b.columns(first..b.cols.min(first + HALF_COLUMNS));
+            match dtype {
+                Dtype::F32 => pack_half(columns, bytemuck::cast_slice_mut(half)),
+                Dtype::Bf16 => pack_half_pairs(level, columns, bytemuck::cast_slice_mut(half)),
+            }
         });
     }
 
@@ -73,10 +113,21 @@ impl Panels {
         self.cols.div_ceil(PANEL_COLUMNS)
     }
 
-    /// Panel `index` as `[k][32]`.
-    pub(crate) fn panel(&self, index: usize) -> &[f32] {
-        let elements: &[f32] = bytemuck::cast_slice(&self.lines);
-        &elements[index * self.rows * PANEL_COLUMNS..][..self.rows * PANEL_COLUMNS]
+    /// What the elements are rounded to.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Panel `index`, from term `first` on, which begins a pair where elements are in pairs.
+    pub(crate) fn panel(&self, index: usize, first: usize) -> PanelTerms<'_> {
+        let lines_a_half = self.rows.div_ceil(self.dtype.terms());
+        let lines = &self.lines[2 * index * lines_a_half..][..2 * lines_a_half];
+        let lines = &lines[first / self.dtype.terms()..];
+        let elements = match self.dtype {
+            Dtype::F32 => Elements::F32(bytemuck::cast_slice(lines)),
+            Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(lines)),
+        };
+        PanelTerms { elements, half: lines_a_half * HALF_COLUMNS }
     }
 }
 
@@ -86,31 +137,54 @@ impl std::fmt::Debug for Panels {
     }
 }
 
-fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
-    if columns.cols < PANEL_COLUMNS {
-        panel.fill(0.0);
+fn pack_half(columns: Mat<'_>, half: &mut [f32]) {
+    if columns.cols < HALF_COLUMNS {
+        half.fill(0.0);
     }
-    if columns.col_stride == 1 && columns.cols == PANEL_COLUMNS {
-        for (k, row) in panel.as_chunks_mut::<PANEL_COLUMNS>().0.iter_mut().enumerate() {
-            if let Some(source) = columns.data[k * columns.row_stride..].first_chunk() {
-                *row = *source;
-            }
-        }
-        return;
-    }
-    if columns.col_stride == 1 {
-        for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
-            row[..columns.cols].copy_from_slice(&columns.data[k * columns.row_stride..][..columns.cols]);
-        }
+    if columns.cols == 0 {
         return;
     }
     if columns.row_stride == 1 {
-        return transpose(columns.data, columns.col_stride, panel, PANEL_COLUMNS, columns.cols, columns.rows);
+        return transpose(columns.data, columns.col_stride, half, HALF_COLUMNS, columns.cols, columns.rows);
     }
-    for (k, row) in panel.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
+    for (k, row) in half.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
         let source = &columns.data[k * columns.row_stride..];
-        for (n, element) in row[..columns.cols].iter_mut().enumerate() {
-            *element = source[n * columns.col_stride];
+        match source.first_chunk() {
+            Some(source) if columns.col_stride == 1 && columns.cols == HALF_COLUMNS => *row = *source,
+            _ => {
+                let source = source.iter().step_by(columns.col_stride);
+                row[..columns.cols].iter_mut().zip(source).for_each(|(element, source)| *element = *source);
+            }
+        }
+    }
+}
+
+/// Terms that are packed before they are rounded.
+const PAIRED_TERMS: usize = 64;
+
+/// [`pack_half`] with each two terms in one row of words.
+fn pack_half_pairs(level: SimdLevel, columns: Mat<'_>, half: &mut [u32]) {
+    let mut wide = [0.0; PAIRED_TERMS * HALF_COLUMNS];
+    for (block, words) in half.chunks_mut(PAIRED_TERMS / 2 * HALF_COLUMNS).enumerate() {
+        let first = block * PAIRED_TERMS;
+        let terms = first..columns.rows.min(first + PAIRED_TERMS);
+        let (of_terms, rest) = wide.split_at_mut(terms.len() * HALF_COLUMNS);
+        pack_half(columns.row_range(terms), of_terms);
+        // The second number of a last pair that has none.
+        rest.fill(0.0);
+        pair_at(level, &wide, words);
+    }
+}
+
+simd_dispatch!(fn pair_at(wide: &[f32], words: &mut [u32]) = pair);
+
+#[inline(always)]
+fn pair(wide: &[f32], words: &mut [u32]) {
+    let rows = wide.as_chunks::<{ 2 * HALF_COLUMNS }>().0;
+    for (words, rows) in words.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().zip(rows) {
+        let (first, second) = rows.split_at(HALF_COLUMNS);
+        for (word, (&first, &second)) in words.iter_mut().zip(first.iter().zip(second)) {
+            *word = rounded_bits(first) >> 16 | rounded_bits(second);
         }
     }
 }
@@ -119,16 +193,44 @@ fn pack_panel(columns: Mat<'_>, panel: &mut [f32]) {
 mod tests {
     use super::*;
 
+    /// A panel's elements as `[half][k][16]`, widened.
+    fn elements(panels: &Panels, index: usize) -> Vec<f32> {
+        match panels.panel(index, 0).elements {
+            Elements::F32(elements) => elements.to_vec(),
+            Elements::Bf16(words) => {
+                let rows = words.as_chunks::<HALF_COLUMNS>().0.iter();
+                let wide =
+                    |word: &u32, term| f32::from_bits(if term == 0 { word << 16 } else { word >> 16 << 16 });
+                rows.flat_map(|row| [0, 1].map(|term| row.map(|word| wide(&word, term)))).flatten().collect()
+            }
+        }
+    }
+
     #[test]
     fn panels_hold_columns_padded_with_zeros() {
         let data: Vec<f32> = (0..3 * 40).map(|value| value as f32 + 1.0).collect();
         let b = Mat::row_major(&data, 3, 40);
-        let mut panels = Panels::pack(Mat::row_major(&[9.0; 200], 5, 40));
-        panels.pack_from(b);
-        assert_eq!((panels.rows(), panels.cols(), panels.count()), (3, 40, 2));
-        assert_eq!(panels.panel(0)[32..64], data[40..72]);
-        assert_eq!(panels.panel(1)[64..72], data[112..120]);
-        assert!(panels.panel(1)[72..96].iter().all(|&padding| padding == 0.0));
+        for (dtype, terms) in [(Dtype::F32, 3), (Dtype::Bf16, 4)] {
+            let mut panels = Panels::pack(Mat::row_major(&[9.0; 200], 5, 40), Dtype::F32);
+            panels.pack_from(b, dtype);
+            assert_eq!((panels.rows(), panels.cols(), panels.count(), panels.dtype()), (3, 40, 2, dtype));
+            let (first, last) = (elements(&panels, 0), elements(&panels, 1));
+            assert_eq!(first[16..32], data[40..56]);
+            assert_eq!(first[terms * 16 + 16..][..16], data[56..72]);
+            assert_eq!(last[32..40], data[112..120]);
+            assert!(last[40..].iter().chain(&first[48..terms * 16]).all(|&padding| padding == 0.0));
+        }
+    }
+
+    #[test]
+    fn elements_are_rounded_in_blocks_of_any_length() {
+        let data: Vec<f32> = (0..131 * 5).map(|value| (value as f32).sqrt()).collect();
+        let panels = Panels::pack(Mat::row_major(&data, 131, 5), Dtype::Bf16);
+        let elements = elements(&panels, 0);
+        for (k, row) in data.chunks_exact(5).enumerate() {
+            let rounded: Vec<f32> = row.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+            assert_eq!(elements[k * 16..][..5], rounded, "term {k}");
+        }
     }
 
     #[test]
@@ -136,8 +238,11 @@ mod tests {
         let data: Vec<f32> = (0..7 * 45).map(|value| value as f32).collect();
         let view = Mat::row_major(&data, 45, 7).transposed();
         let copied: Vec<f32> = (0..7).flat_map(|k| (0..45).map(move |n| view.at(k, n))).collect();
-        let (from_view, from_copy) = (Panels::pack(view), Panels::pack(Mat::row_major(&copied, 7, 45)));
-        assert_eq!(from_view.panel(0), from_copy.panel(0));
-        assert_eq!(from_view.panel(1), from_copy.panel(1));
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let from_copy = Panels::pack(Mat::row_major(&copied, 7, 45), dtype);
+            let from_view = Panels::pack(view, dtype);
+            assert_eq!(elements(&from_view, 0), elements(&from_copy, 0));
+            assert_eq!(elements(&from_view, 1), elements(&from_copy, 1));
+        }
     }
 }

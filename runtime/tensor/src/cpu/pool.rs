@@ -205,6 +205,7 @@ impl Drop for PanelsBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::{Dtype, Mat};
 
     #[test]
     fn steps_of_the_same_sizes_allocate_once() {
@@ -251,7 +252,7 @@ mod tests {
         let pool = Arc::new(Pool::new(false));
         let packed = |rows: usize| {
             let mut block = pool.take_panels(rows, 32);
-            block.panels.pack_from(crate::cpu::Mat::row_major(&vec![1.0; rows * 32], rows, 32));
+            block.panels.pack_from(Mat::row_major(&vec![1.0; rows * 32], rows, 32), Dtype::F32);
             block
         };
         let sizes: Vec<_> = [10, 20, 30].map(packed).map(|block| block.panels.capacity_bytes()).into();

@@ -11,6 +11,8 @@ mod avx2;
 mod avx512;
 mod plain;
 
+use std::ops::Range;
+
 use crate::cpu::simd::Instructions;
 use crate::cpu::{PANEL_COLUMNS, SimdLevel, Start};
 
@@ -19,6 +21,9 @@ pub(crate) const TILE_ROWS: usize = 12;
 
 /// Elements from row to row of an `a` operand that is stored by rows of a block of scores.
 pub(crate) const SCORE_STRIDE: usize = 64;
+
+/// Columns that lie side by side in any right operand.
+pub(crate) const HALF_COLUMNS: usize = PANEL_COLUMNS / 2;
 
 /// How the rows of `a` lie for one `k`.
 #[derive(Clone, Copy)]
@@ -38,78 +43,222 @@ pub(crate) struct Operands<'a> {
     pub(crate) a: &'a [f32],
     pub(crate) a_layout: RowLayout,
     pub(crate) a_step: usize,
-    /// Element `(k, n)` is at `k * b_step + n`.
+    /// Element `(k, n)` is at `k * b_step + n` for the first [`HALF_COLUMNS`], and `b_half` further on for the
+    /// others, less those.
     pub(crate) b: &'a [f32],
     pub(crate) b_step: usize,
+    pub(crate) b_half: usize,
     pub(crate) start: Start,
 }
 
-/// A kernel for a fixed number of rows: `(depth, a, a_step, b, b_step, c, c_step, continue from c)`.
-type Kernel = unsafe fn(usize, *const f32, usize, *const f32, usize, *mut f32, usize, bool);
+/// A kernel for a fixed number of rows: `(depth, a, a_step, b, b_step, b_half, c, c_step, continue from c)`.
+type Kernel = unsafe fn(usize, *const f32, usize, *const f32, usize, usize, *mut f32, usize, bool);
 
 /// The kernels for 1 to 12 rows.
 type Kernels = [Kernel; TILE_ROWS];
 
-/// An array of `$module::kernel::<rows, row stride>` for 1 to 12 rows.
+/// A kernel for rows that are packed side by side and a right operand of bfloat16 numbers in pairs: a word holds the terms
+/// `k` (lower half) and `k + 1` (upper half) of a column, for even `k`. `(depth, whether the first term is the second of its
+/// pair, a, b, b_half, c, c_step, continue from c)`. The sum is that of a [`Kernel`] over the numbers widened.
+type PairKernel = unsafe fn(usize, bool, *const f32, *const u32, usize, *mut f32, usize, bool);
+
+/// The bits of a word that hold the second number of a pair.
+const UPPER_HALF: i32 = 0xffff_0000_u32.cast_signed();
+
+/// An array of `$module::$kernel::<rows, more>` for 1 to 12 rows.
 macro_rules! kernels {
-    ($module:ident, $stride:expr) => {
+    ($module:ident::$kernel:ident $(, $more:expr)?) => {
         [
-            $module::kernel::<1, { $stride }>,
-            $module::kernel::<2, { $stride }>,
-            $module::kernel::<3, { $stride }>,
-            $module::kernel::<4, { $stride }>,
-            $module::kernel::<5, { $stride }>,
-            $module::kernel::<6, { $stride }>,
-            $module::kernel::<7, { $stride }>,
-            $module::kernel::<8, { $stride }>,
-            $module::kernel::<9, { $stride }>,
-            $module::kernel::<10, { $stride }>,
-            $module::kernel::<11, { $stride }>,
-            $module::kernel::<12, { $stride }>,
+            $module::$kernel::<1 $(, { $more })?>,
+            $module::$kernel::<2 $(, { $more })?>,
+            $module::$kernel::<3 $(, { $more })?>,
+            $module::$kernel::<4 $(, { $more })?>,
+            $module::$kernel::<5 $(, { $more })?>,
+            $module::$kernel::<6 $(, { $more })?>,
+            $module::$kernel::<7 $(, { $more })?>,
+            $module::$kernel::<8 $(, { $more })?>,
+            $module::$kernel::<9 $(, { $more })?>,
+            $module::$kernel::<10 $(, { $more })?>,
+            $module::$kernel::<11 $(, { $more })?>,
+            $module::$kernel::<12 $(, { $more })?>,
         ]
     };
 }
 
-static PLAIN: [Kernels; 2] = [kernels!(plain, 1), kernels!(plain, SCORE_STRIDE)];
+/// The kernels of a level.
+struct Family {
+    /// Columns that a kernel does: all of a tile, or a half.
+    columns: usize,
+    /// By row layout.
+    layouts: [Kernels; 2],
+    pairs: [PairKernel; TILE_ROWS],
+}
+
+static PLAIN: Family = Family {
+    columns: PANEL_COLUMNS,
+    layouts: [kernels!(plain::kernel, 1), kernels!(plain::kernel, SCORE_STRIDE)],
+    pairs: kernels!(plain::pairs),
+};
 #[cfg(target_arch = "x86_64")]
-static AVX2: [Kernels; 2] = [kernels!(avx2, 1), kernels!(avx2, SCORE_STRIDE)];
+static AVX2: Family = Family {
+    columns: HALF_COLUMNS,
+    layouts: [kernels!(avx2::kernel, 1), kernels!(avx2::kernel, SCORE_STRIDE)],
+    pairs: kernels!(avx2::pairs),
+};
 #[cfg(target_arch = "x86_64")]
-static AVX512: [Kernels; 2] = [kernels!(avx512, 1), kernels!(avx512, SCORE_STRIDE)];
+static AVX512: Family = Family {
+    columns: PANEL_COLUMNS,
+    layouts: [kernels!(avx512::kernel, 1), kernels!(avx512::kernel, SCORE_STRIDE)],
+    pairs: kernels!(avx512::pairs),
+};
+
+impl Family {
+    fn of(level: SimdLevel) -> &'static Self {
+        match level.instructions() {
+            Instructions::Plain => &PLAIN,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => &AVX2,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => &AVX512,
+        }
+    }
+
+    /// The halves of a tile's columns that a kernel is called for.
+    fn halves(&self) -> Range<usize> {
+        0..PANEL_COLUMNS / self.columns
+    }
+}
 
 /// Computes `rows` (1 to 12) rows of 32 columns; row `r` of the output begins at `c[r * c_step]`.
 ///
 /// # Panics
 /// An operand is too short, or there are more rows than a tile has.
 pub(crate) fn multiply(level: SimdLevel, rows: usize, operands: Operands<'_>, c: &mut [f32], c_step: usize) {
-    let Operands { depth, a, a_layout, a_step, b, b_step, start } = operands;
-    let row_stride = match a_layout {
-        RowLayout::Packed => 1,
-        RowLayout::Scores => SCORE_STRIDE,
-    };
-    assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
-    assert!(c.len() >= (rows - 1) * c_step + PANEL_COLUMNS, "the output is shorter than the tile");
-    if depth > 0 {
-        assert!(
-            a.len() > (rows - 1) * row_stride + (depth - 1) * a_step,
-            "the left operand is shorter than the tile"
-        );
-        assert!(
-            b.len() >= (depth - 1) * b_step + PANEL_COLUMNS,
-            "the right operand is shorter than the tile"
-        );
+    let family = Family::of(level);
+    family.halves().for_each(|half| family.multiply(half, rows, operands, c, c_step));
+}
+
+/// Rows that are packed as `[tile][k][row]`, the last tile with the rows that are left.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<'a> {
+    pub(crate) data: &'a [f32],
+    /// Packed terms of each row.
+    pub(crate) depth: usize,
+}
+
+/// A panel of the right operand as `[half][k][column]`, from some term on.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelTerms<'a> {
+    pub(crate) elements: Elements<'a>,
+    /// Elements from the first half to the second.
+    pub(crate) half: usize,
+}
+
+/// Elements of a packed panel.
+#[derive(Clone, Copy)]
+pub(crate) enum Elements<'a> {
+    F32(&'a [f32]),
+    /// Pairs of terms, see [`PairKernel`].
+    Bf16(&'a [u32]),
+}
+
+/// [`multiply`] for tile after tile and the given terms of each, with the same terms of a panel: half of it stays in the
+/// first cache meanwhile.
+///
+/// # Panics
+/// An operand is too short.
+pub(crate) fn multiply_tiles(
+    level: SimdLevel,
+    tiles: Tiles<'_>,
+    terms: Range<usize>,
+    panel: PanelTerms<'_>,
+    start: Start,
+    c: &mut [f32],
+    c_step: usize,
+) {
+    let family = Family::of(level);
+    for half in family.halves() {
+        for (tile, a) in tiles.data.chunks(tiles.depth * TILE_ROWS).enumerate() {
+            let rows = a.len() / tiles.depth;
+            let (depth, a) = (terms.len(), &a[terms.start * rows..]);
+            let c = &mut c[tile * TILE_ROWS * c_step..];
+            match panel.elements {
+                Elements::F32(b) => {
+                    let b = &b[terms.start * HALF_COLUMNS..];
+                    let (b_step, b_half) = (HALF_COLUMNS, panel.half);
+                    let a_layout = RowLayout::Packed;
+                    let operands = Operands { depth, a, a_layout, a_step: rows, b, b_step, b_half, start };
+                    family.multiply(half, rows, operands, c, c_step);
+                }
+                Elements::Bf16(b) => {
+                    let b = (&b[terms.start / 2 * HALF_COLUMNS..], panel.half);
+                    family.multiply_pairs(half, rows, terms.clone(), a, b, start, c, c_step);
+                }
+            }
+        }
     }
-    let family = match level.instructions() {
-        Instructions::Plain => &PLAIN,
-        #[cfg(target_arch = "x86_64")]
-        Instructions::Avx2 => &AVX2,
-        #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => &AVX512,
-    };
-    let kernel = family[a_layout as usize][rows - 1];
-    // SAFETY: the level proves that the instructions exist, and the assertions above that every element the kernel touches
-    // lies inside of its slice.
-    unsafe {
-        kernel(depth, a.as_ptr(), a_step, b.as_ptr(), b_step, c.as_mut_ptr(), c_step, start == Start::FromC);
+}
+
+impl Family {
+    /// One call of a kernel.
+    #[inline]
+    fn multiply(&self, half: usize, rows: usize, operands: Operands<'_>, c: &mut [f32], c_step: usize) {
+        let Operands { depth, a, a_layout, a_step, b, b_step, b_half, start } = operands;
+        let row_stride = match a_layout {
+            RowLayout::Packed => 1,
+            RowLayout::Scores => SCORE_STRIDE,
+        };
+        assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
+        assert!(c.len() >= (rows - 1) * c_step + PANEL_COLUMNS, "the output is shorter than the tile");
+        if depth > 0 {
+            assert!(
+                a.len() > (rows - 1) * row_stride + (depth - 1) * a_step,
+                "the left operand is shorter than the tile"
+            );
+            assert!(
+                b.len() >= (depth - 1) * b_step + b_half + HALF_COLUMNS,
+                "the right operand is shorter than the tile"
+            );
+        }
+        let kernel = self.layouts[a_layout as usize][rows - 1];
+        // SAFETY: the level proves that the instructions exist, and the assertions above that every element the kernel
+        // touches lies inside of its slice; a half is 0 or, of kernels for half of the columns, 1.
+        unsafe {
+            let b = b.as_ptr().wrapping_add(half * b_half);
+            let c = c.as_mut_ptr().add(half * self.columns);
+            kernel(depth, a.as_ptr(), a_step, b, b_step, b_half, c, c_step, start == Start::FromC);
+        }
+    }
+
+    /// One call of a kernel for `terms`, with `b` beginning at the pair of the first of them.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn multiply_pairs(
+        &self,
+        half: usize,
+        rows: usize,
+        terms: Range<usize>,
+        a: &[f32],
+        (b, b_half): (&[u32], usize),
+        start: Start,
+        c: &mut [f32],
+        c_step: usize,
+    ) {
+        let (depth, second) = (terms.len(), !terms.start.is_multiple_of(2));
+        assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
+        assert!(c.len() >= (rows - 1) * c_step + PANEL_COLUMNS, "the output is shorter than the tile");
+        assert!(a.len() >= rows * depth, "the left operand is shorter than the tile");
+        let pairs = (depth + usize::from(second)).div_ceil(2);
+        if depth > 0 {
+            assert!(b.len() >= pairs * HALF_COLUMNS + b_half, "the right operand is shorter than the tile");
+        }
+        // SAFETY: as in `multiply`.
+        unsafe {
+            let b = b.as_ptr().wrapping_add(half * b_half);
+            let c = c.as_mut_ptr().add(half * self.columns);
+            let from_c = start == Start::FromC;
+            self.pairs[rows - 1](depth, second, a.as_ptr(), b, b_half, c, c_step, from_c);
+        }
     }
 }
 
@@ -122,9 +271,10 @@ mod tests {
     fn reference(rows: usize, o: Operands<'_>, row_stride: usize, c: &mut [f32], c_step: usize) {
         for r in 0..rows {
             for n in 0..PANEL_COLUMNS {
+                let half = n / HALF_COLUMNS * o.b_half + n % HALF_COLUMNS;
                 let mut sum = if o.start == Start::FromC { c[r * c_step + n] } else { 0.0 };
                 for k in 0..o.depth {
-                    sum = o.a[r * row_stride + k * o.a_step].mul_add(o.b[k * o.b_step + n], sum);
+                    sum = o.a[r * row_stride + k * o.a_step].mul_add(o.b[k * o.b_step + half], sum);
                 }
                 c[r * c_step + n] = sum;
             }
@@ -146,13 +296,16 @@ mod tests {
                         (RowLayout::Packed, 1, 13),
                         (RowLayout::Scores, SCORE_STRIDE, 1),
                     ] {
-                        let (a, b) = (&data[..2000], &data[2000..]);
-                        let operands = Operands { depth, a, a_layout, a_step, b, b_step: 35, start };
-                        let mut expected = data[..TILE_ROWS * 40].to_vec();
-                        let mut actual = expected.clone();
-                        reference(rows, operands, row_stride, &mut expected, 40);
-                        multiply(level, rows, operands, &mut actual, 40);
-                        assert_eq!(actual, expected, "{} rows {rows} depth {depth}", level.name());
+                        for b_half in [HALF_COLUMNS, 35 * 40] {
+                            let (a, b) = (&data[..2000], &data[2000..]);
+                            let operands =
+                                Operands { depth, a, a_layout, a_step, b, b_step: 35, b_half, start };
+                            let mut expected = data[..TILE_ROWS * 40].to_vec();
+                            let mut actual = expected.clone();
+                            reference(rows, operands, row_stride, &mut expected, 40);
+                            multiply(level, rows, operands, &mut actual, 40);
+                            assert_eq!(actual, expected, "{} rows {rows} depth {depth}", level.name());
+                        }
                     }
                 }
             }
@@ -169,6 +322,7 @@ mod tests {
             a_step: 12,
             b: &[0.0; 63],
             b_step: 32,
+            b_half: HALF_COLUMNS,
             start: Start::Zero,
         };
         multiply(SimdLevel::PLAIN, 12, operands, &mut [0.0; 384], 32);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::cpu::pool::PanelsBlock;
-use crate::cpu::{self, Leaves, Start};
+use crate::cpu::{self, Dtype, Leaves, Start};
 use crate::device;
 use crate::{Mat, MatMut, Stream};
 
@@ -38,17 +38,18 @@ impl fmt::Debug for Panels {
 }
 
 impl Stream {
-    /// Packs `b` (`[k][n]`). For a weight stored `[out][in]` pass its transposed view.
-    pub fn pack(&self, b: Mat<'_>) -> Panels {
+    /// Packs `b` (`[k][n]`) as elements of `dtype`, to which products round their left operand too. For a weight stored
+    /// `[out][in]` pass its transposed view.
+    pub fn pack(&self, b: Mat<'_>, dtype: Dtype) -> Panels {
         let mut panels = self.panels_for(b.rows(), b.cols());
-        self.pack_into(b, &mut panels);
+        self.pack_into(b, dtype, &mut panels);
         panels
     }
 
     /// Packs another matrix into the memory of `panels`.
-    pub fn pack_into(&self, b: Mat<'_>, panels: &mut Panels) {
+    pub fn pack_into(&self, b: Mat<'_>, dtype: Dtype, panels: &mut Panels) {
         let Kind::Cpu(block) = &mut panels.0;
-        block.panels.pack_from(b.on_cpu());
+        block.panels.pack_from(b.on_cpu(), dtype);
     }
 
     /// A packed operand of no size yet, to pack into.

@@ -7,15 +7,17 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::tree::{LEVELS, Leaves};
+use crate::cpu::bf16::round_in_place_at;
 use crate::cpu::elementwise::add_assign_at;
 use crate::cpu::simd::Instructions;
-use crate::cpu::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::cpu::tile::{PanelTerms, TILE_ROWS, Tiles, multiply_tiles};
 use crate::cpu::transpose::transpose;
-use crate::cpu::{Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
+use crate::cpu::{Dtype, Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
 /// Up to this many rows, threads split the columns: each panel is read once.
 const NARROW_ROWS: usize = 48;
-/// Terms of a plain sum that packed rows hold; the rows of the next terms come when all columns are done.
+/// Terms of a plain sum that packed rows hold, an even number since some operands come in pairs; the rows of the next terms
+/// come when all columns are done.
 const PACKED_TERMS: usize = 512;
 
 thread_local! {
@@ -48,11 +50,11 @@ impl Blocking {
     /// For packed rows of `depth` terms.
     fn new(level: SimdLevel, depth: usize) -> Self {
         match level.instructions() {
-            // A block of a panel (256 x 32) stays close while the rows go by; these stay in L2.
+            // Half of a panel's block (384 x 16) stays in L1 while the rows go by; these stay in L2.
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => {
                 let rows = ((96 << 10) / depth / TILE_ROWS * TILE_ROWS).clamp(2 * TILE_ROWS, 15 * TILE_ROWS);
-                Self { terms: 256, rows, rows_a_panel: rows, panels: 1 }
+                Self { terms: 384, rows, rows_a_panel: rows, panels: 1 }
             }
             // A tile of `A` (12 x 512) stays in L1 while the panels go by; these stay in L2.
             _ => {
@@ -81,7 +83,7 @@ impl Product<'_> {
     fn few_rows(&self, a: Mat<'_>, c: &mut MatMut<'_>) {
         let rows = c.rows;
         let mut packed = SCRATCH.take();
-        pack_rows(a, &mut packed.0);
+        self.pack_rows(a, &mut packed.0);
         let a_rows = PackedRows { data: &packed.0, first_term: 0, depth: a.cols, rows };
         let len = PANEL_COLUMNS * rows;
         let mut outputs = vec![0.0f32; self.b.count() * len];
@@ -129,7 +131,7 @@ impl Product<'_> {
         let blocking = Blocking::new(self.level, terms.len());
         for first in (0..a.rows).step_by(blocking.rows.min(a.rows)) {
             let rows = first..a.rows.min(first.saturating_add(blocking.rows));
-            pack_rows(a.columns(terms.clone()).row_range(rows.clone()), &mut packed);
+            self.pack_rows(a.columns(terms.clone()).row_range(rows.clone()), &mut packed);
             let (first_term, depth) = (terms.start, terms.len());
             let a_rows = PackedRows { data: &packed, first_term, depth, rows: rows.len() };
             for first_panel in (0..self.b.count()).step_by(blocking.panels) {
@@ -172,10 +174,17 @@ impl Product<'_> {
         }
     }
 
+    /// Packs `a`, rounded as the right operand is.
+    fn pack_rows(&self, a: Mat<'_>, packed: &mut Vec<f32>) {
+        pack_rows(a, packed);
+        if self.b.dtype() == Dtype::Bf16 {
+            round_in_place_at(self.level, packed);
+        }
+    }
+
     fn panel(&self, a: PackedRows<'_>, panel: usize, out: &mut Out<'_>, spare: &mut Vec<f32>) {
         let terms = Blocking::new(self.level, a.depth).terms;
-        let b = &self.b.panel(panel)[a.first_term * PANEL_COLUMNS..];
-        let product = PanelProduct { level: self.level, a, b, terms };
+        let product = PanelProduct { level: self.level, a, b: self.b.panel(panel, a.first_term), terms };
         match self.sum {
             Sum::Plain(start) => product.multiply(0..a.depth, start, out),
             Sum::Tree(leaves) => {
@@ -186,10 +195,14 @@ impl Product<'_> {
     }
 }
 
-/// `range` cut evenly into the fewest parts of at most `len`.
+/// `range` cut evenly into the fewest parts of at most `len`, which is even; the cuts do not part a pair of terms.
 fn blocks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
     let count = range.len().div_ceil(len);
-    let at = move |index| range.start + range.len() * index / count;
+    let at = move |index| match index {
+        0 => range.start,
+        _ if index == count => range.end,
+        _ => (range.start + range.len() * index / count).next_multiple_of(2),
+    };
     (0..count).map(move |index| at(index)..at(index + 1))
 }
 
@@ -209,10 +222,6 @@ impl<'a> PackedRows<'a> {
         let data = &self.data[rows.start * self.depth..rows.end * self.depth];
         Self { data, rows: rows.len(), ..self }
     }
-
-    fn tiles(self) -> impl Iterator<Item = &'a [f32]> {
-        self.data.chunks(self.depth * TILE_ROWS)
-    }
 }
 
 /// Where a panel's sums go: row `r` begins at `data[r * stride]`.
@@ -225,7 +234,8 @@ struct Out<'a> {
 struct PanelProduct<'a> {
     level: SimdLevel,
     a: PackedRows<'a>,
-    b: &'a [f32],
+    /// From the first packed term on.
+    b: PanelTerms<'a>,
     /// Terms of one block of `k`.
     terms: usize,
 }
@@ -235,20 +245,8 @@ impl PanelProduct<'_> {
     fn multiply(&self, range: Range<usize>, start: Start, out: &mut Out<'_>) {
         for (block, range) in blocks(range, self.terms).enumerate() {
             let start = if block == 0 { start } else { Start::FromC };
-            for (tile, a) in self.a.tiles().enumerate() {
-                let rows = a.len() / self.a.depth;
-                let operands = Operands {
-                    depth: range.len(),
-                    a: &a[range.start * rows..],
-                    a_layout: RowLayout::Packed,
-                    a_step: rows,
-                    b: &self.b[range.start * PANEL_COLUMNS..],
-                    b_step: PANEL_COLUMNS,
-                    start,
-                };
-                let c = &mut out.data[tile * TILE_ROWS * out.stride..];
-                multiply(self.level, rows, operands, c, out.stride);
-            }
+            let tiles = Tiles { data: self.a.data, depth: self.a.depth };
+            multiply_tiles(self.level, tiles, range, self.b, start, out.data, out.stride);
         }
     }
 

@@ -64,7 +64,7 @@ fn threads_do_not_change_the_bits() {
 fn a_row_does_not_depend_on_its_batch() {
     let (n, k) = (70, 530);
     let (a, b) = (random(6, 100 * k), random(7, k * n));
-    let panels = Panels::pack(Mat::row_major(&b, k, n));
+    let panels = Panels::pack(Mat::row_major(&b, k, n), Dtype::F32);
     let rows = |range: std::ops::Range<usize>| {
         let mut c = vec![0.0; range.len() * n];
         let a = Mat::row_major(&a, 100, k).row_range(range.clone());
@@ -111,4 +111,39 @@ fn an_empty_sum_is_the_start() {
         Start::Zero,
     );
     assert_eq!(c, [0.0; 4]);
+}
+
+/// What [`Dtype::Bf16`] makes of operands.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect()
+}
+
+#[test]
+fn rounded_operands_have_the_bits_of_their_product_in_f32() {
+    let shapes = Counter::new(3, 0, 0, 1, Purpose::ORDER);
+    let dim = |case: u64, index, below: u32| 1 + (shapes.word(case * 4 + index) % below) as usize;
+    let random_shapes = (0..24).map(|case| (dim(case, 0, 90), dim(case, 1, 90), dim(case, 2, 70)));
+    let shapes = random_shapes.chain([(61, 33, 1101), (1, 500, 701), (49, 20, 1031), (14, 40, 513)]);
+    for (case, (m, n, k)) in shapes.enumerate() {
+        let (a, b) = (random(12, m * k), random(13, k * n));
+        let (a, b) = (Mat::row_major(&a, k, m).transposed(), Mat::row_major(&b, k, n));
+        let (round_a, round_b) = (rounded(a.data), rounded(b.data));
+        let (round_a, round_b) =
+            (Mat::row_major(&round_a, k, m).transposed(), Mat::row_major(&round_b, k, n));
+        let start = if case % 2 == 0 { Start::Zero } else { Start::FromC };
+        // Leaves that part pairs.
+        let cut = k / 3;
+        let leaves = Leaves::new([0..cut, cut..k].map(|range| Vec::from([range])));
+        for level in SimdLevel::available() {
+            let product = |a, b, dtype| {
+                let panels = Panels::pack(b, dtype);
+                let (mut plain, mut tree) = (vec![1.5; m * n], vec![0.0; m * n]);
+                matmul_panels_at(level, a, &panels, &mut MatMut::row_major(&mut plain, m, n), start);
+                tree::matmul_tree_at(level, a, &panels, &leaves, &mut MatMut::row_major(&mut tree, m, n));
+                (plain, tree)
+            };
+            let expected = product(round_a, round_b, Dtype::F32);
+            assert_eq!(product(a, b, Dtype::Bf16), expected, "{m}x{n}x{k} {}", level.name());
+        }
+    }
 }

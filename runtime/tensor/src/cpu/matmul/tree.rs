@@ -79,7 +79,7 @@ pub(crate) fn matmul_tree_at(level: SimdLevel, a: Mat<'_>, b: &Panels, leaves: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{Counter, Purpose, Start, matmul, tree_sum};
+    use crate::cpu::{Counter, Dtype, Purpose, Start, matmul, tree_sum};
 
     fn random(stream: u32, len: usize) -> Vec<f32> {
         let mut values = vec![0.0; len];
@@ -126,7 +126,7 @@ mod tests {
                 for level in SimdLevel::available() {
                     let mut c = vec![7.0; rows * cols];
                     let mut out = MatMut::row_major(&mut c, rows, cols);
-                    matmul_tree_at(level, a, &Panels::pack(b), &leaves, &mut out);
+                    matmul_tree_at(level, a, &Panels::pack(b, Dtype::F32), &leaves, &mut out);
                     assert_eq!(bits(&c), bits(&expected), "{rows}x{cols} {cut:?} {}", level.name());
                 }
             }
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn no_leaf_at_all_changes_nothing_when_it_is_added() {
         let mut c = [7.0];
-        let (a, b) = (Mat::row_major(&[], 1, 0), Panels::pack(Mat::row_major(&[], 0, 1)));
+        let (a, b) = (Mat::row_major(&[], 1, 0), Panels::pack(Mat::row_major(&[], 0, 1), Dtype::F32));
         matmul_tree(a, &b, &Leaves::new([vec![], vec![]]), &mut MatMut::row_major(&mut c, 1, 1));
         assert_eq!(c[0].to_bits(), (-0.0_f32).to_bits());
     }

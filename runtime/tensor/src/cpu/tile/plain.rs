@@ -1,5 +1,6 @@
 //! The micro-kernel without vector instructions, and the definition that the others are compared with.
 
+use super::{HALF_COLUMNS, UPPER_HALF};
 use crate::cpu::PANEL_COLUMNS;
 
 /// `R` rows of 32 columns; the rows of `a` lie `A_ROW` elements apart.
@@ -13,6 +14,7 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
     a_step: usize,
     b: *const f32,
     b_step: usize,
+    b_half: usize,
     c: *mut f32,
     c_step: usize,
     from_c: bool,
@@ -24,12 +26,53 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
             row.fill(0.0);
         }
         for k in 0..depth {
-            // SAFETY: the caller promises `depth` elements a row of `a` and `depth` rows of `b`.
-            let (factor, b_row) = unsafe {
-                (*a.add(r * A_ROW + k * a_step), std::slice::from_raw_parts(b.add(k * b_step), PANEL_COLUMNS))
-            };
-            for (sum, &value) in row.iter_mut().zip(b_row) {
-                *sum = factor.mul_add(value, *sum);
+            for (half, sums) in row.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
+                // SAFETY: the caller promises `depth` elements a row of `a` and `depth` rows of both halves of `b`.
+                let (factor, values) = unsafe {
+                    let values = b.add(k * b_step + half * b_half).cast::<[f32; HALF_COLUMNS]>();
+                    (*a.add(r * A_ROW + k * a_step), &*values)
+                };
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = factor.mul_add(value, *sum);
+                }
+            }
+        }
+    }
+}
+
+/// [`kernel`] for a right operand of pairs, see [`PairKernel`](super::PairKernel).
+///
+/// # Safety
+/// As for [`kernel`].
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn pairs<const R: usize>(
+    depth: usize,
+    second: bool,
+    a: *const f32,
+    b: *const u32,
+    b_half: usize,
+    c: *mut f32,
+    c_step: usize,
+    from_c: bool,
+) {
+    for r in 0..R {
+        // SAFETY: the caller promises 32 elements in each of the `R` rows of `c`.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(r * c_step), PANEL_COLUMNS) };
+        if !from_c {
+            row.fill(0.0);
+        }
+        for (k, term) in (usize::from(second)..).take(depth).enumerate() {
+            for (half, sums) in row.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
+                // SAFETY: the caller promises `depth` elements a row of `a`, and the words of `depth` terms in both halves of
+                // `b`.
+                let (factor, words) = unsafe {
+                    let words = b.add(term / 2 * HALF_COLUMNS + half * b_half).cast::<[u32; HALF_COLUMNS]>();
+                    (*a.add(r + k * R), &*words)
+                };
+                for (sum, &word) in sums.iter_mut().zip(words) {
+                    let bits = if term % 2 == 0 { word << 16 } else { word & UPPER_HALF as u32 };
+                    *sum = factor.mul_add(f32::from_bits(bits), *sum);
+                }
             }
         }
     }

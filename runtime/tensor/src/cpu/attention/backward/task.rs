@@ -8,7 +8,7 @@ use crate::cpu::attention::{
     AttentionSaved, AttentionShape, KEY_BLOCK, Segment, Visible, head_of, row_place, value_stride,
 };
 use crate::cpu::simd::simd_dispatch;
-use crate::cpu::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::cpu::tile::{HALF_COLUMNS, Operands, RowLayout, TILE_ROWS, multiply};
 use crate::cpu::{Mat, PANEL_COLUMNS, SimdLevel, Start};
 use crate::math::exp;
 
@@ -130,6 +130,7 @@ impl Block<'_> {
                 a_step: tile.len(),
                 b: &block[column..],
                 b_step: KEY_BLOCK,
+                b_half: HALF_COLUMNS,
                 start: Start::Zero,
             };
             multiply(self.level, tile.len(), operands, &mut out.as_flattened_mut()[column..], KEY_BLOCK);
@@ -187,7 +188,7 @@ fn operands<'a>(
     b: &'a [f32],
     b_step: usize,
 ) -> Operands<'a> {
-    Operands { depth, a, a_layout, a_step, b, b_step, start: Start::FromC }
+    Operands { depth, a, a_layout, a_step, b, b_step, b_half: HALF_COLUMNS, start: Start::FromC }
 }
 
 simd_dispatch!(

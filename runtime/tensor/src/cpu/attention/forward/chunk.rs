@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::cpu::attention::{KEY_BLOCK, Visible, value_stride};
 use crate::cpu::order::{fold_lanes, larger, largest_lane};
 use crate::cpu::simd::simd_dispatch;
-use crate::cpu::tile::{Operands, RowLayout, TILE_ROWS, multiply};
+use crate::cpu::tile::{HALF_COLUMNS, Operands, RowLayout, TILE_ROWS, multiply};
 use crate::cpu::transpose::transpose;
 use crate::cpu::{PANEL_COLUMNS, SimdLevel, Start};
 use crate::math::{exp, ln};
@@ -105,6 +105,7 @@ impl Chunk {
                 a_step: rows.len(),
                 b: &keys[column..],
                 b_step: KEY_BLOCK,
+                b_half: HALF_COLUMNS,
                 start: Start::Zero,
             };
             let scores = &mut self.scores[rows.clone()].as_flattened_mut()[column..];
@@ -123,6 +124,7 @@ impl Chunk {
                 a_step: 1,
                 b: &values[keys.start * stride + column..],
                 b_step: stride,
+                b_half: HALF_COLUMNS,
                 start: Start::FromC,
             };
             multiply(level, rows.len(), operands, &mut self.outputs[rows.start * stride + column..], stride);
