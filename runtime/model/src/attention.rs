@@ -106,7 +106,7 @@ impl Body for Attention {
 
     fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, AttentionTape) {
         let (stream, rows, weights) = (pass.stream, pass.rows(), pass.weights.layer(layer));
-        let mut qkv = weights.query_key_value.forward(stream, h, rows);
+        let mut qkv = weights.query_key_value.forward(stream, pass.parameters, h, rows);
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let (mut o, mut lses) = (stream.uninit(rows * o_width), Vec::new());
         bias::add(pass, layer, &QUERY_KEY_VALUE, qkv.view_mut());
@@ -120,7 +120,7 @@ impl Body for Attention {
             pass.work.attention += heads.flops(2, pass.batch);
         }
         count_projections(pass, layer, 1);
-        let y = weights.attention_output.forward_tree(stream, o.view(), rows);
+        let y = weights.attention_output.forward_tree(stream, pass.parameters, o.view(), rows);
         (y, AttentionTape { qkv, o, lse: lses })
     }
 
@@ -135,7 +135,7 @@ impl Body for Attention {
         let stream = pass.stream;
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
-        let d_o = weights.attention_output.backward(stream, dy, rows);
+        let d_o = weights.attention_output.backward(stream, pass.parameters, dy, rows);
         let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
         let units: Vec<_> =
             Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
@@ -156,7 +156,7 @@ impl Body for Attention {
         gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, &QUERY_KEY_VALUE, d_qkv.view(), gradients);
         count_projections(pass, layer, 2);
-        weights.query_key_value.backward_tree(stream, d_qkv.view(), rows)
+        weights.query_key_value.backward_tree(stream, pass.parameters, d_qkv.view(), rows)
     }
 }
 

@@ -28,10 +28,10 @@ impl Body for FeedForward {
     fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, FeedForwardTape) {
         let (stream, rows, weights) = (pass.stream, pass.rows(), pass.weights.layer(layer));
         let family = pass.geometry.config.family;
-        let mut inner = weights.inner.forward(stream, h, rows);
+        let mut inner = weights.inner.forward(stream, pass.parameters, h, rows);
         bias::add(pass, layer, family.feed_forward_inputs(), inner.view_mut());
         let product = activation::forward(stream, family, inner.view(), weights.down.inputs());
-        let y = weights.down.forward_tree(stream, product.view(), rows);
+        let y = weights.down.forward_tree(stream, pass.parameters, product.view(), rows);
         pass.work.projections += weights.inner.flops(rows) + weights.down.flops(rows);
         (y, FeedForwardTape { inner, product })
     }
@@ -51,7 +51,7 @@ impl Body for FeedForward {
         let stream = pass.stream;
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (columns, family) = (weights.down.inputs(), pass.geometry.config.family);
-        let dproduct = weights.down.backward(stream, dy, rows);
+        let dproduct = weights.down.backward(stream, pass.parameters, dy, rows);
         let ranges = shard_ranges(pass.geometry, pass.slice, layer, &[Tensor::Down]);
         let unit = |shard| UnitId::of_layer(layer, Tensor::Down, shard);
         let units =
@@ -68,6 +68,6 @@ impl Body for FeedForward {
         gradients.of_outputs(run, d_inner.view(), &pack(stream, h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, family.feed_forward_inputs(), d_inner.view(), gradients);
         pass.work.projections += 2 * (weights.inner.flops(rows) + weights.down.flops(rows));
-        weights.inner.backward_tree(stream, d_inner.view(), rows)
+        weights.inner.backward_tree(stream, pass.parameters, d_inner.view(), rows)
     }
 }

@@ -73,7 +73,7 @@ fn logits_of(pass: &mut Pass<'_>, shard: usize, h: View<'_>) -> Buffer {
     let rows = h.len() / pass.width();
     let weight = &pass.weights.head[shard - pass.slice.shards.start];
     pass.work.head += weight.flops(rows);
-    weight.forward(pass.stream, h, rows)
+    weight.forward(pass.stream, pass.parameters, h, rows)
 }
 
 impl Statistics {
@@ -165,7 +165,7 @@ pub(crate) fn backward(
         gradients.of_outputs(run, dlogits.view(), &h);
         let weight = &pass.weights.head[shard - first];
         pass.work.head += 2 * weight.flops(rows);
-        Some(weight.backward(stream, dlogits.view(), rows))
+        Some(weight.backward(stream, pass.parameters, dlogits.view(), rows))
     })?;
     Ok(normed.backward(pass, UnitId::FINAL_NORM, dh.view(), gradients))
 }

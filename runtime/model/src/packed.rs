@@ -1,4 +1,4 @@
-//! A rank's weights as products read them, packed once a step for all of its micro-batches.
+//! A rank's weights as products read them: packed, for each product anew or once for several.
 //!
 //! A projection is computed for all of the rank's logical shards at once. Where its outputs are cut
 //! (queries, keys, values, gate, up), every output element is a sum of its own, so the shards of
@@ -7,19 +7,18 @@
 //!
 //! Shapes: a weight is `[outputs, inputs]`; the shards of an input that is cut lie side by side.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use sixfold_tensor::{Buffer, Dtype, Leaves, Mat, MatMut, Panels, Start, Stream, View};
 
-use crate::config::ModelConfig;
 use crate::head::table;
-use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId};
+use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::DeviceUnits;
 
 /// Queries, keys and values, side by side.
 pub(crate) const QUERY_KEY_VALUE: [Tensor; 3] = [Tensor::Query, Tensor::Key, Tensor::Value];
 
-/// The weights of a slice, packed for forward and backward.
+/// The weights of a slice as operands of products.
 #[derive(Debug)]
 pub struct PackedWeights {
     first_layer: usize,
@@ -41,44 +40,85 @@ pub(crate) struct PackedLayer {
 /// A weight as the right operand of both its products.
 #[derive(Debug)]
 pub(crate) struct Packed {
+    place: InParameters,
+    outputs: usize,
+    inputs: usize,
+    /// What operands are rounded to.
+    dtype: Dtype,
+    /// The sum over the logical shards, over whichever dim they cut.
+    leaves: Leaves,
+    kept: Option<Kept>,
+    /// Whether what is kept is the weight as it is now.
+    is_current: bool,
+}
+
+/// Where a weight lies among the parameters of its slice.
+#[derive(Debug)]
+enum InParameters {
+    /// In one piece.
+    Run(Range<usize>),
+    /// In units that have some of its columns each.
+    Columns(Vec<(Range<usize>, Range<usize>)>),
+}
+
+/// A weight packed for both products.
+#[derive(Debug)]
+struct Kept {
     /// `[inputs][outputs]`
     forward: Panels,
     /// `[outputs][inputs]`
     backward: Panels,
-    /// The sum over the logical shards, over whichever dim they cut.
-    leaves: Leaves,
+}
+
+/// A packed weight for one product.
+enum Lent<'a> {
+    Kept(&'a Panels),
+    Fresh(Panels),
+}
+
+impl Deref for Lent<'_> {
+    type Target = Panels;
+
+    fn deref(&self) -> &Panels {
+        match self {
+            Self::Kept(panels) => panels,
+            Self::Fresh(panels) => panels,
+        }
+    }
 }
 
 impl PackedWeights {
-    /// The weights of `slice` among `parameters`.
-    pub fn new(stream: &Stream, geometry: &Geometry, slice: &ModelSlice, parameters: &DeviceUnits) -> Self {
-        let layers = slice.layers.clone().map(|layer| PackedLayer::new(stream, geometry, slice, layer));
-        let head = if slice.output { slice.shards.len() } else { 0 };
-        let mut this = Self {
+    /// The weights of `slice` among parameters that lie as `index` says. They are packed for each product anew, which costs
+    /// no more than packing all of them, and no memory, where a step has one micro-batch; for more see [`Self::keep`].
+    pub fn new(geometry: &Geometry, slice: &ModelSlice, index: &UnitIndex) -> Self {
+        let layers = slice.layers.clone().map(|layer| PackedLayer::new(geometry, slice, index, layer));
+        let (d, dtype) = (geometry.config.hidden_size, geometry.config.dtype);
+        let of_shard = |shard| {
+            let unit = index.range(table(geometry, shard)).unwrap_or_default();
+            Packed::new(unit.len() / d, d, InParameters::Run(unit), dtype, Leaves::default())
+        };
+        Self {
             first_layer: slice.layers.start,
             layers: layers.collect(),
-            head: (0..head).map(|_| Packed::new(stream, Leaves::default())).collect(),
-        };
-        this.pack(stream, geometry, slice, parameters);
-        this
+            head: slice.shards.clone().filter(|_| slice.output).map(of_shard).collect(),
+        }
     }
 
-    /// Packs changed parameters into the memory of the former ones.
-    pub fn pack(
-        &mut self,
-        stream: &Stream,
-        geometry: &Geometry,
-        slice: &ModelSlice,
-        parameters: &DeviceUnits,
-    ) {
-        for (layer, packed) in slice.layers.clone().zip(&mut self.layers) {
-            packed.pack(stream, geometry, slice, layer, parameters);
+    /// Packs all weights for several micro-batches, until [`Self::outdate`].
+    pub fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
+        self.each(|packed| packed.keep(stream, parameters));
+    }
+
+    /// To be called when the parameters change.
+    pub fn outdate(&mut self) {
+        self.each(|packed| packed.is_current = false);
+    }
+
+    fn each(&mut self, mut work: impl FnMut(&mut Packed)) {
+        for PackedLayer { query_key_value, attention_output, inner, down } in &mut self.layers {
+            [query_key_value, attention_output, inner, down].into_iter().for_each(&mut work);
         }
-        for (shard, packed) in slice.shards.clone().zip(&mut self.head) {
-            let Some(unit) = parameters.get(table(geometry, shard)) else { continue };
-            let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
-            packed.pack(stream, unit, unit.len() / d, d, dtype);
-        }
+        self.head.iter_mut().for_each(work);
     }
 
     pub(crate) fn layer(&self, layer: usize) -> &PackedLayer {
@@ -87,47 +127,30 @@ impl PackedWeights {
 }
 
 impl PackedLayer {
-    fn new(stream: &Stream, geometry: &Geometry, slice: &ModelSlice, layer: usize) -> Self {
-        let packed = |tensors: &[Tensor]| {
-            Packed::new(stream, Leaves::new(shard_ranges(geometry, slice, layer, tensors)))
+    fn new(geometry: &Geometry, slice: &ModelSlice, index: &UnitIndex, layer: usize) -> Self {
+        let (d, dtype) = (geometry.config.hidden_size, geometry.config.dtype);
+        let ranges = |tensors: &[Tensor]| shard_ranges(geometry, slice, layer, tensors);
+        let by_outputs = |tensors: &[Tensor]| {
+            let run = index.run(Place::Layer(layer as u32), tensors, &slice.shards);
+            let leaves = Leaves::new(ranges(tensors));
+            Packed::new(run.len() / d, d, InParameters::Run(run), dtype, leaves)
+        };
+        let by_inputs = |tensor| {
+            let ranges = ranges(&[tensor]);
+            let width = ranges.iter().flatten().map(|range| range.len()).sum();
+            let units = slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0]));
+            let units = units.filter_map(|(shard, columns)| {
+                let unit = index.range(UnitId::of_layer(layer, tensor, shard))?;
+                (!unit.is_empty()).then(|| (unit, columns.clone()))
+            });
+            let place = InParameters::Columns(units.collect());
+            Packed::new(d, width, place, dtype, Leaves::new(ranges))
         };
         Self {
-            query_key_value: packed(&QUERY_KEY_VALUE),
-            attention_output: packed(&[Tensor::AttentionOutput]),
-            inner: packed(geometry.config.family.feed_forward_inputs()),
-            down: packed(&[Tensor::Down]),
-        }
-    }
-
-    fn pack(
-        &mut self,
-        stream: &Stream,
-        geometry: &Geometry,
-        slice: &ModelSlice,
-        layer: usize,
-        parameters: &DeviceUnits,
-    ) {
-        let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
-        let place = Place::Layer(layer as u32);
-        let run = |tensors| parameters.slice(parameters.index().run(place, tensors, &slice.shards));
-        let inner = geometry.config.family.feed_forward_inputs();
-        for (tensors, packed) in [(&QUERY_KEY_VALUE[..], &mut self.query_key_value), (inner, &mut self.inner)]
-        {
-            let weight = run(tensors);
-            packed.pack(stream, weight, weight.len() / d, d, dtype);
-        }
-        for (tensor, packed) in
-            [(Tensor::AttentionOutput, &mut self.attention_output), (Tensor::Down, &mut self.down)]
-        {
-            let ranges = shard_ranges(geometry, slice, layer, &[tensor]);
-            let width = ranges.iter().flatten().map(|range| range.len()).sum();
-            let mut whole = stream.uninit(d * width);
-            for (shard, columns) in slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0])) {
-                let Some(unit) = parameters.get(UnitId::of_layer(layer, tensor, shard)) else { continue };
-                let to = MatMut::row_major(whole.view_mut(), d, width).columns(columns.clone());
-                stream.copy_matrix(Mat::row_major(unit, d, columns.len()), to);
-            }
-            packed.pack(stream, whole.view(), d, width, dtype);
+            query_key_value: by_outputs(&QUERY_KEY_VALUE),
+            attention_output: by_inputs(Tensor::AttentionOutput),
+            inner: by_outputs(geometry.config.family.feed_forward_inputs()),
+            down: by_inputs(Tensor::Down),
         }
     }
 }
@@ -155,49 +178,107 @@ pub(crate) fn shard_ranges(
 }
 
 impl Packed {
-    /// No weight yet.
-    fn new(stream: &Stream, leaves: Leaves) -> Self {
-        Self { forward: stream.no_panels(), backward: stream.no_panels(), leaves }
+    fn new(outputs: usize, inputs: usize, place: InParameters, dtype: Dtype, leaves: Leaves) -> Self {
+        Self { place, outputs, inputs, dtype, leaves, kept: None, is_current: false }
     }
 
-    /// A weight of `[outputs, inputs]`.
-    fn pack(&mut self, stream: &Stream, weight: View<'_>, outputs: usize, inputs: usize, dtype: Dtype) {
-        let weight = Mat::row_major(weight, outputs, inputs);
-        stream.pack_into(weight.transposed(), dtype, &mut self.forward);
-        stream.pack_into(weight, dtype, &mut self.backward);
+    fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
+        let former = self.kept.take();
+        let mut kept =
+            former.unwrap_or_else(|| Kept { forward: stream.no_panels(), backward: stream.no_panels() });
+        self.with_weight(stream, parameters, |weight| {
+            stream.pack_into(weight.transposed(), self.dtype, &mut kept.forward);
+            stream.pack_into(weight, self.dtype, &mut kept.backward);
+        });
+        (self.kept, self.is_current) = (Some(kept), true);
+    }
+
+    fn panels(&self, stream: &Stream, parameters: &DeviceUnits, forward: bool) -> Lent<'_> {
+        match &self.kept {
+            Some(kept) if self.is_current => Lent::Kept(if forward { &kept.forward } else { &kept.backward }),
+            _ => Lent::Fresh(self.with_weight(stream, parameters, |weight| {
+                stream.pack(if forward { weight.transposed() } else { weight }, self.dtype)
+            })),
+        }
+    }
+
+    /// Hands `work` the weight in one piece.
+    fn with_weight<R>(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        work: impl FnOnce(Mat<'_>) -> R,
+    ) -> R {
+        let (outputs, inputs) = (self.outputs, self.inputs);
+        match &self.place {
+            InParameters::Run(run) => work(Mat::row_major(parameters.slice(run.clone()), outputs, inputs)),
+            InParameters::Columns(units) => {
+                let mut whole = stream.uninit(outputs * inputs);
+                for (unit, columns) in units {
+                    let unit = Mat::row_major(parameters.slice(unit.clone()), outputs, columns.len());
+                    let whole = MatMut::row_major(whole.view_mut(), outputs, inputs);
+                    stream.copy_matrix(unit, whole.columns(columns.clone()));
+                }
+                work(Mat::row_major(whole.view(), outputs, inputs))
+            }
+        }
     }
 
     pub(crate) fn inputs(&self) -> usize {
-        self.forward.rows()
+        self.inputs
     }
 
     pub(crate) fn outputs(&self) -> usize {
-        self.forward.cols()
+        self.outputs
     }
 
     /// Operations of one product with so many rows.
     pub(crate) fn flops(&self, rows: usize) -> u64 {
-        2 * rows as u64 * self.inputs() as u64 * self.outputs() as u64
+        2 * rows as u64 * self.inputs as u64 * self.outputs as u64
     }
 
     /// `y = x W^T` for a weight whose outputs are cut.
-    pub(crate) fn forward(&self, stream: &Stream, x: View<'_>, rows: usize) -> Buffer {
-        product(stream, x, rows, &self.forward)
+    pub(crate) fn forward(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        x: View<'_>,
+        rows: usize,
+    ) -> Buffer {
+        product(stream, x, rows, &self.panels(stream, parameters, true))
     }
 
     /// `dx = dy W`, the sum over the rank's shards, for a weight whose outputs are cut.
-    pub(crate) fn backward_tree(&self, stream: &Stream, dy: View<'_>, rows: usize) -> Buffer {
-        tree(stream, dy, rows, &self.backward, &self.leaves)
+    pub(crate) fn backward_tree(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        dy: View<'_>,
+        rows: usize,
+    ) -> Buffer {
+        tree(stream, dy, rows, &self.panels(stream, parameters, false), &self.leaves)
     }
 
     /// `y = x W^T`, the sum over the rank's shards, for a weight whose inputs are cut.
-    pub(crate) fn forward_tree(&self, stream: &Stream, x: View<'_>, rows: usize) -> Buffer {
-        tree(stream, x, rows, &self.forward, &self.leaves)
+    pub(crate) fn forward_tree(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        x: View<'_>,
+        rows: usize,
+    ) -> Buffer {
+        tree(stream, x, rows, &self.panels(stream, parameters, true), &self.leaves)
     }
 
     /// `dx = dy W` for a weight whose inputs are cut.
-    pub(crate) fn backward(&self, stream: &Stream, dy: View<'_>, rows: usize) -> Buffer {
-        product(stream, dy, rows, &self.backward)
+    pub(crate) fn backward(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        dy: View<'_>,
+        rows: usize,
+    ) -> Buffer {
+        product(stream, dy, rows, &self.panels(stream, parameters, false))
     }
 }
 

@@ -73,7 +73,7 @@ fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
     let stream = &Device::strict_cpu().stream();
     let parameters = DeviceUnits::upload(stream, &parameters(geometry));
     let slice = ModelSlice::whole(geometry);
-    let weights = &PackedWeights::new(stream, geometry, &slice, &parameters);
+    let weights = &PackedWeights::new(geometry, &slice, parameters.index());
     let network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice);
     let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
     let (parameters, work) = (&parameters, &mut Work::default());

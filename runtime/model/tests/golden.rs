@@ -110,7 +110,7 @@ impl Model {
         let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
         let work = &mut Work::default();
         let parameters = &self.parameters;
-        let weights = &PackedWeights::new(stream, &self.geometry, &slice, parameters);
+        let weights = &PackedWeights::new(&self.geometry, &slice, parameters.index());
         let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
         let scale = 1.0 / batch.counted_targets() as f32;
         let (output, tape) = network.forward(&mut around, batch, None).unwrap();

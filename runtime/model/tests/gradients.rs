@@ -68,7 +68,7 @@ fn network(
     let seed = StepSeed { seed: 1, step: 0, dropout };
     let mut work = Work::default();
     let parameters = &DeviceUnits::upload(stream, parameters);
-    let weights = &PackedWeights::new(stream, geometry, &slice, parameters);
+    let weights = &PackedWeights::new(geometry, &slice, parameters.index());
     let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work: &mut work };
     let scale = 1.0 / batch.counted_targets() as f32;
     let (output, tape) = network.forward(&mut around, batch, None).unwrap();

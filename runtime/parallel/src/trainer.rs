@@ -138,7 +138,7 @@ impl Trainer {
             stages: plan.pipeline_parallel,
             optimizer: Optimizer::new(stream.clone(), job.optimizer.clone(), &parameters),
             groups: GroupTree::new(stream.clone(), Arc::new(gradient_index(&job.geometry, &slice))),
-            weights: PackedWeights::new(&stream, &job.geometry, &slice, &parameters),
+            weights: PackedWeights::new(&job.geometry, &slice, parameters.index()),
             network: Network::new(stream.clone(), Arc::new(job.geometry.clone()), slice),
             stream,
             parameters,
@@ -265,7 +265,6 @@ impl Trainer {
     ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
         self.stopwatch.start(&self.links);
-        self.weights.pack(&self.stream, self.network.geometry(), self.network.slice(), &self.parameters);
         let targets = batch.global_targets as f32;
         let scale = 1.0 / targets;
         let mut sum = self.accumulate(step, batch, scale)?;
@@ -352,6 +351,9 @@ impl Trainer {
     /// Runs the pipeline over all micro-batches and adds up the rank's groups.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<GroupSum, StepError> {
         let (micro_batches, per_sum) = passes(batch.groups, self.stages, self.pass_tokens);
+        if micro_batches.len() > 1 {
+            self.weights.keep(&self.stream, &self.parameters);
+        }
         let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
         let mut micro_batches = micro_batches.into_iter();
         let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
@@ -377,6 +379,7 @@ impl Trainer {
                 }
             }
         }
+        self.weights.outdate();
         self.groups.finish().ok_or(StepError::Groups { groups: 0 })
     }
 
