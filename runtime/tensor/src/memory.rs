@@ -4,8 +4,9 @@
 /// Tells the C library's allocator to keep freed memory instead of returning it to the system; a worker calls this once
 /// at its start.
 ///
-/// Without it, each kernel's scratch and each activation is faulted in page by page on every step: attention over short
-/// documents took a third longer. The process stays as large as it once was. Only glibc has this switch; elsewhere nothing happens.
+/// Without it, each kernel's scratch is faulted in page by page on every step: attention over short documents took a third
+/// longer. (Buffers of a [`Device`](crate::Device) have a pool of their own.) The process stays as large as it once was. Only glibc
+/// has this switch; elsewhere nothing happens.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
