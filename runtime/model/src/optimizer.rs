@@ -89,13 +89,14 @@ impl SquareSums {
     /// every rank of a tensor-parallel group holds: norms, and biases after a sum over shards.
     pub fn of_slice(geometry: &Geometry, slice: &ModelSlice, gradients: &UnitBuffer, whole: bool) -> Self {
         let blocks = |unit| sum_of_squares_blocks(of_parameter(geometry, gradients, unit));
-        Self::of_blocks(geometry, slice, whole, blocks)
+        Self::of_blocks(geometry, |unit| slice.holds(unit), whole, blocks)
     }
 
-    /// As [`Self::of_slice`], from the square sums of the [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each unit.
+    /// As [`Self::of_slice`], with the units that `holds` is true of, from the square sums of the
+    /// [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each.
     pub fn of_blocks(
         geometry: &Geometry,
-        slice: &ModelSlice,
+        holds: impl Fn(UnitId) -> bool,
         whole: bool,
         blocks: impl Fn(UnitId) -> Vec<f32>,
     ) -> Self {
@@ -103,7 +104,7 @@ impl SquareSums {
         let counted = |unit: &UnitId| {
             let copied = unit.tensor.is_key_value()
                 && geometry.sharding.kv_original(unit.shard as usize) != unit.shard as usize;
-            slice.holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
+            holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
         };
         let of_unit = |unit: &UnitId| match counted(unit) {
             true => tree_sum_scalars(&blocks(*unit)),

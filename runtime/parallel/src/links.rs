@@ -68,6 +68,16 @@ impl RankLinks {
         }
     }
 
+    /// Where activations come from: the stage before, for the first one the last, whose chunk is the one before.
+    pub(crate) fn before(&mut self) -> Option<&mut PointToPoint> {
+        if self.previous.is_some() { self.previous.as_mut() } else { self.other_end() }
+    }
+
+    /// Where activations go: the stage after, for the last one the first, whose chunk is the next one.
+    pub(crate) fn after(&mut self) -> Option<&mut PointToPoint> {
+        if self.next.is_some() { self.next.as_mut() } else { self.other_end() }
+    }
+
     fn pipeline(&self) -> impl Iterator<Item = &PointToPoint> {
         [&self.previous, &self.next, &self.across].into_iter().flatten()
     }
@@ -80,8 +90,12 @@ impl RankLinks {
 
     /// How long the rank has waited for others over all of them.
     pub(crate) fn waited(&self) -> Duration {
-        let pipeline: Duration = self.pipeline().map(PointToPoint::waited).sum();
-        self.tensor.tree.waited() + self.data.waited() + pipeline
+        self.tensor.tree.waited() + self.data.waited() + self.waited_for_pipeline()
+    }
+
+    /// How long the rank has waited for other stages of its pipeline.
+    pub(crate) fn waited_for_pipeline(&self) -> Duration {
+        self.pipeline().map(PointToPoint::waited).sum()
     }
 
     /// Bytes that the rank would have sent if its sums had gone around rings.
