@@ -50,6 +50,9 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         feed_forward_size: args.hidden,
         context_length: args.seq,
         tie_embeddings: args.tied,
+        pipeline_parallel: args.pipeline,
+        virtual_stages: args.virtual_stages,
+        stage_layers: args.stage_layers.clone(),
         tensor_shards: args.shards,
         batch_sequences: args.batch,
         micro_batch_sequences: args.micro_batch,
@@ -72,7 +75,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
     let times = measured.steps.iter().map(Duration::as_secs_f64).collect();
     let times = Times::of(times).context("nothing was timed")?;
     let tokens = options.batch_tokens() as f64;
-    let result = json!({
+    let mut result = json!({
         "peer": concat!("sixfold ", env!("CARGO_PKG_VERSION")),
         "mode": mode(&args.bench),
         "simd": simd_level().name(),
@@ -88,6 +91,12 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "first_s": tenths(measured.first.as_secs_f64()),
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
     });
+    if args.pipeline > 1 {
+        let hundredths =
+            |parts: &[f64]| parts.iter().map(|part| (part * 100.0).round() / 100.0).collect::<Vec<_>>();
+        result["bubble"] = json!(hundredths(&measured.bubble));
+        result["scheduled_bubble"] = json!(hundredths(&measured.scheduled_bubble));
+    }
     show(&args.bench, &[result]);
     Ok(())
 }

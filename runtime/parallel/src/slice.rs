@@ -24,7 +24,12 @@ impl RankSlice {
             output: virtual_stage + 1 == virtual_stages,
             shards: shards.clone(),
         };
-        Self { chunks: layout.of_stage(plan.coordinates(rank).pipeline).map(chunk).collect() }
+        layout.of_stage(plan.coordinates(rank).pipeline).map(chunk).collect()
+    }
+
+    /// The whole model.
+    pub fn whole(geometry: &Geometry) -> Self {
+        Self::from_iter([ModelSlice::whole(geometry)])
     }
 
     /// The chunks, in the order of the model.
@@ -70,6 +75,12 @@ impl RankSlice {
             }
         }
         parameters
+    }
+}
+
+impl FromIterator<ModelSlice> for RankSlice {
+    fn from_iter<T: IntoIterator<Item = ModelSlice>>(chunks: T) -> Self {
+        Self { chunks: chunks.into_iter().collect() }
     }
 }
 

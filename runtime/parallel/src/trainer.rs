@@ -9,7 +9,7 @@ use sixfold_model::{
     Geometry, Optimizer, SquareSums, StepSeed, UnitBuffer, UnitId, Work, finish_gradients, gradient_of,
 };
 use sixfold_tensor::sum_of_squares_blocks;
-use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank};
+use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank, pipeline_bubble};
 
 use crate::error::{PlaceError, StepError};
 use crate::health::{StepHealth, Stopwatch, decode, units_of};
@@ -19,7 +19,7 @@ use crate::partition::Partition;
 use crate::passes::passes;
 use crate::pipeline::{Passes, Pipeline};
 use crate::share::ParameterShare;
-use crate::slice::{RankSlice, balanced_layout};
+use crate::slice::{RankSlice, balanced_layout, stage_costs};
 
 /// One rank of a training job: its units, their moments, and its links to other ranks.
 pub struct Trainer {
@@ -37,6 +37,8 @@ pub struct Trainer {
     seed: u64,
     dropout: f32,
     pass_tokens: usize,
+    /// How many micro-batches the last step took through the pipeline.
+    passes: usize,
     links: RankLinks,
     work: Work,
     stopwatch: Stopwatch,
@@ -108,6 +110,7 @@ impl Trainer {
             seed: job.seed,
             dropout: job.dropout,
             pass_tokens: Execution::default().pass_tokens,
+            passes: 0,
             links,
             work: Work::default(),
             stopwatch: Stopwatch::default(),
@@ -180,6 +183,12 @@ impl Trainer {
     /// What the ranks told each other of the last step.
     pub fn health(&self) -> &StepHealth {
         &self.health
+    }
+
+    /// The part of the last step's passes in which each pipeline stage has nothing to do by the schedule: its bubble if
+    /// all ranks are as fast and what is sent takes no time.
+    pub fn scheduled_bubble(&self) -> Vec<f64> {
+        pipeline_bubble(&self.layout, &self.layout.costs(stage_costs(&self.geometry)), self.passes)
     }
 
     /// Bytes that the rank has sent to other ranks so far.
@@ -265,6 +274,7 @@ impl Trainer {
     /// of their losses.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<f32, StepError> {
         let (micro_batches, per_sum) = passes(batch.groups, self.plan.pipeline_parallel, self.pass_tokens);
+        self.passes = micro_batches.len();
         self.pipeline.run(Passes {
             micro_batches: &micro_batches,
             per_sum,
