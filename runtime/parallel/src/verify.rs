@@ -58,6 +58,8 @@ pub struct Verification<'a> {
 pub struct Verified {
     /// The plan.
     pub plan: ParallelPlan,
+    /// Which layers of the small model its pipeline stages had.
+    pub layout: PipelineLayout,
     /// Steps trained.
     pub steps: u64,
     /// Whole tensors of the small model.
@@ -153,6 +155,7 @@ impl Verification<'_> {
         let numbers = each_step as u64 * (1 + 4 * self.steps);
         Ok(Verified {
             plan: self.plan,
+            layout: self.layout.clone(),
             steps: self.steps,
             tensors: tensors(serial.trainer.parameters()),
             parameters: held(serial),
