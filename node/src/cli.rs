@@ -165,6 +165,15 @@ pub(crate) struct TrainBenchArgs {
     /// The head is the embedding.
     #[arg(long)]
     pub(crate) tied: bool,
+    /// Pipeline stages; every rank is in this process.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) pipeline: usize,
+    /// Runs of layers of each pipeline stage (interleaved 1F1B).
+    #[arg(long, default_value_t = 1)]
+    pub(crate) virtual_stages: usize,
+    /// Layers of each run, in the order of the model; as evenly as possible if left out.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) stage_layers: Vec<usize>,
     /// Steps that are timed.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) steps: u64,

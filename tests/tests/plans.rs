@@ -9,6 +9,13 @@ use sixfold_tests::{alone, has_namespaces, result};
 const PLANS: [(usize, usize, usize, usize); 6] =
     [(1, 1, 1, 1), (1, 2, 1, 2), (1, 1, 2, 2), (2, 1, 1, 2), (1, 2, 2, 4), (2, 2, 1, 4)];
 
+/// Pipelines whose stages take turns with their layers, or have as many as the job says: a plan, and the options.
+const LAYOUTS: [((usize, usize, usize, usize), &[&str]); 3] = [
+    ((1, 1, 2, 2), &["--set", "train.virtual_stages=2"]),
+    ((1, 2, 2, 4), &["--set", "train.virtual_stages=2"]),
+    ((1, 1, 3, 3), &["--set", "train.stage_layers=[1, 2, 1]"]),
+];
+
 fn train((data, tensor, pipeline, nodes): (usize, usize, usize, usize), more: &[&str]) -> Value {
     let nodes = nodes.to_string();
     let text = format!("data.text={}", sixfold_tests::root().join("LICENSE-APACHE").display());
@@ -65,6 +72,10 @@ fn clusters_of_every_plan_train_the_same_bits() {
         assert_eq!(bits(&job), bits(&serial), "plan {plan:?}");
         check_shares(&job, &serial);
     }
+    for (plan, options) in LAYOUTS {
+        let job = train(plan, options);
+        assert_eq!(bits(&job), bits(&serial), "plan {plan:?} {options:?}");
+    }
     let other = train(PLANS[0], &["--set", "train.seed=2"]);
     assert_ne!(bits(&other).1, bits(&serial).1, "a seed changes the weights");
 }
@@ -82,4 +93,6 @@ fn machines_apart_train_the_same_bits_over_quic() {
     for plan in &PLANS[1..] {
         assert_eq!(bits(&train(*plan, &links)), bits(&serial), "plan {plan:?}");
     }
+    let (plan, options) = LAYOUTS[0];
+    assert_eq!(bits(&train(plan, &[options, &links].concat())), bits(&serial), "plan {plan:?} {options:?}");
 }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use sixfold_artifact::{Manifest, StoreError};
 use sixfold_cluster::task::HostError;
 use sixfold_model::ModelSlice;
+use sixfold_parallel::RankSlice;
 use sixfold_wire::id::ArtifactId;
 
 pub(crate) use load::{Loaded, SavedSteps, read_parameters_of};
@@ -54,8 +55,11 @@ pub(crate) struct Header {
     sequences: u64,
     /// Hash of everything that the job's numbers follow from.
     fingerprint: String,
-    /// Decoder layers.
+    /// Decoder layers, of the first chunk where there are several.
     layers: Range<usize>,
+    /// Decoder layers of the further chunks that an interleaved pipeline stage has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more_layers: Vec<Range<usize>>,
     /// Whether the embedding is part of it.
     input: bool,
     /// Whether the final norm and the head are part of it.
@@ -77,13 +81,15 @@ pub(crate) struct SavedStep {
 }
 
 impl Header {
-    fn slice(&self) -> ModelSlice {
-        ModelSlice {
-            layers: self.layers.clone(),
-            input: self.input,
-            output: self.output,
+    fn slice(&self) -> RankSlice {
+        let last = self.more_layers.len();
+        let chunk = |(index, layers): (usize, &Range<usize>)| ModelSlice {
+            layers: layers.clone(),
+            input: self.input && index == 0,
+            output: self.output && index == last,
             shards: self.shards.clone(),
-        }
+        };
+        [&self.layers].into_iter().chain(&self.more_layers).enumerate().map(chunk).collect()
     }
 
     fn read(manifest: &Manifest) -> Result<Self, CheckpointError> {

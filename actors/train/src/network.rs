@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sixfold_cluster::task::{Gang, LinkChoice, Network, TaskAddress};
 use sixfold_topology::Rank;
 use sixfold_transport::BindError;
@@ -133,6 +134,10 @@ impl NamedLink {
 impl TensorLink for NamedLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
         self.link.send(message).map_err(|error| self.name(error))
+    }
+
+    fn post(&mut self, message: Bytes) -> Result<(), LinkError> {
+        self.link.post(message).map_err(|error| self.name(error))
     }
 
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {

@@ -5,8 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sixfold_model::{Dtype, Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
-use sixfold_parallel::Execution;
-use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
+use sixfold_parallel::{Execution, balanced_layout};
+use sixfold_topology::{JobShape, LayoutError, ParallelPlan, PipelineLayout, PlanError, data_groups};
 
 /// Vocabulary that stands in for the real one, which only the tokens know, while options are checked.
 const VOCABULARY_STAND_IN: usize = 4096;
@@ -17,7 +17,7 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
+/// `pipeline_parallel`, `virtual_stages`, `stage_layers`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
 /// `commit_every_steps`; every other option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -52,8 +52,14 @@ pub struct TrainOptions {
     pub data_parallel: usize,
     /// Ways that every layer is split over ranks; a power of two of at most `tensor_shards`.
     pub tensor_parallel: usize,
-    /// Runs of layers, each on ranks of its own.
+    /// Pipeline stages: parts of the layers, each on ranks of its own.
     pub pipeline_parallel: usize,
+    /// Runs of layers of each pipeline stage. With more than one, stages take turns with them (interleaved 1F1B): they
+    /// wait less for each other at the ends of a step, by as many times, and send as many times as much.
+    pub virtual_stages: usize,
+    /// Layers of each run, in the order of the model, such as `[7, 8, 8, 5]`: the first runs of all stages, then their
+    /// second ones. Empty for stages that have about as much to do, the head included.
+    pub stage_layers: Vec<usize>,
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
@@ -128,6 +134,8 @@ impl Default for TrainOptions {
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
+            virtual_stages: 1,
+            stage_layers: Vec::new(),
             verify_plan: true,
             tensor_shards: 4,
             steps: 200,
@@ -172,6 +180,9 @@ pub enum OptionsError {
     /// The plan does not fit the model or the batch.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The layers cannot be laid out over the plan's stages.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
 }
 
 fn require(
@@ -201,8 +212,8 @@ impl TrainOptions {
             format_args!("a divisor of hidden_size, {}", self.hidden_size),
         )?;
         require(self.pass_tokens > 0, "pass_tokens", self.pass_tokens, "at least 1")?;
-        self.geometry(VOCABULARY_STAND_IN, None)?;
         self.plan().validate(&self.shape())?;
+        self.usual_layout()?;
         Ok(())
     }
 
@@ -253,6 +264,23 @@ impl TrainOptions {
             tensor_parallel: self.tensor_parallel,
             pipeline_parallel: self.pipeline_parallel,
         }
+    }
+
+    /// Which layers each pipeline stage holds of a model of these sizes.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the lengths do not fit the layers or the plan.
+    pub fn layout(&self, geometry: &Geometry) -> Result<PipelineLayout, LayoutError> {
+        let (plan, stages) = (self.plan(), self.virtual_stages);
+        if self.stage_layers.is_empty() {
+            return balanced_layout(geometry, &plan, stages);
+        }
+        PipelineLayout::new(plan.pipeline_parallel, stages, &self.stage_layers, self.layers)
+    }
+
+    /// As [`Self::layout`], for a vocabulary of usual size: the real one, which only the tokens know, may move a layer.
+    pub(crate) fn usual_layout(&self) -> Result<PipelineLayout, OptionsError> {
+        Ok(self.layout(&self.geometry(VOCABULARY_STAND_IN, None)?)?)
     }
 
     /// The counts that the plan has to fit.
@@ -344,6 +372,8 @@ impl TrainOptions {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            virtual_stages,
+            stage_layers,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -356,6 +386,8 @@ impl TrainOptions {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            virtual_stages,
+            stage_layers,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -401,6 +433,12 @@ mod tests {
         assert!(refused(|o| o.tensor_parallel = 8).contains("only 4 logical tensor shards"));
         assert!(refused(|o| o.tensor_shards = 3).contains("power of two"));
         assert!(refused(|o| o.pipeline_parallel = 5).contains("only 4 layers"));
+        assert!(refused(|o| o.virtual_stages = 2).contains("with one pipeline stage it must be 1"));
+        assert!(refused(|o| (o.pipeline_parallel, o.virtual_stages) = (2, 3)).contains("there are 4"));
+        assert!(refused(|o| (o.pipeline_parallel, o.stage_layers) = (2, vec![4])).contains("has 1 numbers"));
+        assert!(
+            refused(|o| (o.pipeline_parallel, o.stage_layers) = (2, vec![1, 2])).contains("has 3 layers")
+        );
         for (name, edit) in [
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
@@ -415,6 +453,9 @@ mod tests {
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
         let options = TrainOptions {
             tensor_parallel: 2,
+            pipeline_parallel: 2,
+            virtual_stages: 2,
+            stage_layers: vec![1, 1, 1, 1],
             threads: 3,
             commit_every_steps: 0,
             verify_plan: false,

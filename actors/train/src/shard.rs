@@ -7,10 +7,10 @@ use sixfold_artifact::tokens::TokenShards;
 use sixfold_cluster::task::{
     CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput,
 };
-use sixfold_model::{Geometry, ModelSlice};
-use sixfold_parallel::{NotFinite, RankLinks, StepReport, Trainer, TrainingJob, slice_of};
+use sixfold_model::Geometry;
+use sixfold_parallel::{NotFinite, RankLinks, RankSlice, StepReport, Trainer, TrainingJob};
 use sixfold_tensor::Device;
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use crate::agreement::{agree, collect};
@@ -21,7 +21,7 @@ use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::model_artifact::{self, Trained};
-use crate::options::TrainOptions;
+use crate::options::{OptionsError, TrainOptions};
 use crate::prefetch::Prefetch;
 use crate::straggler::{Straggler, Stragglers};
 
@@ -57,8 +57,9 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let rank = Rank(spec.id.index);
     let gathering = host.context().host.rendezvous(links.address());
     let gang = host.wait_unless_stopped(gathering).ok_or(TrainError::StoppedWaiting)??;
-    let member = Member { host, links, gang, plan, rank };
-    let slice = slice_of(&job.geometry, &plan, rank);
+    let layout = options.layout(&job.geometry).map_err(OptionsError::from)?;
+    let slice = RankSlice::new(&job.geometry, &plan, &layout, rank);
+    let member = Member { host, links, gang, plan, layout, rank };
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
     let tokens = corpus.id;
     let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
@@ -79,9 +80,20 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
     let saver = checkpoints(writer)?;
     let stragglers = Stragglers::default();
-    let timed = Default::default();
-    let mut training =
-        Training { member, options, prefetch, epoch, trainer, losses, saver, commits, timed, stragglers };
+    let (timed, bubble) = Default::default();
+    let mut training = Training {
+        member,
+        options,
+        prefetch,
+        epoch,
+        trainer,
+        losses,
+        saver,
+        commits,
+        timed,
+        bubble,
+        stragglers,
+    };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -134,6 +146,7 @@ struct Member<'a> {
     links: &'a dyn LinkFactory,
     gang: Gang,
     plan: ParallelPlan,
+    layout: PipelineLayout,
     rank: Rank,
 }
 
@@ -157,7 +170,7 @@ impl Member<'_> {
     fn begin(
         &self,
         job: &TrainingJob,
-        slice: &ModelSlice,
+        slice: &RankSlice,
         fingerprint: &str,
         commits: bool,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
@@ -179,7 +192,8 @@ impl Member<'_> {
             self.host.went_on(step, held.furthest.saturating_sub(step));
         }
         let links = RankLinks::new(&self.plan, self.rank, links)?;
-        let mut trainer = Trainer::new(job, &self.plan, self.rank, links, Device::cpu().stream())?;
+        let stream = Device::cpu().stream();
+        let mut trainer = Trainer::with_layout(job, &self.plan, &self.layout, self.rank, links, stream)?;
         if let Some(loaded) = &loaded {
             loaded.state.restore(&mut trainer);
         }
@@ -209,6 +223,8 @@ struct Training<'a> {
     commits: Commits,
     /// Wall time of the steps of this attempt, with what saving them took from them, and their number.
     timed: (Duration, u64),
+    /// The sum of this rank's bubbles over the steps of this attempt.
+    bubble: f64,
     stragglers: Stragglers,
 }
 
@@ -225,7 +241,11 @@ impl Training<'_> {
         if !self.is_first() {
             return;
         }
-        let (plan, step, steps) = (self.member.plan, self.step(), self.options.steps);
+        let (step, steps) = (self.step(), self.options.steps);
+        let plan = match &self.member {
+            Member { plan, layout, .. } if layout.stages() > 1 => format!("{plan} ({layout})"),
+            Member { plan, .. } => plan.to_string(),
+        };
         self.member.host.log(match step {
             0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", self.epoch),
             step => format!("going on from step {step} of {steps} on {plan}"),
@@ -268,9 +288,12 @@ impl Training<'_> {
     }
 
     fn report(&mut self, report: &StepReport, took: Duration, waited_for_data: Duration) {
+        let bubbles = self.trainer.health().times.iter().map(|time| f64::from(time.bubble));
+        self.bubble += bubbles.clone().nth(self.member.rank.index()).unwrap_or(0.0);
         if !self.is_first() {
             return;
         }
+        let bubble = bubbles.sum::<f64>() / self.member.plan.world_size() as f64;
         let tokens = self.options.batch_tokens();
         let mut metrics = Metrics::from([
             ("step".to_owned(), Metric::Count(self.step())),
@@ -282,6 +305,14 @@ impl Training<'_> {
             ("tokens_per_second".to_owned(), Metric::Number(tokens as f64 / took.as_secs_f64())),
             ("data_wait_ms".to_owned(), Metric::Number(waited_for_data.as_secs_f64() * 1e3)),
         ]);
+        if self.member.layout.stages() > 1 {
+            let scheduled = self.trainer.scheduled_bubble();
+            let scheduled = scheduled.iter().sum::<f64>() / scheduled.len() as f64;
+            metrics.extend([
+                ("bubble".to_owned(), Metric::Number(bubble)),
+                ("scheduled_bubble".to_owned(), Metric::Number(scheduled)),
+            ]);
+        }
         let (slowest, straggler) = self.stragglers.after_step(&self.trainer.health().times);
         if let Some(slowest) = slowest {
             metrics.extend([
@@ -358,6 +389,7 @@ impl Training<'_> {
             "bytes_sent": self.trainer.bytes_sent(),
             "steps": self.timed.1,
             "commits": self.commits.taken(),
+            "bubble": self.bubble / self.timed.1.max(1) as f64,
             "step_seconds": self.timed.0.as_secs_f64() / self.timed.1.max(1) as f64,
             "parameters": share,
             "work": work,

@@ -2,6 +2,7 @@
 
 mod commits;
 mod gang;
+mod layouts;
 mod meeting;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use sixfold_model::{Family, Geometry, GeometryError, MicroBatch, OptimizerOption
 use sixfold_parallel::verify::{Verification, Verified, VerifyError};
 use sixfold_parallel::{Execution, StepBatch, TrainingJob};
 use sixfold_tensor::{Counter, IGNORED_TARGET, Purpose};
+use sixfold_topology::PipelineLayout;
 
 use crate::options::{OptionsError, TrainOptions};
 
@@ -49,6 +50,7 @@ pub fn verify_plan(options: &TrainOptions) -> Result<Verified, VerifyPlanError> 
     let verification = Verification {
         job: &small.job,
         plan: options.plan(),
+        layout: small.layout.clone(),
         data_groups: small.groups,
         execution: small.execution,
         steps: STEPS,
@@ -63,9 +65,16 @@ fn reduced(total: usize, parts: usize, each: usize) -> usize {
     parts * (total / parts).min(each) + total % parts
 }
 
+/// Lengths of (virtual) pipeline stages that are as uneven, as far as two layers are.
+fn reduced_stages(stage_layers: &[usize]) -> Vec<usize> {
+    let least = stage_layers.iter().copied().min().unwrap_or(0);
+    stage_layers.iter().map(|layers| least.min(2) + (layers - least).min(2)).collect()
+}
+
 /// A small job like another.
 struct Small {
     job: TrainingJob,
+    layout: PipelineLayout,
     execution: Execution,
     groups: usize,
     micro_batches_of_group: usize,
@@ -74,11 +83,13 @@ struct Small {
 }
 
 impl Small {
-    fn of(options: &TrainOptions) -> Result<Self, GeometryError> {
+    fn of(options: &TrainOptions) -> Result<Self, VerifyPlanError> {
         let (shards, groups) = (options.tensor_shards, options.data_groups());
         let length = reduced(options.sequence(), shards, 12_usize.div_ceil(shards).max(2));
         let vocabulary = 8 * shards + 5;
         let mut config = options.geometry(vocabulary, None)?.config;
+        let stages = options.usual_layout()?;
+        let stage_layers = reduced_stages(stages.stage_layers());
         let of_group = config.heads_per_group();
         let (kv_heads, heads_of_group) = match config.num_key_value_heads {
             kv_heads if kv_heads < shards => (kv_heads, reduced(of_group, shards, 1)),
@@ -92,7 +103,10 @@ impl Small {
             Family::Gpt2 => config.num_attention_heads * HEAD_SIZE,
         };
         config.intermediate_size = reduced(config.intermediate_size, shards, 3);
-        config.num_hidden_layers = reduced(config.num_hidden_layers, options.pipeline_parallel, 2);
+        config.num_hidden_layers = stage_layers.iter().sum();
+        let layout =
+            PipelineLayout::new(stages.stages(), stages.chunks(), &stage_layers, config.num_hidden_layers);
+        let layout = layout.map_err(OptionsError::from)?;
         // As many more than there are tokens as make the shards of learned positions as uneven as the stage's.
         config.max_position_embeddings = length + (options.context_length - options.sequence()) % shards;
         let optimizer = OptimizerOptions {
@@ -114,6 +128,7 @@ impl Small {
             Execution { pass_tokens: (together * micro.min(2) * length).max(1), ..options.execution() };
         Ok(Self {
             job,
+            layout,
             execution,
             groups,
             micro_batches_of_group: (options.batch_sequences / groups / micro).min(2),
@@ -159,7 +174,7 @@ impl Small {
 #[cfg(test)]
 mod tests {
     use sixfold_model::Recompute;
-    use sixfold_topology::{ParallelPlan, layer_range};
+    use sixfold_topology::ParallelPlan;
 
     use super::*;
 
@@ -176,7 +191,7 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 14] = [
+        let choices: [(&str, Choose); 18] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
@@ -192,6 +207,12 @@ mod tests {
             ("tp4", |o| {
                 (o.family, o.heads, o.hidden_size) = (Family::Gpt2, 3, 96);
                 (o.context_length, o.sequence_length) = (131, 64);
+            }),
+            ("pp2", |o| o.virtual_stages = 2),
+            ("dp2.tp2.pp2", |o| (o.virtual_stages, o.layers, o.tie_embeddings) = (3, 7, true)),
+            ("tp2.pp3", |o| (o.stage_layers, o.layers) = (vec![1, 4, 2], 7)),
+            ("pp2", |o| {
+                (o.virtual_stages, o.stage_layers, o.micro_batch_sequences) = (2, vec![0, 3, 1, 0], 1);
             }),
             ("tp2", |o| (o.tensor_shards, o.learning_rate, o.weight_decay) = (2, 1e-3, 0.0)),
         ];
@@ -237,11 +258,29 @@ mod tests {
             assert_eq!(of(&small, |s| s.kv_heads.len()), of(&whole, |s| s.kv_heads.len()), "{kv_heads}");
             assert_eq!(of(&small, |s| s.feed_forward.len()), of(&whole, |s| s.feed_forward.len()));
             assert_eq!(small.sharding.has_kv_copies(), whole.sharding.has_kv_copies());
-            let stages = |geometry: &Geometry| {
-                let layers = geometry.config.num_hidden_layers;
-                excess((0..pipeline).map(|stage| layer_range(layers, pipeline, stage).len()).collect())
+        }
+    }
+
+    #[test]
+    fn the_small_model_s_stages_are_cut_as_the_stage_s_are() {
+        for (layers, pipeline_parallel, virtual_stages, stage_layers, expected) in [
+            (9, 4, 1, vec![], vec![2, 2, 3, 2]),
+            (9, 2, 2, vec![], vec![2, 2, 3, 2]),
+            (28, 4, 1, vec![7, 8, 8, 5], vec![4, 4, 4, 2]),
+            (12, 3, 1, vec![0, 12, 0], vec![0, 2, 0]),
+            (4, 2, 2, vec![1, 1, 1, 1], vec![1, 1, 1, 1]),
+        ] {
+            let stage = TrainOptions {
+                layers,
+                pipeline_parallel,
+                virtual_stages,
+                stage_layers,
+                hidden_size: 512,
+                ..TrainOptions::default()
             };
-            assert_eq!(stages(&small), stages(&whole));
+            let small = Small::of(&stage).unwrap();
+            assert_eq!((small.layout.stages(), small.layout.chunks()), (pipeline_parallel, virtual_stages));
+            assert_eq!(small.layout.stage_layers(), expected);
         }
     }
 

@@ -11,7 +11,9 @@ use sixfold_tensor::cpu::{
     AttentionGradients, AttentionSaved, Mat, MatMut, Panels, RowsMut, attention, attention_backward,
     matmul_panels,
 };
-use sixfold_tensor::{AttentionShape, Counter, Purpose, Start, keep_freed_memory, set_threads, simd_level};
+use sixfold_tensor::{
+    AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, set_threads, simd_level,
+};
 use sixfold_train::{Recompute, TrainOptions, measure};
 
 use super::print_json;
@@ -52,6 +54,9 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         context_length: args.seq,
         tie_embeddings: args.tied,
         dtype: dtype(&args.bench),
+        pipeline_parallel: args.pipeline,
+        virtual_stages: args.virtual_stages,
+        stage_layers: args.stage_layers.clone(),
         tensor_shards: args.shards,
         batch_sequences: args.batch,
         micro_batch_sequences: args.micro_batch,
@@ -74,7 +79,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
     let times = measured.steps.iter().map(Duration::as_secs_f64).collect();
     let times = Times::of(times).context("nothing was timed")?;
     let tokens = options.batch_tokens() as f64;
-    let result = json!({
+    let mut result = json!({
         "peer": concat!("sixfold ", env!("CARGO_PKG_VERSION")),
         "mode": dtype(&args.bench).name(),
         "simd": simd_level().name(),
@@ -90,6 +95,12 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "first_s": tenths(measured.first.as_secs_f64()),
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
     });
+    if args.pipeline > 1 {
+        let hundredths =
+            |parts: &[f64]| parts.iter().map(|part| (part * 100.0).round() / 100.0).collect::<Vec<_>>();
+        result["bubble"] = json!(hundredths(&measured.bubble));
+        result["scheduled_bubble"] = json!(hundredths(&measured.scheduled_bubble));
+    }
     show(&args.bench, &[result]);
     Ok(())
 }

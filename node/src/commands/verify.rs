@@ -113,7 +113,10 @@ fn show(verdict: &Verdict) {
         Outcome::Refused(_) => println!("stage `{stage}`: {plan} is refused"),
         Outcome::Same(verified) => {
             println!("stage `{stage}`: {plan} has the bits of one rank ({seconds:.2} s)");
-            let Verified { tensors, parameters, numbers, steps, losses, .. } = verified;
+            let Verified { layout, tensors, parameters, numbers, steps, losses, .. } = verified;
+            if layout.stages() > 1 {
+                println!("  pipeline stages of the small model: {layout}");
+            }
             println!(
                 "  compared: {tensors} tensors of {parameters} parameters; {numbers} gradients, weights and \
                  moments in {steps} steps, and {} losses on each rank\n",
@@ -140,8 +143,10 @@ fn to_json(verdicts: &[Verdict]) -> Value {
         match outcome {
             Outcome::Alone => object["ranks"] = json!([]),
             Outcome::Same(verified) => {
-                let Verified { tensors, parameters, numbers, steps, losses, ranks, .. } = verified;
+                let Verified { layout, tensors, parameters, numbers, steps, losses, ranks, .. } = verified;
                 for (name, figure) in [
+                    ("stage_layers", json!(layout.stage_layers())),
+                    ("virtual_stages", json!(layout.chunks())),
                     ("tensors", json!(tensors)),
                     ("parameters", json!(parameters)),
                     ("numbers_compared", json!(numbers)),
@@ -213,6 +218,7 @@ mod tests {
         before_start(&spec, false).await.unwrap();
         let stage = &to_json(&verdicts)["stages"][0];
         assert_eq!((&stage["plan"], &stage["same_bits"]), (&json!("dp1·tp2·pp2"), &json!(true)));
+        assert_eq!((&stage["virtual_stages"], &stage["stage_layers"]), (&json!(1), &json!([2, 2])));
         assert!(stage["numbers_compared"].as_u64() > stage["parameters"].as_u64());
         let Outcome::Same(verified) = &verdicts[0].outcome else { panic!("{stage}") };
         let rows = rows(verified);

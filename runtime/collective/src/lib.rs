@@ -6,8 +6,8 @@
 //! every rank gets the same bits. A [`PointToPoint`] carries activations between pipeline stages.
 //!
 //! This crate opens no connections and starts no threads: it works over [`TensorLink`]s that
-//! someone else has established, on the caller's thread, and blocks. Every link must take
-//! [`IN_FLIGHT_BYTES_MAX`] without its peer receiving.
+//! someone else has established, on the caller's thread. Sums block, and every link must take
+//! [`IN_FLIGHT_BYTES_MAX`] without its peer receiving; a pipeline's messages are handed over.
 //!
 //! Read [`TreeGroup`] first.
 //!
@@ -21,7 +21,7 @@ mod testing;
 
 pub use exchange::IN_FLIGHT_BYTES_MAX;
 pub use group::{CollectiveError, TreeGroup};
-pub use point_to_point::PointToPoint;
+pub use point_to_point::{Kind, PointToPoint};
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("ranks exchange numbers in memory order, which must be little endian");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sixfold_transport::link::{LinkError, TensorLink};
 
 use crate::exchange::IN_FLIGHT_BYTES_MAX;
@@ -22,6 +23,17 @@ struct PipeState {
     messages: VecDeque<Vec<u8>>,
     bytes: usize,
     closed: bool,
+}
+
+impl PipeState {
+    fn push(&mut self, message: &[u8]) -> Result<(), LinkError> {
+        if self.closed {
+            return Err(closed());
+        }
+        self.bytes += message.len();
+        self.messages.push_back(message.to_vec());
+        Ok(())
+    }
 }
 
 /// A link that takes [`IN_FLIGHT_BYTES_MAX`] without its peer receiving, and not a byte more.
@@ -46,11 +58,15 @@ impl TensorLink for NarrowLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
         let fits = |state: &mut PipeState| !state.closed && state.bytes + message.len() > IN_FLIGHT_BYTES_MAX;
         let mut state = self.outgoing.changed.wait_while(self.outgoing.state.lock().unwrap(), fits).unwrap();
-        if state.closed {
-            return Err(closed());
-        }
-        state.bytes += message.len();
-        state.messages.push_back(message.to_vec());
+        state.push(message)?;
+        drop(state);
+        self.outgoing.changed.notify_all();
+        self.bytes_sent += message.len() as u64;
+        Ok(())
+    }
+
+    fn post(&mut self, message: Bytes) -> Result<(), LinkError> {
+        self.outgoing.state.lock().unwrap().push(&message)?;
         self.outgoing.changed.notify_all();
         self.bytes_sent += message.len() as u64;
         Ok(())
@@ -59,8 +75,11 @@ impl TensorLink for NarrowLink {
     fn recv(&mut self, message: &mut [u8]) -> Result<(), LinkError> {
         let empty = |state: &mut PipeState| !state.closed && state.messages.is_empty();
         let since = Instant::now();
+        let arrived = !self.incoming.state.lock().unwrap().messages.is_empty();
         let mut state = self.incoming.changed.wait_while(self.incoming.state.lock().unwrap(), empty).unwrap();
-        self.waited += since.elapsed();
+        if !arrived {
+            self.waited += since.elapsed();
+        }
         let arrived = state.messages.pop_front().ok_or_else(closed)?;
         state.bytes -= arrived.len();
         self.incoming.changed.notify_all();

@@ -95,16 +95,28 @@ impl SquareSums {
         gradients: &DeviceUnits,
         whole: bool,
     ) -> Self {
-        let units = slice.units(geometry);
-        let of_units = units.iter().map(|unit| of_parameter(geometry, gradients, *unit));
-        let blocks: BTreeMap<_, _> = units.iter().zip(square_sums(stream, of_units)).collect();
-        Self::of_blocks(geometry, slice, whole, |unit| blocks.get(&unit).cloned().unwrap_or_default())
+        Self::of_units(stream, geometry, &slice.units(geometry), gradients, whole)
     }
 
-    /// As [`Self::of_slice`], from the square sums of the [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each unit.
+    /// As [`Self::of_slice`], with these units.
+    pub fn of_units(
+        stream: &Stream,
+        geometry: &Geometry,
+        units: &[UnitId],
+        gradients: &DeviceUnits,
+        whole: bool,
+    ) -> Self {
+        let of_units = units.iter().map(|unit| of_parameter(geometry, gradients, *unit));
+        let blocks: BTreeMap<_, _> = units.iter().zip(square_sums(stream, of_units)).collect();
+        let of_unit = |unit| blocks.get(&unit).cloned().unwrap_or_default();
+        Self::of_blocks(geometry, |unit| blocks.contains_key(&unit), whole, of_unit)
+    }
+
+    /// As [`Self::of_slice`], with the units that `holds` is true of, from the square sums of the
+    /// [`NORM_BLOCK`](sixfold_tensor::NORM_BLOCK)s of each.
     pub fn of_blocks(
         geometry: &Geometry,
-        slice: &ModelSlice,
+        holds: impl Fn(UnitId) -> bool,
         whole: bool,
         blocks: impl Fn(UnitId) -> Vec<f32>,
     ) -> Self {
@@ -112,7 +124,7 @@ impl SquareSums {
         let counted = |unit: &UnitId| {
             let copied = unit.tensor.is_key_value()
                 && geometry.sharding.kv_original(unit.shard as usize) != unit.shard as usize;
-            slice.holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
+            holds(*unit) && !copied && (whole || !unit.tensor.is_whole())
         };
         let of_unit = |unit: &UnitId| match counted(unit) {
             true => tree_sum_scalars(&blocks(*unit)),

@@ -2,7 +2,7 @@
 
 use sixfold_collective::CollectiveError;
 use sixfold_model::{BatchError, GroupError};
-use sixfold_topology::Rank;
+use sixfold_topology::{LayoutError, Rank};
 use sixfold_transport::link::LinkError;
 
 /// A rank cannot take its place in the plan.
@@ -22,6 +22,9 @@ pub enum PlaceError {
         /// Ranks of the group.
         members: usize,
     },
+    /// The layers cannot be laid out over the plan's stages.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
 }
 
 /// A step failed on this rank.

@@ -8,12 +8,13 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use sixfold_model::{Geometry, ModelSlice, Part, Site, UnitId};
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::Rank;
 
 use crate::links::RankLinks;
 
-/// Numbers that a rank tells of itself: milliseconds, GFLOP, its flag, and two for where a number was not finite.
-pub(crate) const NUMBERS_OF_RANK: usize = 5;
+/// Numbers that a rank tells of itself: milliseconds, GFLOP, its bubble, its flag, and two for where a number was not
+/// finite.
+pub(crate) const NUMBERS_OF_RANK: usize = 6;
 
 /// In the place of a micro-batch's first sequence: the gradient of a unit, after all micro-batches.
 const OF_GRADIENT: f32 = (1 << 23) as f32;
@@ -38,6 +39,8 @@ pub struct RankTime {
     pub compute_ms: f32,
     /// Floating-point operations that it did meanwhile.
     pub gflop: f32,
+    /// The part of the wall time within steps in which it waited for other stages of its pipeline, from 0 to 1.
+    pub bubble: f32,
 }
 
 /// A number that is not finite, where it arose first: in the earliest micro-batch, at the earliest place.
@@ -69,30 +72,52 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A rank's stopwatch: counts while it computes.
+/// A rank's stopwatch: runs within steps.
 #[derive(Default)]
 pub(crate) struct Stopwatch {
-    computed: Duration,
-    /// When it was started, and how long the rank had waited for others by then.
-    started: Option<(Instant, Duration)>,
+    lap: Lap,
+    /// When it was started, and how long the rank had waited by then: for others at all, and for its pipeline.
+    started: Option<(Instant, [Duration; 2])>,
+}
+
+/// What a stopwatch shows.
+#[derive(Default)]
+pub(crate) struct Lap {
+    wall: Duration,
+    waited: Duration,
+    waited_for_pipeline: Duration,
+}
+
+impl Lap {
+    /// Time without what the rank waited for others.
+    pub(crate) fn computed(&self) -> Duration {
+        self.wall.saturating_sub(self.waited)
+    }
+
+    /// The part of the time in which the rank waited for its pipeline.
+    pub(crate) fn bubble(&self) -> f32 {
+        self.waited_for_pipeline.as_secs_f32() / self.wall.as_secs_f32().max(f32::MIN_POSITIVE)
+    }
 }
 
 impl Stopwatch {
     pub(crate) fn start(&mut self, links: &RankLinks) {
-        self.started = Some((Instant::now(), links.waited()));
+        self.started = Some((Instant::now(), [links.waited(), links.waited_for_pipeline()]));
     }
 
     pub(crate) fn stop(&mut self, links: &RankLinks) {
-        if let Some((since, waited)) = self.started.take() {
-            self.computed += since.elapsed().saturating_sub(links.waited().saturating_sub(waited));
+        if let Some((since, [waited, for_pipeline])) = self.started.take() {
+            self.lap.wall += since.elapsed();
+            self.lap.waited += links.waited().saturating_sub(waited);
+            self.lap.waited_for_pipeline += links.waited_for_pipeline().saturating_sub(for_pipeline);
         }
     }
 
-    /// What it shows; it goes back to zero and counts on.
-    pub(crate) fn lap(&mut self, links: &RankLinks) -> Duration {
+    /// What it shows; it goes back to zero and runs on.
+    pub(crate) fn lap(&mut self, links: &RankLinks) -> Lap {
         self.stop(links);
         self.start(links);
-        std::mem::take(&mut self.computed)
+        std::mem::take(&mut self.lap)
     }
 }
 
@@ -126,14 +151,17 @@ pub(crate) fn encode(
             [OF_GRADIENT, index as f32]
         }
     };
-    [time.compute_ms, time.gflop, f32::from(u8::from(flag)), sample, place]
+    [time.compute_ms, time.gflop, time.bubble, f32::from(u8::from(flag)), sample, place]
 }
 
 /// What all ranks told, by rank.
 pub(crate) fn decode(told: &[f32], units: &[UnitId]) -> StepHealth {
     let (records, _) = told.as_chunks::<NUMBERS_OF_RANK>();
-    let times = records.iter().map(|&[compute_ms, gflop, ..]| RankTime { compute_ms, gflop }).collect();
-    let flags = records.iter().filter(|[_, _, flag, ..]| *flag > 0.0).count() as u32;
+    let times = records
+        .iter()
+        .map(|&[compute_ms, gflop, bubble, ..]| RankTime { compute_ms, gflop, bubble })
+        .collect();
+    let flags = records.iter().filter(|[_, _, _, flag, ..]| *flag > 0.0).count() as u32;
     let wrong = (0..).zip(records).filter(|(_, [.., sample, _])| *sample > 0.0);
     let order = |[.., sample, place]: &[f32; NUMBERS_OF_RANK]| (*sample as u64, *place as u64);
     let first = wrong.min_by_key(|(_, record)| order(record));
@@ -157,11 +185,6 @@ fn site(first_sample: u64, place: u32) -> Site {
         position => Part::FeedForward(position / 2 - 1),
     };
     Site { first_sample, backward, part }
-}
-
-/// The first rank that holds `unit`.
-pub(crate) fn holder(geometry: &Geometry, plan: &ParallelPlan, unit: UnitId) -> Option<Rank> {
-    plan.ranks().find(|&rank| crate::trainer::slice_of(geometry, plan, rank).holds(unit))
 }
 
 #[cfg(test)]

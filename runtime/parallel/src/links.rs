@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sixfold_collective::{PointToPoint, TreeGroup};
-use sixfold_tensor::{Buffer, Stream, View};
+use sixfold_collective::{Kind, PointToPoint, TreeGroup};
+use sixfold_tensor::{Stream, View, ViewMut};
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
@@ -69,6 +69,16 @@ impl RankLinks {
         }
     }
 
+    /// Where activations come from: the stage before, for the first one the last, whose chunk is the one before.
+    pub(crate) fn before(&mut self) -> Option<&mut PointToPoint> {
+        if self.previous.is_some() { self.previous.as_mut() } else { self.other_end() }
+    }
+
+    /// Where activations go: the stage after, for the last one the first, whose chunk is the next one.
+    pub(crate) fn after(&mut self) -> Option<&mut PointToPoint> {
+        if self.next.is_some() { self.next.as_mut() } else { self.other_end() }
+    }
+
     fn pipeline(&self) -> impl Iterator<Item = &PointToPoint> {
         [&self.previous, &self.next, &self.across].into_iter().flatten()
     }
@@ -81,8 +91,12 @@ impl RankLinks {
 
     /// How long the rank has waited for others over all of them.
     pub(crate) fn waited(&self) -> Duration {
-        let pipeline: Duration = self.pipeline().map(PointToPoint::waited).sum();
-        self.tensor.tree.waited() + self.data.waited() + pipeline
+        self.tensor.tree.waited() + self.data.waited() + self.waited_for_pipeline()
+    }
+
+    /// How long the rank has waited for other stages of its pipeline.
+    pub(crate) fn waited_for_pipeline(&self) -> Duration {
+        self.pipeline().map(PointToPoint::waited).sum()
     }
 
     /// Bytes that the rank would have sent if its sums had gone around rings.
@@ -92,16 +106,24 @@ impl RankLinks {
     }
 }
 
-/// Sends numbers of a device.
-pub(crate) fn send(stream: &Stream, link: &mut PointToPoint, values: View<'_>) -> Result<(), LinkError> {
-    link.send(&stream.host(values))
+/// Hands numbers of a device over to `link`.
+pub(crate) fn send(
+    stream: &Stream,
+    link: &mut PointToPoint,
+    kind: Kind,
+    values: View<'_>,
+) -> Result<(), LinkError> {
+    link.send(kind, stream.to_vec(values))
 }
 
-/// Receives `len` numbers for a device.
-pub(crate) fn receive(stream: &Stream, link: &mut PointToPoint, len: usize) -> Result<Buffer, LinkError> {
-    let mut values = stream.uninit(len);
-    stream.with_host(values.view_mut(), |values| link.receive(values))?;
-    Ok(values)
+/// Receives numbers for a device.
+pub(crate) fn receive(
+    stream: &Stream,
+    link: &mut PointToPoint,
+    kind: Kind,
+    values: ViewMut<'_>,
+) -> Result<(), LinkError> {
+    stream.with_host(values, |values| link.receive(kind, values))
 }
 
 /// The members of a group that `rank` needs links to, in the order of the tree's levels.

@@ -1,97 +1,45 @@
 //! One rank's part of a training step: [`Trainer`].
 
-use std::collections::VecDeque;
+mod exchange;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use sixfold_model::{
-    DeviceUnits, Geometry, GroupError, GroupSum, GroupTree, HostUnits, MicroBatch, ModelSlice, Network,
-    Optimizer, OptimizerOptions, Output, PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tape,
-    UnitId, Work, finish_gradients, gradient_index, initialize, tied_sums,
+    DeviceUnits, Geometry, HostUnits, Optimizer, SquareSums, StepSeed, UnitId, Work, finish_gradients,
 };
-use sixfold_tensor::{Start, Stream, ViewMut, tree_sum_scalars};
-use sixfold_topology::{Coordinates, ParallelPlan, PipelineOp, Rank, one_forward_one_backward};
+use sixfold_tensor::Stream;
+use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank, pipeline_bubble};
 
 use crate::error::{PlaceError, StepError};
-use crate::health::{
-    NUMBERS_OF_RANK, NotFinite, Origin, RankTime, StepHealth, Stopwatch, decode, encode, holder, units_of,
-};
-use crate::links::{RankLinks, receive, send};
+use crate::health::{StepHealth, Stopwatch, decode, units_of};
+use crate::job::{Execution, StepBatch, StepReport, TrainingJob};
+use crate::links::RankLinks;
 use crate::partition::Partition;
 use crate::passes::passes;
+use crate::pipeline::{Passes, Pipeline};
 use crate::share::ParameterShare;
-
-/// How a step is computed: choices between time and memory that change no bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Execution {
-    /// What backward passes compute again instead of keeping it.
-    pub recompute: Recompute,
-    /// How many tokens go through the model together, at most, where a data group is one micro-batch of
-    /// fewer.
-    pub pass_tokens: usize,
-}
-
-impl Default for Execution {
-    fn default() -> Self {
-        // Enough rows for products near the machine's speed.
-        Self { recompute: Recompute::None, pass_tokens: 2048 }
-    }
-}
-
-/// What is the same on every rank and for every plan.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainingJob {
-    /// Sizes and logical shards.
-    pub geometry: Geometry,
-    /// Optimizer and learning rate.
-    pub optimizer: OptimizerOptions,
-    /// What all random numbers follow from.
-    pub seed: u64,
-    /// Probability of dropout on the embedding and on every residual branch.
-    pub dropout: f32,
-}
-
-/// A rank's input of one step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepBatch {
-    /// Micro-batches of each of the rank's data groups, in order: the same for all ranks with the
-    /// same data coordinate. Every group of the step has as many.
-    pub groups: Vec<Vec<MicroBatch>>,
-    /// Targets of the whole step that count in the loss, over all groups and ranks: what the sum
-    /// of losses is divided by.
-    pub global_targets: u64,
-}
-
-/// What a step came to. Equal on all ranks, to the bit.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepReport {
-    /// Mean loss of the step's targets that count, before the update.
-    pub loss: f32,
-    /// Global norm of the gradient, before clipping.
-    pub gradient_norm: f32,
-    /// Learning rate of the step.
-    pub learning_rate: f32,
-    /// Ranks whose flag ([`Trainer::flag`]) was up when the step's sums were exchanged.
-    pub flags: u32,
-}
+use crate::slice::{RankSlice, balanced_layout, stage_costs};
 
 /// One rank of a training job: its units, their moments, and its links to other ranks.
 pub struct Trainer {
     stream: Stream,
-    network: Network,
+    geometry: Arc<Geometry>,
     plan: ParallelPlan,
+    layout: PipelineLayout,
     rank: Rank,
     place: Coordinates,
-    /// Pipeline stages of the plan.
-    stages: usize,
+    slice: RankSlice,
     parameters: DeviceUnits,
-    /// The parameters as the products of the current step read them.
-    weights: PackedWeights,
+    /// The step's, of all chunks.
+    gradients: DeviceUnits,
+    pipeline: Pipeline,
     optimizer: Optimizer,
-    groups: GroupTree,
     seed: u64,
     dropout: f32,
     pass_tokens: usize,
+    /// How many micro-batches the last step took through the pipeline.
+    passes: usize,
     links: RankLinks,
     work: Work,
     stopwatch: Stopwatch,
@@ -105,20 +53,9 @@ pub struct Trainer {
     partition: Option<Partition>,
 }
 
-/// Which part of the model `rank` owns under `plan`.
-pub fn slice_of(geometry: &Geometry, plan: &ParallelPlan, rank: Rank) -> ModelSlice {
-    let place = plan.coordinates(rank);
-    ModelSlice {
-        layers: plan.layers(rank, geometry.config.num_hidden_layers),
-        input: place.pipeline == 0,
-        output: place.pipeline + 1 == plan.pipeline_parallel,
-        shards: plan.shards(rank, geometry.sharding.logical()),
-    }
-}
-
 impl Trainer {
-    /// A rank at step 0, with initial parameters, that computes on the device of `stream`. The caller has validated
-    /// `plan` against the job.
+    /// A rank at step 0, with initial parameters, that computes on the device of `stream`; each stage has one chunk of
+    /// layers and about as much to do as the others. The caller has validated `plan` against the job.
     ///
     /// # Errors
     /// [`PlaceError`] if the model or the links do not fit the plan.
@@ -129,36 +66,74 @@ impl Trainer {
         links: RankLinks,
         stream: Stream,
     ) -> Result<Self, PlaceError> {
-        let slice = slice_of(&job.geometry, plan, rank);
-        let parameters = DeviceUnits::upload(&stream, &initialize(&job.geometry, &slice, job.seed));
-        Ok(Self {
+        let layout = balanced_layout(&job.geometry, plan, 1)?;
+        Self::with_layout(job, plan, &layout, rank, links, stream)
+    }
+
+    /// As [`Self::new`], where `layout` says which layers each stage holds.
+    ///
+    /// # Errors
+    /// [`PlaceError`] if the model or the links do not fit the plan, or `layout` is one for other stages or layers.
+    pub fn with_layout(
+        job: &TrainingJob,
+        plan: &ParallelPlan,
+        layout: &PipelineLayout,
+        rank: Rank,
+        links: RankLinks,
+        stream: Stream,
+    ) -> Result<Self, PlaceError> {
+        let (stages, layers) = (plan.pipeline_parallel, job.geometry.config.num_hidden_layers);
+        PipelineLayout::new(stages, layout.chunks(), layout.stage_layers(), layers)?;
+        let slice = RankSlice::new(&job.geometry, plan, layout, rank);
+        Ok(Self::of_slice(job, plan, layout, rank, slice, links, stream))
+    }
+
+    /// A rank that holds `slice`.
+    #[allow(clippy::too_many_arguments, reason = "what a rank is made of")]
+    pub(crate) fn of_slice(
+        job: &TrainingJob,
+        plan: &ParallelPlan,
+        layout: &PipelineLayout,
+        rank: Rank,
+        slice: RankSlice,
+        links: RankLinks,
+        stream: Stream,
+    ) -> Self {
+        let geometry = Arc::new(job.geometry.clone());
+        let (stages, place) = (plan.pipeline_parallel, plan.coordinates(rank));
+        let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
+        let sums = Arc::new(slice.gradient_index(&geometry));
+        let at = (stages, place.pipeline);
+        Self {
             plan: *plan,
+            layout: layout.clone(),
             rank,
-            place: plan.coordinates(rank),
-            stages: plan.pipeline_parallel,
+            place,
+            gradients: DeviceUnits::zeros(&stream, sums),
+            pipeline: Pipeline::new(&stream, &geometry, &slice, at, parameters.index()),
             optimizer: Optimizer::new(stream.clone(), job.optimizer.clone(), &parameters),
-            groups: GroupTree::new(stream.clone(), Arc::new(gradient_index(&job.geometry, &slice))),
-            weights: PackedWeights::new(&job.geometry, &slice, parameters.index()),
-            network: Network::new(stream.clone(), Arc::new(job.geometry.clone()), slice),
             stream,
+            slice,
             parameters,
             seed: job.seed,
             dropout: job.dropout,
             pass_tokens: Execution::default().pass_tokens,
+            passes: 0,
             links,
             work: Work::default(),
             stopwatch: Stopwatch::default(),
             told_flops: 0,
-            units: units_of(&job.geometry),
+            units: units_of(&geometry),
+            geometry,
             health: StepHealth::default(),
             flag: Arc::default(),
             partition: None,
-        })
+        }
     }
 
     /// Chooses how the next steps are computed. All ranks must choose alike.
     pub fn set_execution(&mut self, execution: Execution) {
-        self.network.recompute = execution.recompute;
+        self.pipeline.set_recompute(execution.recompute);
         self.pass_tokens = execution.pass_tokens;
     }
 
@@ -166,10 +141,10 @@ impl Trainer {
     /// ([`Optimizer::parts`]) and updates it alone, and parameters are gathered after each update. Changes no bit. All
     /// ranks must do so before the same step; where a state is to be restored, after it is.
     pub fn share_optimizer(&mut self) {
-        let (data, sums) = (&self.links.data, self.groups.index());
+        let (data, sums) = (&self.links.data, self.gradients.index());
         if data.size() > 1 && self.partition.is_none() {
-            let (geometry, parameters) = (self.network.geometry(), self.parameters.index());
-            let partition = Partition::new(geometry, parameters, sums, data.size(), data.piece());
+            let parameters = self.parameters.index();
+            let partition = Partition::new(&self.geometry, parameters, sums, data.size(), data.piece());
             self.optimizer.keep(partition.parts().clone());
             self.partition = Some(partition);
         }
@@ -179,6 +154,11 @@ impl Trainer {
     pub fn moment_bytes(&self) -> u64 {
         let Optimizer { first_moment, second_moment, .. } = &self.optimizer;
         ((first_moment.index().len() + second_moment.index().len()) * size_of::<f32>()) as u64
+    }
+
+    /// Which part of the model the rank holds.
+    pub fn slice(&self) -> &RankSlice {
+        &self.slice
     }
 
     /// The rank's parameters, as the host sees them.
@@ -215,7 +195,7 @@ impl Trainer {
 
     /// Bytes of parameters that the rank holds, by kind.
     pub fn parameter_share(&self) -> ParameterShare {
-        ParameterShare::of(self.network.geometry(), self.parameters.index())
+        ParameterShare::of(&self.geometry, self.parameters.index())
     }
 
     /// Operations that the rank has done so far.
@@ -226,6 +206,12 @@ impl Trainer {
     /// What the ranks told each other of the last step.
     pub fn health(&self) -> &StepHealth {
         &self.health
+    }
+
+    /// The part of the last step's passes in which each pipeline stage has nothing to do by the schedule: its bubble if
+    /// all ranks are as fast and what is sent takes no time.
+    pub fn scheduled_bubble(&self) -> Vec<f64> {
+        pipeline_bubble(&self.layout, &self.layout.costs(stage_costs(&self.geometry)), self.passes)
     }
 
     /// Bytes that the rank has sent to other ranks so far.
@@ -266,72 +252,33 @@ impl Trainer {
         self.check(&batch)?;
         self.stopwatch.start(&self.links);
         let targets = batch.global_targets as f32;
-        let scale = 1.0 / targets;
-        let mut sum = self.accumulate(step, batch, scale)?;
-        let not_finite = self.not_finite(&sum.gradients);
-        self.sum_over_replicas(&mut sum.gradients)?;
-        let (loss, told) = self.share_with_replicas(sum.loss, not_finite)?;
+        let loss = self.accumulate(step, batch, 1.0 / targets)?;
+        let not_finite = self.not_finite();
+        self.sum_over_replicas()?;
+        let (loss, told) = self.share_with_replicas(loss, not_finite)?;
 
-        let (geometry, slice) = (self.network.geometry(), self.network.slice());
-        finish_gradients(&self.stream, geometry, slice, &mut sum.gradients, &mut self.links.tensor)?;
-        let ends = slice.input != slice.output;
-        if geometry.config.tie_word_embeddings && ends {
-            let tied = tied_sums(slice, sum.gradients.index());
-            add_across(&self.stream, &mut self.links, slice.input, sum.gradients.slice_mut(tied))?;
-        }
-        show(&sum.gradients);
-        let mut squares = self.squares(&sum.gradients)?;
+        self.finish_gradients()?;
+        show(&self.gradients);
+        let mut squares = self.squares()?;
         let (loss, told) = self.share_with_replica(&mut squares, loss, &told)?;
-        let loss = loss / targets;
-        let gradient_norm = squares.norm(self.network.geometry());
+        let gradient_norm = squares.norm(&self.geometry);
         self.health = decode(&told, &self.units);
         if !gradient_norm.is_finite() && self.health.not_finite.is_none() {
             self.health.not_finite = self.not_finite_square(&squares);
         }
-        let learning_rate = self.optimizer.step(&mut self.parameters, &sum.gradients, step, gradient_norm);
+        let learning_rate = self.optimizer.step(&mut self.parameters, &self.gradients, step, gradient_norm);
         if let Some(partition) = &self.partition {
             let data = &mut self.links.data;
             self.stream.with_host(self.parameters.view_mut(), |parameters| {
                 data.all_gather(parameters, &partition.parameters)
             })?;
         }
-        self.groups.give_back(sum);
         self.stopwatch.stop(&self.links);
-        Ok(StepReport { loss, gradient_norm, learning_rate, flags: self.health.flags })
-    }
-
-    /// Sums gradients over the ranks that work on other data groups: all of them, or where the optimizer is shared
-    /// this rank's part and those that every rank updates.
-    fn sum_over_replicas(&mut self, sums: &mut DeviceUnits) -> Result<(), StepError> {
-        let (stream, data) = (&self.stream, &mut self.links.data);
-        if data.size() == 1 {
-            return Ok(());
-        }
-        let Some(partition) = &self.partition else {
-            return Ok(stream.with_host(sums.view_mut(), |sums| data.sum(sums))?);
-        };
-        stream.with_host(sums.view_mut(), |sums| data.reduce_scatter(sums, &partition.sums))?;
-        let mut common = partition.take_common(stream, sums);
-        stream.with_host(common.view_mut(), |common| data.all_gather(common, &partition.common))?;
-        partition.put_common(stream, sums, common.view());
-        Ok(())
-    }
-
-    /// The square sums of the rank's units, from finished gradients.
-    fn squares(&mut self, gradients: &DeviceUnits) -> Result<SquareSums, StepError> {
-        let (stream, geometry, slice) = (&self.stream, self.network.geometry(), self.network.slice());
-        let norms = self.place.tensor == 0;
-        let Some(partition) = &self.partition else {
-            return Ok(SquareSums::of_slice(stream, geometry, slice, gradients, norms));
-        };
-        let mut blocks = partition.squares(stream, geometry, gradients);
-        self.links.data.all_gather(&mut blocks, &partition.blocks)?;
-        let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
-        Ok(SquareSums::of_blocks(geometry, slice, norms, of_unit))
+        Ok(StepReport { loss: loss / targets, gradient_norm, learning_rate, flags: self.health.flags })
     }
 
     fn check(&self, batch: &StepBatch) -> Result<(), StepError> {
-        let config = &self.network.geometry().config;
+        let config = &self.geometry.config;
         for micro_batch in batch.groups.iter().flatten() {
             micro_batch.validate(config.vocab_size, config.max_position_embeddings)?;
         }
@@ -348,190 +295,64 @@ impl Trainer {
         }
     }
 
-    /// Runs the pipeline over all micro-batches and adds up the rank's groups.
-    fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<GroupSum, StepError> {
-        let (micro_batches, per_sum) = passes(batch.groups, self.stages, self.pass_tokens);
-        if micro_batches.len() > 1 {
-            self.weights.keep(&self.stream, &self.parameters);
-        }
-        let ops = one_forward_one_backward(self.stages, self.place.pipeline, micro_batches.len());
-        let mut micro_batches = micro_batches.into_iter();
-        let mut tapes: VecDeque<(Tape, f32)> = VecDeque::new();
-        let mut group = None;
-        for op in ops {
-            match op {
-                PipelineOp::Forward(_) => {
-                    if let Some(micro_batch) = micro_batches.next() {
-                        tapes.push_back(self.forward(step, micro_batch)?);
-                    }
-                }
-                PipelineOp::Backward(index) => {
-                    let Some((tape, loss)) = tapes.pop_front() else { continue };
-                    let start = if index % per_sum == 0 { Start::Zero } else { Start::FromC };
-                    let mut sum = group.take().unwrap_or_else(|| self.groups.take());
-                    sum.loss += loss;
-                    self.backward(step, tape, scale, &mut sum.gradients, start)?;
-                    if (index + 1) % per_sum == 0 {
-                        self.groups.push(sum);
-                    } else {
-                        group = Some(sum);
-                    }
-                }
-            }
-        }
-        self.weights.outdate();
-        self.groups.finish().ok_or(StepError::Groups { groups: 0 })
-    }
-
-    fn forward(&mut self, step: u64, micro_batch: MicroBatch) -> Result<(Tape, f32), StepError> {
-        let activations = micro_batch.tokens.len() * self.network.geometry().config.hidden_size;
-        let stream = &self.stream;
-        let previous = self.links.previous.as_mut();
-        let received = previous.map(|link| receive(stream, link, activations)).transpose()?;
-        let mut around = Surroundings {
-            parameters: &self.parameters,
-            weights: &self.weights,
+    /// Runs the pipeline over all micro-batches, which leaves the sums of the rank's groups in its gradients. Returns that
+    /// of their losses.
+    fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<f32, StepError> {
+        let (micro_batches, per_sum) = passes(batch.groups, self.plan.pipeline_parallel, self.pass_tokens);
+        self.passes = micro_batches.len();
+        self.pipeline.run(Passes {
+            micro_batches: &micro_batches,
+            per_sum,
             seed: StepSeed { seed: self.seed, step, dropout: self.dropout },
-            group: &mut self.links.tensor,
-            work: &mut self.work,
-        };
-        let (output, tape) = self.network.forward(&mut around, micro_batch, received)?;
-        match (output, self.links.next.as_mut()) {
-            (Output::Activations(x), Some(next)) => {
-                send(stream, next, x.view())?;
-                Ok((tape, 0.0))
-            }
-            (Output::Activations(_), None) => Ok((tape, 0.0)),
-            (Output::Losses(losses), _) => {
-                let losses = stream.host(losses.view());
-                let groups: Vec<f32> =
-                    losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
-                Ok((tape, tree_sum_scalars(&groups)))
-            }
-        }
-    }
-
-    fn backward(
-        &mut self,
-        step: u64,
-        tape: Tape,
-        scale: f32,
-        gradients: &mut DeviceUnits,
-        start: Start,
-    ) -> Result<(), StepError> {
-        let activations = tape.rows() * self.network.geometry().config.hidden_size;
-        let stream = &self.stream;
-        let next = self.links.next.as_mut();
-        let received = next.map(|link| receive(stream, link, activations)).transpose()?;
-        let mut around = Surroundings {
+            scale,
             parameters: &self.parameters,
-            weights: &self.weights,
-            seed: StepSeed { seed: self.seed, step, dropout: self.dropout },
-            group: &mut self.links.tensor,
+            gradients: &mut self.gradients,
+            links: &mut self.links,
             work: &mut self.work,
+        })
+    }
+
+    /// Sums gradients over the ranks that work on other data groups: all of them, or where the optimizer is shared
+    /// this rank's part and those that every rank updates.
+    fn sum_over_replicas(&mut self) -> Result<(), StepError> {
+        let (stream, data, sums) = (&self.stream, &mut self.links.data, &mut self.gradients);
+        if data.size() == 1 {
+            return Ok(());
+        }
+        let Some(partition) = &self.partition else {
+            return Ok(stream.with_host(sums.view_mut(), |sums| data.sum(sums))?);
         };
-        let before = self.network.backward(&mut around, tape, received, scale, gradients, start)?;
-        match (before, self.links.previous.as_mut()) {
-            (Some(dx), Some(previous)) => Ok(send(stream, previous, dx.view())?),
-            _ => Ok(()),
-        }
+        stream.with_host(sums.view_mut(), |sums| data.reduce_scatter(sums, &partition.sums))?;
+        let mut common = partition.take_common(stream, sums);
+        stream.with_host(common.view_mut(), |common| data.all_gather(common, &partition.common))?;
+        partition.put_common(stream, sums, common.view());
+        Ok(())
     }
 
-    /// Where this rank's part of the step first had a number that is not finite.
-    fn not_finite(&mut self, gradients: &DeviceUnits) -> Option<Origin> {
-        let pass = self.links.tensor.leave().map(Origin::Pass);
-        // Of a single replica's gradients the squares tell as much.
-        if pass.is_some() || self.links.data.size() == 1 || self.stream.are_finite(gradients.view()) {
-            return pass;
+    /// Adds what belongs to one parameter but was summed apart.
+    fn finish_gradients(&mut self) -> Result<(), StepError> {
+        for chunk in self.slice.chunks() {
+            let tensor = &mut self.links.tensor;
+            finish_gradients(&self.stream, &self.geometry, chunk, &mut self.gradients, tensor)?;
         }
-        let mut units = gradients.index().iter();
-        let (unit, _) = units.find(|(_, range)| !self.stream.are_finite(gradients.slice(range.clone())))?;
-        // A tied head's gradient is still apart from the embedding's.
-        let is_parameter = self.parameters.get(unit).is_some();
-        Some(Origin::Gradient(if is_parameter { unit } else { UnitId::embedding(unit.shard as usize) }))
+        if self.geometry.config.tie_word_embeddings {
+            self.add_tied_ends()?;
+        }
+        Ok(())
     }
 
-    /// The first parameter whose square sum is not finite; its gradient may be.
-    fn not_finite_square(&self, squares: &SquareSums) -> Option<NotFinite> {
-        let unit = squares.first_not_finite()?;
-        let rank = holder(self.network.geometry(), &self.plan, unit)?;
-        Some(NotFinite { rank, origin: Origin::Gradient(unit) })
+    /// The square sums of the rank's units, from finished gradients.
+    fn squares(&mut self) -> Result<SquareSums, StepError> {
+        let (stream, geometry, gradients) = (&self.stream, &self.geometry, &self.gradients);
+        let norms = self.place.tensor == 0;
+        let Some(partition) = &self.partition else {
+            let units = self.slice.units(geometry);
+            return Ok(SquareSums::of_units(stream, geometry, &units, gradients, norms));
+        };
+        let holds = |unit| self.slice.holds(unit);
+        let mut blocks = partition.squares(stream, geometry, gradients);
+        self.links.data.all_gather(&mut blocks, &partition.blocks)?;
+        let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
+        Ok(SquareSums::of_blocks(geometry, holds, norms, of_unit))
     }
-
-    /// Adds the losses of the ranks that work on other data groups. Also returns what they and this rank tell of
-    /// themselves, with zeros for all other ranks.
-    fn share_with_replicas(
-        &mut self,
-        loss: f32,
-        not_finite: Option<Origin>,
-    ) -> Result<(f32, Vec<f32>), StepError> {
-        let compute_ms = self.stopwatch.lap(&self.links).as_secs_f32() * 1e3;
-        let flops = self.work.flops();
-        let gflop = (flops - std::mem::replace(&mut self.told_flops, flops)) as f32 / 1e9;
-        let flag = self.flag.load(Ordering::Acquire);
-        let own = encode(RankTime { compute_ms, gflop }, flag, not_finite, &self.units);
-        let mut message = vec![0.0; NUMBERS_OF_RANK * self.plan.data_parallel];
-        message[NUMBERS_OF_RANK * self.place.data..][..NUMBERS_OF_RANK].copy_from_slice(&own);
-        message.push(loss);
-        self.links.data.sum(&mut message)?;
-        let loss = message.pop().unwrap_or(loss);
-        let mut told = vec![0.0; NUMBERS_OF_RANK * self.plan.world_size()];
-        for (rank, record) in
-            self.plan.data_group(self.rank).into_iter().zip(message.chunks_exact(NUMBERS_OF_RANK))
-        {
-            told[NUMBERS_OF_RANK * rank.index()..][..NUMBERS_OF_RANK].copy_from_slice(record);
-        }
-        Ok((loss, told))
-    }
-
-    /// Completes the table of squares and what ranks told over the ranks of one replica, and tells all of
-    /// them the last pipeline stage's loss. Every number comes from one rank and is zero elsewhere, so the
-    /// sums are exact.
-    fn share_with_replica(
-        &mut self,
-        squares: &mut SquareSums,
-        loss: f32,
-        told: &[f32],
-    ) -> Result<(f32, Vec<f32>), StepError> {
-        let mut table = std::mem::take(&mut squares.values);
-        let units = table.len();
-        table.extend_from_slice(told);
-        self.links.tensor.tree.sum(&mut table).map_err(|error| GroupError(Box::new(error)))?;
-        table.push(loss);
-        if let Some(previous) = self.links.previous.as_mut() {
-            let mut before = vec![0.0; table.len()];
-            previous.receive(&mut before)?;
-            table.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
-        }
-        if let Some(next) = self.links.next.as_mut() {
-            next.send(&table)?;
-            next.receive(&mut table)?;
-        }
-        if let Some(previous) = self.links.previous.as_mut() {
-            previous.send(&table)?;
-        }
-        let loss = table.pop().unwrap_or(loss);
-        let told = table.split_off(units);
-        squares.values = table;
-        Ok((loss, told))
-    }
-}
-
-/// Gives both ends of a pipeline the sum of what they have, the first stage's first.
-fn add_across(
-    stream: &Stream,
-    links: &mut RankLinks,
-    first: bool,
-    mut values: ViewMut<'_>,
-) -> Result<(), StepError> {
-    let Some(link) = links.other_end() else { return Ok(()) };
-    if first {
-        let received = receive(stream, link, values.len())?;
-        stream.add_assign(values.reborrow(), received.view());
-        send(stream, link, values.as_view())?;
-    } else {
-        send(stream, link, values.as_view())?;
-        stream.with_host(values, |values| link.receive(values))?;
-    }
-    Ok(())
 }

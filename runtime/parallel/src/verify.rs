@@ -18,11 +18,12 @@ use std::ops::Range;
 
 use serde::Serialize;
 use sixfold_model::Recompute;
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 
 use crate::error::{PlaceError, StepError};
+use crate::job::{Execution, StepBatch, TrainingJob};
 use crate::links::RankLinks;
-use crate::trainer::{Execution, StepBatch, TrainingJob};
+use crate::slice::balanced_layout;
 
 pub use compare::{Difference, Found, Quantity, TensorDifference, Values};
 use compare::{first_difference, tensors};
@@ -40,6 +41,8 @@ pub struct Verification<'a> {
     pub job: &'a TrainingJob,
     /// The plan.
     pub plan: ParallelPlan,
+    /// Which of the small job's layers each pipeline stage holds.
+    pub layout: PipelineLayout,
     /// Logical data groups of a step.
     pub data_groups: usize,
     /// How the ranks of the plan compute; the one rank alone keeps everything and takes one micro-batch at a time.
@@ -55,6 +58,8 @@ pub struct Verification<'a> {
 pub struct Verified {
     /// The plan.
     pub plan: ParallelPlan,
+    /// Which layers of the small model its pipeline stages had.
+    pub layout: PipelineLayout,
     /// Steps trained.
     pub steps: u64,
     /// Whole tensors of the small model.
@@ -126,12 +131,16 @@ impl Verification<'_> {
     /// [`VerifyError::Differs`] names the first number that has other bits; else why nothing could be
     /// compared.
     pub fn run(&self) -> Result<Verified, VerifyError> {
-        let serial = self.trace(&ParallelPlan::SERIAL, PLAIN)?;
+        let alone = balanced_layout(&self.job.geometry, &ParallelPlan::SERIAL, 1);
+        let alone = alone.map_err(|error| VerifyError::Place { rank: Rank(0), source: error.into() })?;
+        let serial = self.trace(&ParallelPlan::SERIAL, &alone, PLAIN)?;
         let serial = &serial[0];
-        let ranks = self.trace(&self.plan, self.execution)?;
+        let ranks = self.trace(&self.plan, &self.layout, self.execution)?;
         let geometry = &self.job.geometry;
         let traces: Vec<_> = ranks.iter().map(|rank| &rank.trace).collect();
-        if let Some(difference) = first_difference(geometry, &self.plan, &serial.trace, &traces) {
+        if let Some(difference) =
+            first_difference(geometry, (&self.plan, &self.layout), &serial.trace, &traces)
+        {
             return Err(Box::new(difference).into());
         }
         let held = |rank: &RankRun| rank.trainer.parameters().values().len();
@@ -146,6 +155,7 @@ impl Verification<'_> {
         let numbers = each_step as u64 * (1 + 4 * self.steps);
         Ok(Verified {
             plan: self.plan,
+            layout: self.layout.clone(),
             steps: self.steps,
             tensors: tensors(&serial.trainer.parameters()),
             parameters: held(serial),
@@ -156,11 +166,16 @@ impl Verification<'_> {
     }
 
     /// What every rank of a plan computes.
-    fn trace(&self, plan: &ParallelPlan, execution: Execution) -> Result<Vec<RankRun>, VerifyError> {
+    fn trace(
+        &self,
+        plan: &ParallelPlan,
+        layout: &PipelineLayout,
+        execution: Execution,
+    ) -> Result<Vec<RankRun>, VerifyError> {
         run_gang(plan, connect(plan), |rank, links| {
             let links =
                 RankLinks::new(plan, rank, links).map_err(|source| VerifyError::Place { rank, source })?;
-            let mut run = RankRun::begin(self.job, plan, rank, links)?;
+            let mut run = RankRun::begin(self.job, plan, layout, rank, links)?;
             run.trainer.set_execution(execution);
             for step in 0..self.steps {
                 run.step(step, (self.batches)(step, plan.groups(rank, self.data_groups)))?;
@@ -178,7 +193,8 @@ mod tests {
     fn verify(plan: &str, batches: &Batches<'_>) -> Result<Verified, VerifyError> {
         let job = job(config());
         let (plan, execution) = (plan.parse().unwrap(), Execution::default());
-        Verification { job: &job, plan, data_groups: 4, execution, steps: 2, batches }.run()
+        let layout = balanced_layout(&job.geometry, &plan, 1).unwrap();
+        Verification { job: &job, plan, layout, data_groups: 4, execution, steps: 2, batches }.run()
     }
 
     #[test]

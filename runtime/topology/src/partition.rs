@@ -1,6 +1,7 @@
 //! Which part of the model and of the batch belongs to which coordinate.
 //!
-//! Layers may be cut anywhere, since a layer's result does not depend on where it is computed.
+//! Layers may be cut anywhere, since a layer's result does not depend on where it is computed
+//! ([`PipelineLayout`](crate::PipelineLayout)).
 //! Logical shards and data groups are leaves of a balanced binary tree of sums, so they are only
 //! cut into aligned subtrees of equal size.
 
@@ -15,15 +16,6 @@ pub fn data_groups(sequences: usize) -> usize {
         return 1;
     }
     (1 << sequences.trailing_zeros().min(DATA_GROUPS_MAX.trailing_zeros())) as usize
-}
-
-/// Layers of pipeline stage `stage` of `stages`. Stages are contiguous, in order, and differ by at
-/// most one layer.
-///
-/// # Panics
-/// If `stages` is zero.
-pub fn layer_range(layers: usize, stages: usize, stage: usize) -> Range<usize> {
-    layers * stage / stages..layers * (stage + 1) / stages
 }
 
 /// Leaves of the aligned subtree that owner `index` of `owners` has. Both counts are powers of two
@@ -49,16 +41,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn every_layer_belongs_to_one_stage(layers in 1_usize..200, stages in 1_usize..20) {
-            prop_assume!(stages <= layers);
-            let ranges: Vec<_> = (0..stages).map(|stage| layer_range(layers, stages, stage)).collect();
-            let all: Vec<_> = ranges.iter().cloned().flatten().collect();
-            prop_assert_eq!(all, (0..layers).collect::<Vec<_>>());
-            let (least, most) = (layers / stages, layers.div_ceil(stages));
-            prop_assert!(ranges.iter().all(|range| range.len() == least || range.len() == most));
-        }
-
         #[test]
         fn subtrees_are_aligned_and_cover_the_leaves(leaves in 0_u32..7, owners in 0_u32..7) {
             prop_assume!(owners <= leaves);

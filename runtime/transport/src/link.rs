@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 /// Why a link failed. A failed link stays failed: the gang that it belongs to is placed anew.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -47,6 +49,15 @@ pub trait TensorLink: Send {
     /// # Errors
     /// [`LinkError::Closed`] once the peer is gone.
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError>;
+
+    /// Hands over one message, which leaves in its turn. Unlike [`send`](Self::send) it does not wait for the peer,
+    /// whatever is outstanding: who posts bounds how much that is. A link that always has room may leave it to `send`.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`] once the peer is gone.
+    fn post(&mut self, message: Bytes) -> Result<(), LinkError> {
+        self.send(&message)
+    }
 
     /// Receives one message of exactly `message.len()` bytes.
     ///

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sixfold_artifact::{Manifest, StoreError};
 use sixfold_cluster::task::HeldState;
-use sixfold_model::{Geometry, ModelSlice, UnitBuffer, UnitId, UnitIndex};
+use sixfold_model::{Geometry, ModelSlice, UnitBuffer, UnitId};
+use sixfold_parallel::RankSlice;
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use super::{CheckpointError, Header, LOSSES_FILE, RankState, SavedStep, UNITS_FILE, units};
@@ -45,7 +46,7 @@ struct Opened<'a> {
 pub(crate) struct SavedSteps<'a> {
     host: &'a BlockingHost,
     geometry: &'a Geometry,
-    slice: &'a ModelSlice,
+    slice: &'a RankSlice,
     fingerprint: &'a str,
     held: &'a [HeldState],
     sources: BTreeMap<u64, BTreeSet<Source>>,
@@ -59,7 +60,7 @@ impl<'a> SavedSteps<'a> {
     pub(crate) fn new(
         host: &'a BlockingHost,
         geometry: &'a Geometry,
-        slice: &'a ModelSlice,
+        slice: &'a RankSlice,
         fingerprint: &'a str,
         held: &'a [HeldState],
     ) -> Self {
@@ -216,16 +217,18 @@ impl Buffers for UnitBuffer {
 }
 
 impl<'a, B: Buffers> Reading<'a, B> {
-    fn new(geometry: &'a Geometry, slice: &ModelSlice, into: B) -> Self {
+    fn new(geometry: &'a Geometry, slice: &RankSlice, into: B) -> Self {
         Self { geometry, wanted: slice.units(geometry).into_iter().collect(), into }
     }
 
     /// Takes the wanted units of a checkpoint; does not open it if it has none.
     fn read(&mut self, host: &BlockingHost, opened: &Opened<'_>) -> Result<(), CheckpointError> {
         let slice = opened.header.slice();
-        let fits = slice.shards.end <= self.geometry.sharding.logical()
-            && slice.layers.end <= self.geometry.config.num_hidden_layers;
-        if !fits {
+        let fits = |chunk: &ModelSlice| {
+            chunk.shards.end <= self.geometry.sharding.logical()
+                && chunk.layers.end <= self.geometry.config.num_hidden_layers
+        };
+        if !slice.chunks().iter().all(fits) {
             return Err(CheckpointError::OtherJob);
         }
         if !slice.units(self.geometry).iter().any(|unit| self.wanted.contains(unit)) {
@@ -254,8 +257,8 @@ pub(crate) fn read_parameters_of(
     geometry: &Geometry,
     checkpoints: &[ArtifactId],
 ) -> Result<UnitBuffer, CheckpointError> {
-    let whole = ModelSlice::whole(geometry);
-    let index = Arc::new(UnitIndex::of_parameters(geometry, &whole));
+    let whole = RankSlice::whole(geometry);
+    let index = Arc::new(whole.parameter_index(geometry));
     let mut reading = Reading::new(geometry, &whole, UnitBuffer::zeros(index));
     for id in checkpoints {
         let manifest = host.fetch(*id)?;

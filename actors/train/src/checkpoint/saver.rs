@@ -6,8 +6,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest};
 use sixfold_cluster::task::{Commit, SavedState};
-use sixfold_model::ModelSlice;
-use sixfold_parallel::Trainer;
+use sixfold_parallel::{RankSlice, Trainer};
 use sixfold_wire::id::ContentHash;
 
 use super::{FORMAT, HEADER_KEY, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
@@ -46,7 +45,7 @@ pub(crate) struct Writer {
     /// Whether this rank writes the files, or a data-parallel rank with an equal state does.
     pub(crate) writes: bool,
     pub(crate) fingerprint: String,
-    pub(crate) slice: ModelSlice,
+    pub(crate) slice: RankSlice,
     pub(crate) batch_sequences: u64,
     /// The states of the last step that was saved durably.
     pub(crate) earlier: Option<SavedStep>,
@@ -79,15 +78,18 @@ impl Writer {
     }
 
     fn manifest(&self, snapshot: &Snapshot) -> Result<Manifest, TrainError> {
+        let chunks = self.slice.chunks();
+        let mut layers = chunks.iter().map(|chunk| chunk.layers.clone());
         let header = Header {
             format: FORMAT,
             step: snapshot.step,
             sequences: snapshot.step * self.batch_sequences,
             fingerprint: self.fingerprint.clone(),
-            layers: self.slice.layers.clone(),
-            input: self.slice.input,
-            output: self.slice.output,
-            shards: self.slice.shards.clone(),
+            layers: layers.next().unwrap_or_default(),
+            more_layers: layers.collect(),
+            input: chunks.iter().any(|chunk| chunk.input),
+            output: chunks.iter().any(|chunk| chunk.output),
+            shards: chunks.first().map(|chunk| chunk.shards.clone()).unwrap_or_default(),
             earlier: self.earlier.clone(),
         };
         let header = serde_json::to_value(header).map_err(|error| TrainError::Thread(error.to_string()))?;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View, serialize};
-use sixfold_model::{Geometry, HostUnits, ModelSlice, UnitBuffer, UnitId, UnitIndex};
-use sixfold_parallel::Trainer;
+use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitId};
+use sixfold_parallel::{RankSlice, Trainer};
 
 use super::CheckpointError;
 
@@ -22,8 +22,8 @@ pub(crate) struct RankState {
 
 impl RankState {
     /// All zeros.
-    pub(crate) fn zeros(geometry: &Geometry, slice: &ModelSlice) -> Self {
-        let index = Arc::new(UnitIndex::of_parameters(geometry, slice));
+    pub(crate) fn zeros(geometry: &Geometry, slice: &RankSlice) -> Self {
+        let index = Arc::new(slice.parameter_index(geometry));
         Self { buffers: std::array::from_fn(|_| UnitBuffer::zeros(index.clone())) }
     }
 
@@ -107,10 +107,12 @@ impl View for Numbers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use sixfold_model::ModelSlice;
+
     use super::*;
     use crate::options::TrainOptions;
 
-    fn state(slice: &ModelSlice, geometry: &Geometry) -> RankState {
+    fn state(slice: &RankSlice, geometry: &Geometry) -> RankState {
         let mut state = RankState::zeros(geometry, slice);
         for (kind, buffer) in state.buffers.iter_mut().enumerate() {
             for (at, value) in buffer.values_mut().iter_mut().enumerate() {
@@ -128,12 +130,13 @@ mod tests {
     #[test]
     fn units_are_found_in_whichever_file_has_them() {
         let geometry = geometry();
-        let half = |shards| ModelSlice { shards, ..ModelSlice::whole(&geometry) };
+        let of = |slice: ModelSlice| RankSlice::from_iter([slice]);
+        let half = |shards| of(ModelSlice { shards, ..ModelSlice::whole(&geometry) });
         let files: Vec<_> = [0..2, 2..4]
             .map(|shards| encode_buffers(state(&half(shards), &geometry).buffers.each_ref()).unwrap())
             .into_iter()
             .collect();
-        let slice = ModelSlice { layers: 1..2, input: false, output: true, shards: 0..4 };
+        let slice = of(ModelSlice { layers: 1..2, input: false, output: true, shards: 0..4 });
         let mut wanted: BTreeSet<_> = slice.units(&geometry).into_iter().collect();
         let mut read_back = RankState::zeros(&geometry, &slice);
         for file in &files {
@@ -155,7 +158,7 @@ mod tests {
     #[test]
     fn a_file_of_another_shape_is_refused() {
         let geometry = geometry();
-        let slice = ModelSlice::whole(&geometry);
+        let slice = RankSlice::whole(&geometry);
         let file = encode_buffers(state(&slice, &geometry).buffers.each_ref()).unwrap();
         let wider = TrainOptions { layers: 2, hidden_size: 32, heads: 4, ..TrainOptions::default() };
         let wider = wider.geometry(40, None).unwrap();

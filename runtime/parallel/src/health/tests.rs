@@ -7,8 +7,11 @@ use sixfold_model::{HostUnits, Tensor, UnitBuffer};
 use sixfold_tensor::Device;
 use sixfold_transport::link::{LinkError, TensorLink};
 
+use sixfold_topology::ParallelPlan;
+
 use super::*;
-use crate::trainer::{StepBatch, Trainer};
+use crate::job::StepBatch;
+use crate::trainer::Trainer;
 use crate::verify::gang::{Links, connect, run_gang};
 use crate::verify::small::{batch, config, job};
 
@@ -32,7 +35,7 @@ fn every_place_survives_and_the_earliest_is_named() {
     origins.extend(later);
     origins.extend(units.iter().map(|unit| Origin::Gradient(*unit)));
     for pair in origins.windows(2) {
-        let time = RankTime { compute_ms: 3.5, gflop: 0.25 };
+        let time = RankTime { compute_ms: 3.5, gflop: 0.25, bubble: 0.125 };
         let told = [None, Some(pair[1]), Some(pair[0]), Some(pair[1])]
             .map(|origin| encode(time, origin.is_some(), origin, &units));
         let health = decode(told.as_flattened(), &units);

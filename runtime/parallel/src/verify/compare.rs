@@ -5,10 +5,11 @@ use std::fmt;
 
 use serde::Serialize;
 use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitId};
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 
 use super::gang::{RankTrace, StepTrace};
-use crate::trainer::{StepReport, slice_of};
+use crate::job::StepReport;
+use crate::slice::RankSlice;
 
 /// The first thing in which a rank's run and the serial run are not the same.
 #[derive(Debug, Clone, PartialEq, Serialize, thiserror::Error)]
@@ -152,14 +153,14 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares what the ranks of `plan` computed, by rank, with what one rank computed.
+/// Compares what the ranks of a plan computed, by rank, with what one rank computed.
 pub(super) fn first_difference(
     geometry: &Geometry,
-    plan: &ParallelPlan,
+    (plan, layout): (&ParallelPlan, &PipelineLayout),
     serial: &RankTrace,
     ranks: &[&RankTrace],
 ) -> Option<Difference> {
-    let runs = Runs { geometry, plan, serial, ranks };
+    let runs = Runs { geometry, plan, layout, serial, ranks };
     runs.holdings().or_else(|| runs.numbers(None, Quantity::InitialParameter)).or_else(|| {
         (0..serial.steps.len()).find_map(|step| {
             let quantities =
@@ -181,6 +182,7 @@ type Figure = (&'static str, fn(&StepReport) -> f32);
 struct Runs<'a> {
     geometry: &'a Geometry,
     plan: &'a ParallelPlan,
+    layout: &'a PipelineLayout,
     serial: &'a RankTrace,
     ranks: &'a [&'a RankTrace],
 }
@@ -189,7 +191,7 @@ impl Runs<'_> {
     /// Whether every rank holds the units that the plan gives it.
     fn holdings(&self) -> Option<Difference> {
         self.plan.ranks().zip(self.ranks).find_map(|(rank, trace)| {
-            let given = slice_of(self.geometry, self.plan, rank).units(self.geometry);
+            let given = RankSlice::new(self.geometry, self.plan, self.layout, rank).units(self.geometry);
             let held: BTreeSet<UnitId> = trace.initial.iter().map(|(unit, _)| unit).collect();
             let name = |unit: &UnitId| (unit.tensor_name(), unit.shard);
             let missing = given.iter().find(|unit| !held.contains(unit)).map(name);

@@ -6,13 +6,13 @@ mod rig;
 use std::ops::Range;
 
 use rig::{Message, Planted};
-use sixfold_model::{HostUnits, ModelConfig, ModelSlice, NOTHING, gradient_index, initialize};
+use sixfold_model::{HostUnits, ModelConfig, ModelSlice, NOTHING, initialize};
 use sixfold_topology::{ParallelPlan, Rank};
 
 use super::small::{config, job};
 use super::{Difference, Found, Quantity};
 use crate::health::NUMBERS_OF_RANK;
-use crate::trainer::slice_of;
+use crate::slice::{RankSlice, balanced_layout};
 
 /// One key-value head for all four logical shards: ranks hold copies.
 fn one_kv_head() -> ModelConfig {
@@ -46,8 +46,9 @@ fn add_sum_again(own: &[f32], theirs: &mut [f32]) -> bool {
 fn gradient_messages(plan: &'static str) -> Vec<(usize, Vec<Range<usize>>)> {
     let plan: ParallelPlan = plan.parse().unwrap();
     let geometry = job(config()).geometry;
+    let layout = balanced_layout(&geometry, &plan, 1).unwrap();
     let of_rank = |rank| {
-        let index = gradient_index(&geometry, &slice_of(&geometry, &plan, rank));
+        let index = RankSlice::new(&geometry, &plan, &layout, rank).gradient_index(&geometry);
         let norms = index.iter().filter(|(unit, _)| unit.tensor.is_whole()).map(|(_, range)| range);
         (index.len(), norms.collect())
     };
@@ -93,7 +94,7 @@ fn neighbours_weights() -> Planted {
     let before = |run: &mut rig::Run<'_>, rank: Rank, step: u64| {
         if rank == Rank(1) && step == 0 {
             let job = job(config());
-            let theirs = slice_of(&job.geometry, &"tp2".parse().unwrap(), Rank(0));
+            let theirs = ModelSlice { shards: 0..2, ..ModelSlice::whole(&job.geometry) };
             let theirs = initialize(&job.geometry, &theirs, job.seed);
             let [mut parameters, first, second] = run.trainer.state().map(HostUnits::into_owned);
             // Of those that both hold whole shards of, as many numbers lie at the same places.
@@ -237,6 +238,28 @@ fn activations_of_another_micro_batch() -> Planted {
     })
 }
 
+/// The rank takes its two chunks for each other.
+fn swapped_chunks() -> Planted {
+    let slice = |rank: Rank, slice: &mut RankSlice| {
+        if let (Rank(0), [first, second]) = (rank, &mut slice.chunks[..]) {
+            std::mem::swap(&mut first.layers, &mut second.layers);
+        }
+    };
+    Planted { chunks: 2, slice, ..Planted::nothing(config(), "pp2") }
+}
+
+/// The first stage's second chunk gets what its first chunk sent out, not what came back around.
+fn activations_of_another_chunk() -> Planted {
+    let harm = |message: &mut Message<'_>| {
+        let hit = message.rank == Rank(0) && message.step == 1 && message.long == 1;
+        if hit {
+            message.theirs.copy_from_slice(message.own);
+        }
+        hit
+    };
+    Planted { chunks: 2, harm: Box::new(harm), ..Planted::nothing(config(), "pp2") }
+}
+
 /// A fault, and what must be said of it.
 struct Case {
     name: &'static str,
@@ -305,6 +328,10 @@ fn cases() -> Vec<Case> {
     case("activations of another micro-batch", activations_of_another_micro_batch(), true, |found| {
         is(found, 1, Gradient, "")
     });
+    case("chunks of layers swapped", swapped_chunks(), false, |found| is(found, 0, Gradient, ""));
+    case("activations of another chunk", activations_of_another_chunk(), true, |found| {
+        is(found, 1, Gradient, "")
+    });
     for (name, bit) in [("a middle bit of a partial sum", 11), ("the highest bit of a partial sum", 22)] {
         case(name, flipped_bit_of_a_partial_sum(bit), true, |found| is(found, 1, Gradient, ""));
     }
@@ -331,11 +358,14 @@ fn every_planted_fault_is_caught_and_names_a_tensor() {
 
 #[test]
 fn a_gang_without_a_fault_is_the_same() {
-    for plan in ["tp2", "tp4", "dp2", "dp4", "pp2", "dp2.tp2", "dp2.pp2", "pp4", "dp2.tp2.pp2"] {
+    let plain = ["tp2", "tp4", "dp2", "dp4", "pp2", "dp2.tp2", "dp2.pp2", "pp4", "dp2.tp2.pp2"];
+    let interleaved = ["pp2", "tp2.pp2", "dp2.pp2", "dp2.tp2.pp2"];
+    let plans = plain.map(|plan| (plan, 1)).into_iter().chain(interleaved.map(|plan| (plan, 2)));
+    for (plan, chunks) in plans {
         for config in [config(), one_kv_head(), tied()] {
             for per_group in [1, 2] {
-                let planted = Planted { per_group, ..Planted::nothing(config.clone(), plan) };
-                assert_eq!(planted.find(), (None, 0), "{plan}");
+                let planted = Planted { per_group, chunks, ..Planted::nothing(config.clone(), plan) };
+                assert_eq!(planted.find(), (None, 0), "{plan} {chunks}");
             }
         }
     }

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use sixfold_model::{Geometry, HostUnits, UnitBuffer, gradient_of};
 use sixfold_tensor::Device;
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::link::TensorLink;
 use sixfold_transport::tensor::local_pair;
 
 use super::VerifyError;
 use crate::error::StepError;
+use crate::job::{StepBatch, StepReport, TrainingJob};
 use crate::links::RankLinks;
-use crate::trainer::{StepBatch, StepReport, Trainer, TrainingJob};
+use crate::trainer::Trainer;
 
 /// Far more than a small job's ranks ever have under way on a link.
 const WINDOW_BYTES: usize = 64 << 20;
@@ -51,13 +52,19 @@ impl RankRun {
     pub(super) fn begin(
         job: &TrainingJob,
         plan: &ParallelPlan,
+        layout: &PipelineLayout,
         rank: Rank,
         links: RankLinks,
     ) -> Result<Self, VerifyError> {
-        let trainer = Trainer::new(job, plan, rank, links, Device::cpu().stream())
+        let trainer = Trainer::with_layout(job, plan, layout, rank, links, Device::cpu().stream())
             .map_err(|source| VerifyError::Place { rank, source })?;
+        Ok(Self::of_trainer(job, rank, trainer))
+    }
+
+    /// A rank that trains with `trainer`.
+    pub(super) fn of_trainer(job: &TrainingJob, rank: Rank, trainer: Trainer) -> Self {
         let trace = RankTrace { initial: trainer.parameters().into_owned(), steps: Vec::new() };
-        Ok(Self { rank, geometry: job.geometry.clone(), trainer, trace })
+        Self { rank, geometry: job.geometry.clone(), trainer, trace }
     }
 
     pub(super) fn step(&mut self, step: u64, batch: StepBatch) -> Result<(), VerifyError> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use sixfold_model::{Geometry, MicroBatch, ModelConfig, OptimizerOptions};
 use sixfold_tensor::IGNORED_TARGET;
 
-use crate::trainer::{StepBatch, TrainingJob};
+use crate::job::{StepBatch, TrainingJob};
 
 /// Tokens of a sequence.
 const LENGTH: usize = 10;

@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sixfold_model::{HostUnits, MicroBatch, UnitId, Work};
-use sixfold_parallel::{Execution, ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob};
+use sixfold_parallel::{
+    Execution, ParameterShare, RankLinks, StepBatch, Trainer, TrainingJob, balanced_layout,
+};
 use sixfold_tensor::{Device, IGNORED_TARGET};
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
 /// Bits of a parameter and of its two moments.
@@ -50,6 +52,8 @@ pub(crate) struct Account {
 /// A run of some steps on one plan.
 pub(crate) struct Run<'a> {
     pub(crate) job: &'a TrainingJob,
+    /// Degrees, such as `tp2.pp2`; behind a space how stages are laid out, if not plainly: `v2` for two virtual stages
+    /// each, `1+2+3` for their layers, `v2 2+1+1+1` for both.
     pub(crate) plan: &'a str,
     pub(crate) groups: usize,
     pub(crate) steps: Range<u64>,
@@ -65,16 +69,17 @@ pub(crate) struct Run<'a> {
 impl Run<'_> {
     /// Runs every rank in a thread. Links live until the last rank has ended.
     pub(crate) fn go(&self) -> (Outcome, Vec<Account>) {
-        let plan: ParallelPlan = self.plan.parse().unwrap();
-        let mut links: Vec<Option<_>> = connect(&plan).into_iter().map(Some).collect();
+        let (plan, layout) = parse(self.plan, self.job);
+        let (plan, layout) = (&plan, &layout);
+        let mut links: Vec<Option<_>> = connect(plan).into_iter().map(Some).collect();
         let results: Vec<(Outcome, Account, Trainer)> = thread::scope(|scope| {
             let ranks: Vec<_> = plan
                 .ranks()
                 .map(|rank| {
                     let position = self.position(rank);
                     let links = links[position.index()].take().unwrap();
-                    let links = RankLinks::new(&plan, position, links).unwrap();
-                    scope.spawn(move || self.rank(&plan, rank, links))
+                    let links = RankLinks::new(plan, position, links).unwrap();
+                    scope.spawn(move || self.rank((plan, layout), rank, links))
                 })
                 .collect();
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
@@ -108,8 +113,14 @@ impl Run<'_> {
         }
     }
 
-    fn rank(&self, plan: &ParallelPlan, rank: Rank, links: RankLinks) -> (Outcome, Account, Trainer) {
-        let mut trainer = Trainer::new(self.job, plan, rank, links, Device::strict_cpu().stream()).unwrap();
+    fn rank(
+        &self,
+        (plan, layout): (&ParallelPlan, &PipelineLayout),
+        rank: Rank,
+        links: RankLinks,
+    ) -> (Outcome, Account, Trainer) {
+        let stream = Device::strict_cpu().stream();
+        let mut trainer = Trainer::with_layout(self.job, plan, layout, rank, links, stream).unwrap();
         trainer.set_execution(self.execution);
         if let Some(from) = self.from {
             restore(&mut trainer, from);
@@ -147,6 +158,26 @@ impl Run<'_> {
         let units = units.into_iter().map(|unit| (unit, bits(unit))).collect();
         (Outcome { reports, units }, account, trainer)
     }
+}
+
+/// A plan and the layout of its stages, from the text of [`Run::plan`].
+pub(crate) fn parse(text: &str, job: &TrainingJob) -> (ParallelPlan, PipelineLayout) {
+    let mut words = text.split(' ');
+    let plan: ParallelPlan = words.next().unwrap().parse().unwrap();
+    let (mut virtual_stages, mut lengths) = (1, Vec::new());
+    for word in words {
+        match word.strip_prefix('v') {
+            Some(number) => virtual_stages = number.parse().unwrap(),
+            None => lengths = word.split('+').map(|layers| layers.parse().unwrap()).collect(),
+        }
+    }
+    let layout = if lengths.is_empty() {
+        balanced_layout(&job.geometry, &plan, virtual_stages)
+    } else {
+        let layers = job.geometry.config.num_hidden_layers;
+        PipelineLayout::new(plan.pipeline_parallel, virtual_stages, &lengths, layers)
+    };
+    (plan, layout.unwrap())
 }
 
 fn restore(trainer: &mut Trainer, from: &Outcome) {

@@ -56,6 +56,15 @@ impl Queue {
         while full(&state) && state.failed.is_none() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        self.add(state, message)
+    }
+
+    /// Adds a message, whether there is room or not.
+    pub(super) fn push_now(&self, message: Bytes) -> Result<(), String> {
+        self.add(self.lock(), message)
+    }
+
+    fn add(&self, mut state: MutexGuard<'_, State>, message: Bytes) -> Result<(), String> {
         if let Some(reason) = &state.failed {
             return Err(reason.clone());
         }
@@ -65,6 +74,11 @@ impl Queue {
         self.changed.notify_all();
         self.ready.notify_one();
         Ok(())
+    }
+
+    /// Whether everything that was pushed has been dealt with.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().held_bytes == 0
     }
 
     /// Adds bytes in pieces, for a stream that does not care where they were cut.

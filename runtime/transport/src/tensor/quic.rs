@@ -81,6 +81,11 @@ impl QuicLink {
         LinkError::Closed { peer: self.peer.clone(), reason }
     }
 
+    /// The writing task may not have noticed yet that the peer is gone.
+    fn check_open(&self) -> Result<(), LinkError> {
+        self.connection.close_reason().map_or(Ok(()), |reason| Err(self.closed(reason)))
+    }
+
     /// Fills `buffer` from the stream.
     fn fill(&mut self, mut buffer: &mut [u8]) -> Result<(), LinkError> {
         while !buffer.is_empty() {
@@ -126,10 +131,7 @@ impl Drop for QuicLink {
 
 impl TensorLink for QuicLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        // The writing task may not have noticed yet.
-        if let Some(reason) = self.connection.close_reason() {
-            return Err(self.closed(reason));
-        }
+        self.check_open()?;
         let length = (message.len() as u64).to_le_bytes();
         let (first, rest) = message.split_at(message.len().min(FIRST_BYTES));
         let since = Instant::now();
@@ -138,6 +140,15 @@ impl TensorLink for QuicLink {
         self.waited += since.elapsed();
         pushed.map_err(|reason| self.closed(reason))?;
         self.bytes_sent += message.len() as u64;
+        Ok(())
+    }
+
+    fn post(&mut self, message: Bytes) -> Result<(), LinkError> {
+        self.check_open()?;
+        let bytes = message.len() as u64;
+        let pushed = self.queue.push_now(Bytes::copy_from_slice(&bytes.to_le_bytes()));
+        pushed.and_then(|()| self.queue.push_now(message)).map_err(|reason| self.closed(reason))?;
+        self.bytes_sent += bytes;
         Ok(())
     }
 

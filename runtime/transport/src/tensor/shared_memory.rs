@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
 
 use self::region::{Region, Side};
@@ -159,15 +160,47 @@ impl SharedMemoryLink {
         }
     }
 
-    /// Leaves bytes to the spilling thread, which is started when first needed.
+    /// Leaves bytes to the spilling thread.
     fn spill(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
-        if !(self.spilling || bytes.is_empty()) {
+        if !bytes.is_empty() {
+            self.start_spilling()?;
+        }
+        self.spilled.push_pieces(bytes).map_err(|reason| self.closed(reason))
+    }
+
+    /// As [`Self::spill`], without waiting for room.
+    fn spill_now(&mut self, bytes: Bytes) -> Result<(), LinkError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.start_spilling()?;
+        self.spilled.push_now(bytes).map_err(|reason| self.closed(reason))
+    }
+
+    /// Starts the spilling thread when it is first needed.
+    fn start_spilling(&mut self) -> Result<(), LinkError> {
+        if !self.spilling {
             let (end, queue) = (self.end.clone(), self.spilled.clone());
             let thread = std::thread::Builder::new().name("sixfold-spill".into());
             thread.spawn(move || write_spilled(&end, &queue)).map_err(|error| self.closed(error))?;
             self.spilling = true;
         }
-        self.spilled.push_pieces(bytes).map_err(|reason| self.closed(reason))
+        Ok(())
+    }
+
+    /// Writes what the ring has room for; returns what is left.
+    fn write_what_fits(&self, mut bytes: Bytes) -> Result<Bytes, LinkError> {
+        while !bytes.is_empty() {
+            match self.end.out.write(&bytes).map_err(|broken| self.closed(broken))? {
+                0 => break,
+                written => bytes.advance(written),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn check_open(&mut self) -> Result<(), LinkError> {
+        self.gone.or_else(|| self.end.out.peer_gone()).map_or(Ok(()), |reason| Err(self.has_gone(reason)))
     }
 
     fn read_exact(&mut self, mut buffer: &mut [u8]) -> Result<(), LinkError> {
@@ -197,9 +230,7 @@ impl Drop for SharedMemoryLink {
 
 impl TensorLink for SharedMemoryLink {
     fn send(&mut self, message: &[u8]) -> Result<(), LinkError> {
-        if let Some(reason) = self.gone.or_else(|| self.end.out.peer_gone()) {
-            return Err(self.has_gone(reason));
-        }
+        self.check_open()?;
         let length = (message.len() as u64).to_le_bytes();
         // Bytes that were spilled go first; while there are none, the ring is this thread's.
         if self.ring_is_ours()? {
@@ -212,6 +243,23 @@ impl TensorLink for SharedMemoryLink {
             self.spill(message)?;
         }
         self.bytes_sent += message.len() as u64;
+        Ok(())
+    }
+
+    fn post(&mut self, message: Bytes) -> Result<(), LinkError> {
+        self.check_open()?;
+        let bytes = message.len() as u64;
+        let mut length = Bytes::copy_from_slice(&bytes.to_le_bytes());
+        let mut left = message;
+        if self.spilled.is_idle() {
+            length = self.write_what_fits(length)?;
+            if length.is_empty() {
+                left = self.write_what_fits(left)?;
+            }
+        }
+        self.spill_now(length)?;
+        self.spill_now(left)?;
+        self.bytes_sent += bytes;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
@@ -34,6 +35,8 @@ fn key(epoch: u64) -> LinkKey {
 struct Ranks {
     authority: Authority,
     runtime: Runtime,
+    /// What links take in, where a test does not leave it at the default.
+    window_bytes: Option<usize>,
 }
 
 impl Ranks {
@@ -41,7 +44,7 @@ impl Ranks {
         let authority = Authority::create(SystemTime::now()).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { authority, runtime }
+        Self { authority, runtime, window_bytes: None }
     }
 
     fn identity(&self, peer: Peer) -> Identity {
@@ -53,7 +56,11 @@ impl Ranks {
     }
 
     fn meet(&self, from: LinkPolicy, to: LinkPolicy) -> (Result<Link, SetupError>, Result<Link, SetupError>) {
-        let (a, b) = (self.endpoint("a", options(from)), self.endpoint("b", options(to)));
+        let of = |policy| {
+            let defaults = options(policy);
+            TensorOptions { window_bytes: self.window_bytes.unwrap_or(defaults.window_bytes), ..defaults }
+        };
+        let (a, b) = (self.endpoint("a", of(from)), self.endpoint("b", of(to)));
         self.runtime.block_on(async {
             tokio::join!(
                 a.connect(b.local_address().unwrap(), Peer::node("b").unwrap(), key(1)),
@@ -68,7 +75,7 @@ impl Ranks {
     }
 
     fn every_kind(&self) -> [(Link, Link); 3] {
-        let (a, b) = local_pair(64 << 20, SOON);
+        let (a, b) = local_pair(self.window_bytes.unwrap_or(64 << 20), SOON);
         let local: (Link, Link) = (Box::new(a), Box::new(b));
         [local, self.pair(LinkPolicy::SharedMemory), self.pair(LinkPolicy::Quic)]
     }
@@ -105,6 +112,40 @@ fn messages_of_any_size_arrive_whole_and_in_order_both_ways() {
                 Ok(())
             })
             .unwrap();
+    }
+}
+
+#[test]
+fn what_is_posted_does_not_wait_for_the_peer_and_stays_in_order() {
+    const BYTES: usize = 1 << 20;
+    const WINDOW_BYTES: usize = 8 << 20;
+    let ranks = Ranks { window_bytes: Some(WINDOW_BYTES), ..Ranks::new() };
+    for (mut a, mut b) in ranks.every_kind() {
+        let posted = 2 * WINDOW_BYTES / BYTES;
+        a.send(&[7]).unwrap();
+        let waited = a.waited();
+        for seed in 0..posted as u64 {
+            a.post(message(BYTES, seed).into()).unwrap();
+        }
+        a.post(Bytes::new()).unwrap();
+        assert_eq!(a.bytes_sent(), (posted * BYTES) as u64 + 1);
+        assert_eq!(a.waited(), waited, "{}", a.kind());
+        let mut received = vec![0; BYTES];
+        b.recv(&mut received[..1]).unwrap();
+        for seed in 0..posted as u64 {
+            b.recv(&mut received).unwrap();
+            assert!(received == message(BYTES, seed), "{} {seed}", b.kind());
+        }
+        b.recv(&mut []).unwrap();
+        // Nothing is left under way, so the thread may write itself again.
+        a.send(&[8]).unwrap();
+        b.recv(&mut received[..1]).unwrap();
+        assert_eq!(received[0], 8);
+        drop(b);
+        let until = Instant::now() + SOON;
+        while a.post(message(BYTES, 0).into()).is_ok() {
+            assert!(Instant::now() < until, "a peer that has gone is noticed");
+        }
     }
 }
 

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sixfold_model::{HostUnits, ModelConfig, UnitBuffer};
-use sixfold_topology::{Coordinates, ParallelPlan, Rank};
+use sixfold_tensor::Device;
+use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
+use crate::job::{StepBatch, TrainingJob};
 use crate::links::RankLinks;
-use crate::trainer::{StepBatch, Trainer, TrainingJob};
+use crate::slice::{RankSlice, balanced_layout};
+use crate::trainer::Trainer;
 use crate::verify::Difference;
 use crate::verify::compare::first_difference;
 use crate::verify::gang::{Links, RankRun, connect, run_gang};
@@ -65,6 +68,8 @@ impl Run<'_> {
 pub(super) struct Planted {
     pub(super) job: TrainingJob,
     pub(super) plan: &'static str,
+    /// Chunks of layers of each pipeline stage.
+    pub(super) chunks: usize,
     pub(super) groups: usize,
     pub(super) per_group: usize,
     pub(super) harm: Box<Harm>,
@@ -72,6 +77,8 @@ pub(super) struct Planted {
     pub(super) position: fn(Rank) -> Rank,
     /// Whose part of the model a rank computes.
     pub(super) part: fn(Rank) -> Rank,
+    /// What is done to the chunks of layers that a rank computes.
+    pub(super) slice: fn(Rank, &mut RankSlice),
     pub(super) input: Box<Input>,
     pub(super) before: Box<Before>,
 }
@@ -81,11 +88,13 @@ impl Planted {
         Self {
             job: job(config),
             plan,
+            chunks: 1,
             groups: GROUPS,
             per_group: PER_GROUP,
             harm: Box::new(|_| false),
             position: |rank| rank,
             part: |rank| rank,
+            slice: |_, _| {},
             input: Box::new(|_, _, batch, _| batch),
             before: Box::new(|_, _, _| {}),
         }
@@ -110,15 +119,20 @@ impl Planted {
 
     /// What is found, and how many messages were harmed.
     pub(super) fn find(self) -> (Option<Difference>, usize) {
-        let Self { job, plan, harm, position, part, input, before, .. } = self;
+        let Self { job, plan, chunks, harm, position, part, slice, input, before, .. } = self;
         let batches = |step, own| batch(&job, self.groups, self.per_group, step, own);
+        let layout_of = |plan: &ParallelPlan, chunks| -> PipelineLayout {
+            balanced_layout(&job.geometry, plan, chunks).unwrap()
+        };
+        let alone = layout_of(&ParallelPlan::SERIAL, 1);
         let serial = run_gang(&ParallelPlan::SERIAL, vec![Links::new()], |rank, _| {
             let links = RankLinks::new(&ParallelPlan::SERIAL, rank, Links::new()).unwrap();
-            let mut run = RankRun::begin(&job, &ParallelPlan::SERIAL, rank, links)?;
+            let mut run = RankRun::begin(&job, &ParallelPlan::SERIAL, &alone, rank, links)?;
             (0..STEPS).try_for_each(|step| run.step(step, batches(step, 0..self.groups)))?;
             Ok(run)
         });
         let plan: ParallelPlan = plan.parse().unwrap();
+        let layout = layout_of(&plan, chunks);
         let mut links: Vec<_> = connect(&plan).into_iter().map(Some).collect();
         let placed = plan.ranks().map(|rank| links[position(rank).index()].take().unwrap()).collect();
         let (harm, harmed) = (Arc::<Harm>::from(harm), Arc::new(AtomicUsize::new(0)));
@@ -130,7 +144,11 @@ impl Planted {
                 (peer, Box::new(link) as Box<dyn TensorLink>)
             };
             let links = RankLinks::new(&plan, position(rank), links.into_iter().map(wrap).collect()).unwrap();
-            let mut run = RankRun::begin(&job, &plan, part(rank), links)?;
+            let mut own = RankSlice::new(&job.geometry, &plan, &layout, part(rank));
+            slice(rank, &mut own);
+            let trainer =
+                Trainer::of_slice(&job, &plan, &layout, part(rank), own, links, Device::cpu().stream());
+            let mut run = RankRun::of_trainer(&job, part(rank), trainer);
             let mut kept = None;
             for step in 0..STEPS {
                 now.store(step, Ordering::Relaxed);
@@ -145,7 +163,7 @@ impl Planted {
         });
         let (serial, ranks) = (serial.unwrap(), ranks.unwrap());
         let traces: Vec<_> = ranks.iter().map(|rank| &rank.trace).collect();
-        let found = first_difference(&job.geometry, &plan, &serial[0].trace, &traces);
+        let found = first_difference(&job.geometry, (&plan, &layout), &serial[0].trace, &traces);
         (found, harmed.load(Ordering::Relaxed))
     }
 }

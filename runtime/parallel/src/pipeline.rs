@@ -1,0 +1,192 @@
+//! One rank's passes of a step: [`Pipeline`] runs the schedule over the rank's chunks of layers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sixfold_collective::{Kind, PointToPoint};
+use sixfold_model::{
+    DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, Recompute, StepSeed,
+    Surroundings, Tape, UnitIndex, Work, gradient_index,
+};
+use sixfold_tensor::{Buffer, Start, Stream, tree_sum_scalars};
+use sixfold_topology::{PipelineOp, pipeline_schedule};
+
+use crate::error::StepError;
+use crate::links::{RankLinks, receive, send};
+use crate::slice::RankSlice;
+use crate::sums::ChunkSums;
+
+/// The chunks of layers of one pipeline stage on one rank.
+pub(crate) struct Pipeline {
+    stream: Stream,
+    /// Pipeline stages.
+    stages: usize,
+    /// Which of them this is.
+    stage: usize,
+    chunks: Vec<Chunk>,
+}
+
+struct Chunk {
+    network: Network,
+    /// The parameters as the products of the current step read them.
+    weights: PackedWeights,
+    sums: ChunkSums,
+    /// Micro-batches that have gone forward and not back yet, each with its loss.
+    tapes: VecDeque<(Tape, f32)>,
+}
+
+/// What the passes of a step work with.
+pub(crate) struct Passes<'a> {
+    /// What goes through, in order.
+    pub(crate) micro_batches: &'a [MicroBatch],
+    /// How many of them, one after another, are one data group.
+    pub(crate) per_sum: usize,
+    pub(crate) seed: StepSeed,
+    /// How often the loss of a row counts.
+    pub(crate) scale: f32,
+    pub(crate) parameters: &'a DeviceUnits,
+    /// Where the sums of gradients go.
+    pub(crate) gradients: &'a mut DeviceUnits,
+    pub(crate) links: &'a mut RankLinks,
+    pub(crate) work: &'a mut Work,
+}
+
+impl Pipeline {
+    /// Stage `stage` of `stages`, which holds `slice`.
+    pub(crate) fn new(
+        stream: &Stream,
+        geometry: &Arc<Geometry>,
+        slice: &RankSlice,
+        (stages, stage): (usize, usize),
+        parameters: &UnitIndex,
+    ) -> Self {
+        let mut start = 0;
+        let chunk = |slice: &ModelSlice| {
+            let index = gradient_index(geometry, slice);
+            let place = start..start + index.len();
+            start = place.end;
+            Chunk {
+                weights: PackedWeights::new(geometry, slice, parameters),
+                network: Network::new(stream.clone(), geometry.clone(), slice.clone()),
+                sums: ChunkSums::new(stream, place, index),
+                tapes: VecDeque::new(),
+            }
+        };
+        let stream = stream.clone();
+        Self { stream, stages, stage, chunks: slice.chunks().iter().map(chunk).collect() }
+    }
+
+    pub(crate) fn set_recompute(&mut self, recompute: Recompute) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.network.recompute = recompute);
+    }
+
+    /// Takes all micro-batches through, forward and back. Returns the sum of the losses, which is zero unless the
+    /// stage has the head.
+    pub(crate) fn run(&mut self, mut passes: Passes<'_>) -> Result<f32, StepError> {
+        if passes.micro_batches.len() > 1 {
+            self.chunks.iter_mut().for_each(|chunk| chunk.weights.keep(&self.stream, passes.parameters));
+        }
+        let schedule =
+            pipeline_schedule(self.stages, self.chunks.len(), self.stage, passes.micro_batches.len());
+        for op in schedule {
+            let chunk = &mut self.chunks[op.chunk()];
+            match op {
+                PipelineOp::Forward { micro_batch, .. } => {
+                    chunk.forward(&self.stream, &mut passes, micro_batch)?;
+                }
+                PipelineOp::Backward { micro_batch, .. } => {
+                    chunk.backward(&self.stream, &mut passes, micro_batch)?;
+                }
+            }
+        }
+        self.chunks.iter_mut().for_each(|chunk| chunk.weights.outdate());
+        Ok(self.chunks.iter_mut().map(|chunk| chunk.sums.finish(passes.gradients)).sum())
+    }
+}
+
+impl Chunk {
+    fn forward(
+        &mut self,
+        stream: &Stream,
+        passes: &mut Passes<'_>,
+        micro_batch: usize,
+    ) -> Result<(), StepError> {
+        let micro_batch = passes.micro_batches[micro_batch].clone();
+        let numbers = micro_batch.tokens.len() * self.network.geometry().config.hidden_size;
+        let before = passes.links.before().filter(|_| !self.network.slice().input);
+        let received = take(stream, before, Kind::Activations, numbers)?;
+        let (output, tape) =
+            self.network.forward(&mut passes.around(&self.weights), micro_batch, received)?;
+        let loss = match output {
+            Output::Activations(x) => {
+                if let Some(link) = passes.links.after() {
+                    send(stream, link, Kind::Activations, x.view())?;
+                }
+                0.0
+            }
+            Output::Losses(losses) => {
+                let losses = stream.host(losses.view());
+                let groups: Vec<f32> =
+                    losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
+                tree_sum_scalars(&groups)
+            }
+        };
+        self.tapes.push_back((tape, loss));
+        Ok(())
+    }
+
+    fn backward(
+        &mut self,
+        stream: &Stream,
+        passes: &mut Passes<'_>,
+        micro_batch: usize,
+    ) -> Result<(), StepError> {
+        let Some((tape, loss)) = self.tapes.pop_front() else { return Ok(()) };
+        let numbers = tape.rows() * self.network.geometry().config.hidden_size;
+        let after = passes.links.after().filter(|_| !self.network.slice().output);
+        let received = take(stream, after, Kind::Gradients, numbers)?;
+        let start = if micro_batch.is_multiple_of(passes.per_sum) { Start::Zero } else { Start::FromC };
+        let (gradients, losses) = self.sums.group(passes.gradients);
+        *losses += loss;
+        let mut around = Surroundings {
+            parameters: passes.parameters,
+            weights: &self.weights,
+            seed: passes.seed,
+            group: &mut passes.links.tensor,
+            work: passes.work,
+        };
+        let before = self.network.backward(&mut around, tape, received, passes.scale, gradients, start)?;
+        if let (Some(dx), Some(link)) = (before, passes.links.before()) {
+            send(stream, link, Kind::Gradients, dx.view())?;
+        }
+        if (micro_batch + 1).is_multiple_of(passes.per_sum) {
+            self.sums.end_group(passes.gradients);
+        }
+        Ok(())
+    }
+}
+
+impl Passes<'_> {
+    fn around<'a>(&'a mut self, weights: &'a PackedWeights) -> Surroundings<'a> {
+        Surroundings {
+            parameters: self.parameters,
+            weights,
+            seed: self.seed,
+            group: &mut self.links.tensor,
+            work: self.work,
+        }
+    }
+}
+
+/// What the neighbouring stage has sent, where there is one that does.
+fn take(
+    stream: &Stream,
+    link: Option<&mut PointToPoint>,
+    kind: Kind,
+    numbers: usize,
+) -> Result<Option<Buffer>, StepError> {
+    let Some(link) = link else { return Ok(None) };
+    let mut received = stream.uninit(numbers);
+    receive(stream, link, kind, received.view_mut())?;
+    Ok(Some(received))
+}

@@ -1,0 +1,119 @@
+//! The sums of a step's gradients on a rank: [`ChunkSums`].
+//!
+//! A rank has one buffer for its finished gradients, in which chunks of layers lie one after another. What the first
+//! data group adds up to is summed there; later groups need memory of their own, of one chunk at a time, until they
+//! are added. So a rank with several chunks holds no more than one with as many layers in one.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use sixfold_model::{DeviceUnits, GroupSum, GroupTree, UnitIndex};
+use sixfold_tensor::Stream;
+
+/// Adds the data groups of one chunk of layers, given in order, in a balanced binary tree.
+pub(crate) struct ChunkSums {
+    stream: Stream,
+    /// Where the chunk's gradients lie in those of the rank.
+    place: Range<usize>,
+    /// Adds those groups that make up the next right branch.
+    branch: GroupTree,
+    /// Groups that are in the rank's gradients.
+    groups: usize,
+    /// Groups that are in the branch.
+    waiting: usize,
+    /// The group under way, unless it is the first.
+    open: Option<GroupSum>,
+    /// Of the groups that are in the rank's gradients.
+    loss: f32,
+}
+
+impl ChunkSums {
+    /// Sums laid out by `index`, which lie at `place` in the rank's gradients.
+    pub(crate) fn new(stream: &Stream, place: Range<usize>, index: UnitIndex) -> Self {
+        let branch = GroupTree::new(stream.clone(), Arc::new(index));
+        Self { stream: stream.clone(), place, branch, groups: 0, waiting: 0, open: None, loss: 0.0 }
+    }
+
+    /// Where the micro-batches of the group under way are added: gradients, and losses.
+    pub(crate) fn group<'a>(
+        &'a mut self,
+        gradients: &'a mut DeviceUnits,
+    ) -> (&'a mut DeviceUnits, &'a mut f32) {
+        if self.groups == 0 {
+            return (gradients, &mut self.loss);
+        }
+        let open = self.open.get_or_insert_with(|| self.branch.take());
+        (&mut open.gradients, &mut open.loss)
+    }
+
+    /// The group under way is whole.
+    pub(crate) fn end_group(&mut self, gradients: &mut DeviceUnits) {
+        let Some(group) = self.open.take() else {
+            self.groups = 1;
+            return;
+        };
+        self.branch.push(group);
+        self.waiting += 1;
+        if self.waiting == self.groups {
+            self.add_branch(gradients);
+        }
+    }
+
+    /// All groups are whole. Returns the sum of their losses; the next group is the first of another step.
+    pub(crate) fn finish(&mut self, gradients: &mut DeviceUnits) -> f32 {
+        self.add_branch(gradients);
+        self.groups = 0;
+        std::mem::take(&mut self.loss)
+    }
+
+    fn add_branch(&mut self, gradients: &mut DeviceUnits) {
+        if let Some(sum) = self.branch.finish() {
+            self.stream.add_assign(gradients.slice_mut(self.place.clone()), sum.gradients.view());
+            self.loss += sum.loss;
+            self.groups += std::mem::take(&mut self.waiting);
+            self.branch.give_back(sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixfold_model::UnitId;
+    use sixfold_tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn groups_are_added_in_the_tree_beside_other_chunks() {
+        let stream = &Device::strict_cpu().stream();
+        let groups: Vec<f32> =
+            (0..16).map(|group| 1.0 + f32::powi(0.37, group) + f32::powi(2.0, -23)).collect();
+        // Gradients of two units, of which the second is the chunk.
+        let all = Arc::new(UnitIndex::new([(UnitId::embedding(0), 2), (UnitId::head(0), 1)]));
+        for count in [1, 2, 4, 8, 16] {
+            let index = UnitIndex::new([(UnitId::head(0), 1)]);
+            let mut tree = GroupTree::new(stream.clone(), Arc::new(index.clone()));
+            let mut sums = ChunkSums::new(stream, 2..3, index);
+            let mut gradients = DeviceUnits::zeros(stream, all.clone());
+            for step in 0..2 {
+                stream.fill(gradients.slice_mut(0..2), 7.0);
+                for &group in &groups[..count] {
+                    let mut expected = tree.take();
+                    stream.fill(expected.gradients.view_mut(), group);
+                    tree.push(GroupSum { loss: group, ..expected });
+                    let (buffer, loss) = sums.group(&mut gradients);
+                    stream.fill(buffer.unit_mut(UnitId::head(0)), group);
+                    *loss += group;
+                    sums.end_group(&mut gradients);
+                }
+                let expected = tree.finish().unwrap();
+                let loss = sums.finish(&mut gradients);
+                let (all, of_tree) =
+                    (stream.to_vec(gradients.view()), stream.to_vec(expected.gradients.view()));
+                assert_eq!((loss, all[2]), (expected.loss, of_tree[0]), "{step}");
+                assert_eq!(all[..2], [7.0, 7.0]);
+                tree.give_back(expected);
+            }
+        }
+    }
+}
