@@ -14,6 +14,7 @@ mod links;
 mod partition;
 mod passes;
 mod share;
+mod state;
 mod trainer;
 pub mod verify;
 
@@ -21,4 +22,5 @@ pub use error::{PlaceError, StepError};
 pub use health::{NotFinite, Origin, RankTime, StepHealth};
 pub use links::RankLinks;
 pub use share::ParameterShare;
+pub use state::{StateParts, UnitParts};
 pub use trainer::{Execution, StepBatch, StepReport, Trainer, TrainingJob, slice_of};
