@@ -12,12 +12,13 @@ use sixfold_topology::{JobShape, ParallelPlan, PlanError, data_groups};
 const VOCABULARY_STAND_IN: usize = 4096;
 
 const THREADS_MAX: usize = 256;
+const ZERO_STAGE_MAX: u8 = 1;
 const RMS_NORM_EPSILON: f32 = 1e-5;
 
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
+/// `pipeline_parallel`, `zero_stage`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
 /// `commit_every_steps`; every other option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +51,9 @@ pub struct TrainOptions {
     pub tensor_parallel: usize,
     /// Runs of layers, each on ranks of its own.
     pub pipeline_parallel: usize,
+    /// What data-parallel ranks share instead of each having a copy: 0 for nothing, 1 for the optimizer (stage 1 of ZeRO:
+    /// a rank keeps the moments of its part of the parameters and updates that part). Changes no bit.
+    pub zero_stage: u8,
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
@@ -123,6 +127,7 @@ impl Default for TrainOptions {
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
+            zero_stage: 1,
             verify_plan: true,
             tensor_shards: 4,
             steps: 200,
@@ -203,6 +208,7 @@ impl TrainOptions {
 
     fn validate_steps(&self) -> Result<(), OptionsError> {
         require(self.steps > 0, "steps", self.steps, "at least 1")?;
+        require(self.zero_stage <= ZERO_STAGE_MAX, "zero_stage", self.zero_stage, "0 or 1")?;
         let every = self.checkpoint_every_steps;
         require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
         let threads = (1..=THREADS_MAX).contains(&self.threads);
@@ -248,6 +254,11 @@ impl TrainOptions {
             tensor_parallel: self.tensor_parallel,
             pipeline_parallel: self.pipeline_parallel,
         }
+    }
+
+    /// Whether data-parallel ranks share the optimizer.
+    pub fn shares_optimizer(&self) -> bool {
+        self.zero_stage > 0
     }
 
     /// The counts that the plan has to fit.
@@ -338,6 +349,7 @@ impl TrainOptions {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            zero_stage,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -350,6 +362,7 @@ impl TrainOptions {
             data_parallel,
             tensor_parallel,
             pipeline_parallel,
+            zero_stage,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -399,6 +412,7 @@ mod tests {
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
             ("threads", |o| o.threads = 0),
+            ("zero_stage", |o| o.zero_stage = 2),
             ("layers", |o| o.layers = 0),
         ] {
             assert!(!refused(edit).is_empty(), "{name}");
@@ -410,6 +424,7 @@ mod tests {
         let options = TrainOptions {
             tensor_parallel: 2,
             threads: 3,
+            zero_stage: 0,
             commit_every_steps: 0,
             verify_plan: false,
             ..TrainOptions::default()

@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sixfold_model::{Geometry, UnitBuffer, gradient_of};
+use sixfold_model::{Geometry, UnitBuffer, UnitIndex, gradient_of};
 use sixfold_topology::{ParallelPlan, Rank};
 use sixfold_transport::link::TensorLink;
 use sixfold_transport::tensor::local_pair;
@@ -13,6 +15,7 @@ use sixfold_transport::tensor::local_pair;
 use super::VerifyError;
 use crate::error::StepError;
 use crate::links::RankLinks;
+use crate::state::UnitParts;
 use crate::trainer::{StepBatch, StepReport, Trainer, TrainingJob};
 
 /// Far more than a small job's ranks ever have under way on a link.
@@ -26,7 +29,16 @@ pub(crate) type Links = HashMap<Rank, Box<dyn TensorLink>>;
 /// What one rank computed: its state before the first step and after each.
 pub(super) struct RankTrace {
     pub(super) initial: UnitBuffer,
+    /// Of which numbers it has finished gradients and moments.
+    pub(super) parts: UnitParts,
     pub(super) steps: Vec<StepTrace>,
+}
+
+impl RankTrace {
+    /// How many numbers these are.
+    pub(super) fn kept(&self) -> usize {
+        self.parts.values().map(Range::len).sum()
+    }
 }
 
 /// What one rank computed in a step.
@@ -55,17 +67,25 @@ impl RankRun {
     ) -> Result<Self, VerifyError> {
         let trainer =
             Trainer::new(job, plan, rank, links).map_err(|source| VerifyError::Place { rank, source })?;
-        let trace = RankTrace { initial: trainer.parameters().clone(), steps: Vec::new() };
+        let (initial, parts) = (trainer.parameters().clone(), trainer.optimizer().parts().clone());
+        let trace = RankTrace { initial, parts, steps: Vec::new() };
         Ok(Self { rank, geometry: job.geometry.clone(), trainer, trace })
     }
 
+    /// From now on replicas share the optimizer.
+    pub(super) fn share_optimizer(&mut self) {
+        self.trainer.share_optimizer();
+        self.trace.parts = self.trainer.optimizer().parts().clone();
+    }
+
     pub(super) fn step(&mut self, step: u64, batch: StepBatch) -> Result<(), VerifyError> {
-        let index = self.trainer.parameters().index().clone();
-        let mut gradients = UnitBuffer::zeros(index.clone());
-        let geometry = &self.geometry;
+        let (geometry, parts) = (&self.geometry, &self.trace.parts);
+        let lengths = parts.iter().map(|(unit, part)| (*unit, part.len()));
+        let mut gradients = UnitBuffer::zeros(Arc::new(UnitIndex::new(lengths)));
         let done = self.trainer.step_and_show(step, batch, |sums| {
-            for (unit, range) in index.iter() {
-                gradients.values_mut()[range].copy_from_slice(gradient_of(geometry, sums, unit));
+            for (unit, part) in parts {
+                let finished = &gradient_of(geometry, sums, *unit)[part.clone()];
+                gradients.unit_mut(*unit).copy_from_slice(finished);
             }
         });
         let report = done.map_err(|source| VerifyError::Step { rank: self.rank, step, source })?;

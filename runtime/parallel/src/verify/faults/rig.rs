@@ -54,6 +54,13 @@ impl Run<'_> {
         *self.kept = Some(self.trainer.state_mut().map(|buffer| buffer.clone()));
     }
 
+    /// Puts back the moments that were kept.
+    pub(super) fn restore_moments(&mut self) {
+        let kept = self.kept.take().unwrap();
+        let moments = self.trainer.state_mut().into_iter().zip(kept).skip(1);
+        moments.for_each(|(buffer, kept)| *buffer = kept);
+    }
+
     /// Puts back what was kept.
     pub(super) fn restore(&mut self) {
         let kept = self.kept.take().unwrap();
@@ -67,6 +74,8 @@ pub(super) struct Planted {
     pub(super) plan: &'static str,
     pub(super) groups: usize,
     pub(super) per_group: usize,
+    /// Whether replicas share the optimizer.
+    pub(super) shared: bool,
     pub(super) harm: Box<Harm>,
     /// Whose place among the links a rank takes.
     pub(super) position: fn(Rank) -> Rank,
@@ -83,6 +92,7 @@ impl Planted {
             plan,
             groups: GROUPS,
             per_group: PER_GROUP,
+            shared: false,
             harm: Box::new(|_| false),
             position: |rank| rank,
             part: |rank| rank,
@@ -110,7 +120,7 @@ impl Planted {
 
     /// What is found, and how many messages were harmed.
     pub(super) fn find(self) -> (Option<Difference>, usize) {
-        let Self { job, plan, harm, position, part, input, before, .. } = self;
+        let Self { job, plan, shared, harm, position, part, input, before, .. } = self;
         let batches = |step, own| batch(&job, self.groups, self.per_group, step, own);
         let serial = run_gang(&ParallelPlan::SERIAL, vec![Links::new()], |rank, _| {
             let links = RankLinks::new(&ParallelPlan::SERIAL, rank, Links::new()).unwrap();
@@ -131,6 +141,9 @@ impl Planted {
             };
             let links = RankLinks::new(&plan, position(rank), links.into_iter().map(wrap).collect()).unwrap();
             let mut run = RankRun::begin(&job, &plan, part(rank), links)?;
+            if shared {
+                run.share_optimizer();
+            }
             let mut kept = None;
             for step in 0..STEPS {
                 now.store(step, Ordering::Relaxed);
