@@ -131,9 +131,23 @@ fn assert_little_redone(job: &Value) {
 /// Neither has a checkpoint to go on from, only what other nodes hold in memory.
 #[test]
 fn a_worker_and_a_node_lost_between_checkpoints_cost_a_step_or_two() {
+    lose_a_worker_and_a_node("between checkpoints", &[]);
+}
+
+/// Each replica holds its part of the moments alone, and its state is long enough to go over links between daemons.
+#[test]
+fn replicas_that_share_the_optimizer_lose_a_worker_and_a_node_and_a_step_or_two() {
+    let settings =
+        ["data_parallel=2", "tensor_parallel=1", "pipeline_parallel=1", "hidden_size=256", "zero_stage=1"];
+    let settings = settings.map(|setting| format!("train.{setting}"));
+    let more: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    lose_a_worker_and_a_node("a shared optimizer", &more);
+}
+
+fn lose_a_worker_and_a_node(what: &str, more: &[&str]) {
     let _alone = alone();
     let rig = Rig::training(160);
-    let far = ["--set", "train.checkpoint_every_steps=1000"];
+    let far = [&["--set", "train.checkpoint_every_steps=1000"], more].concat();
     let expected = outcome(&rig.start(5, &far).finish());
     let mut run = rig.start(5, &far);
     run.wait_for("training", |job| is_amid(job, ("train", "step", 20)));
@@ -143,7 +157,7 @@ fn a_worker_and_a_node_lost_between_checkpoints_cost_a_step_or_two() {
     let node = run.host_of("train");
     run.destroy_node(&node);
     let job = run.finish();
-    tell("between checkpoints", &job);
+    tell(what, &job);
     assert_eq!(outcome(&job), expected);
     assert_little_redone(&job);
 }

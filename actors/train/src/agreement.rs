@@ -83,8 +83,8 @@ fn missing(rank: Rank, peer: Rank) -> TrainError {
     }
 }
 
-/// Collects one record of each rank of a data-parallel replica on the replica's first rank, by
-/// pipeline stage and tensor coordinate; other ranks get nothing.
+/// Collects one record of each rank on the first one, by replica, pipeline stage and tensor coordinate; other ranks get
+/// nothing.
 ///
 /// A rank returns once the ranks that depend on it have what they need, so that all may go away
 /// afterwards.
@@ -109,7 +109,30 @@ pub(crate) fn collect(
     let _ = group.broadcast(&mut [0]);
     part(plan, rank, &mut links);
     let first = plan.coordinates(rank).pipeline == 0;
-    Ok(records.filter(|_| first).map(|records| records.as_chunks().0.to_vec()))
+    let records = match records.filter(|_| first) {
+        Some(records) => collect_from_replicas(plan, rank, &mut links, &records)?,
+        None => None,
+    };
+    Ok(records.map(|records| records.as_chunks().0.to_vec()))
+}
+
+/// Takes the records of all replicas, on the first rank of each.
+fn collect_from_replicas(
+    plan: &ParallelPlan,
+    rank: Rank,
+    links: &mut Links,
+    records: &[u8],
+) -> Result<Option<Vec<u8>>, TrainError> {
+    let members = plan.data_group(rank);
+    let group_links = partners(&members, rank)
+        .map(|peer| links.remove(&peer).ok_or_else(|| missing(rank, peer)))
+        .collect::<Result<_, _>>()?;
+    let mut group =
+        TreeGroup::new(plan.coordinates(rank).data, group_links).map_err(TrainError::of_group(rank))?;
+    let records = group.gather(records).map_err(TrainError::of_group(rank))?;
+    // See the broadcast in `collect`.
+    let _ = group.broadcast(&mut [0]);
+    Ok(records)
 }
 
 /// Waits until the data-parallel partners have come as far; a link that is dropped may lose what
@@ -202,17 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn records_reach_the_first_rank_of_a_replica_in_order() {
-        for plan in ["tp1", "tp4", "pp3", "dp2.tp2.pp2"] {
+    fn records_reach_the_first_rank_in_order() {
+        for plan in ["tp1", "tp4", "pp3", "dp4", "dp2.tp2.pp2"] {
             let results = on_gang(plan, |plan, rank, links| {
                 collect(plan, rank, links, &[rank.0 as u8; RECORD_BYTES]).unwrap()
             });
             let parsed: ParallelPlan = plan.parse().unwrap();
-            let replica = parsed.tensor_parallel * parsed.pipeline_parallel;
-            let expected: Vec<_> = (0..replica as u8).map(|rank| [rank; RECORD_BYTES]).collect();
+            let expected: Vec<_> = parsed.ranks().map(|rank| [rank.0 as u8; RECORD_BYTES]).collect();
             assert_eq!(results[0].as_ref(), Some(&expected), "{plan}");
-            let given = results.iter().filter(|records| records.is_some()).count();
-            assert_eq!(given, parsed.data_parallel, "{plan}");
+            assert!(results[1..].iter().all(Option::is_none), "{plan}");
         }
     }
 }

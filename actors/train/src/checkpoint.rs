@@ -1,24 +1,29 @@
 //! Checkpoints: the whole state of a rank after a step, readable under any other plan.
 //!
-//! A `checkpoint` artefact holds what one (pipeline stage, tensor coordinate) owns:
+//! A `checkpoint` artefact holds what one rank saves: its part of what its (pipeline stage, tensor coordinate) owns
+//! ([`StateParts`](sixfold_parallel::StateParts)).
 //!
 //! ```text
-//! units.safetensors   for each unit U: U/parameter, U/first_moment, U/second_moment, all f32
+//! units.safetensors   for each unit U: U/parameter, U/first_moment, U/second_moment, all f32;
+//!                     U/parameter@N and so on where it has a part of the unit, whose first number is the unit's Nth
 //! losses.bin          the loss of every step so far, little-endian f32
 //! ```
 //! Its manifest's metadata has a [`Header`] under `checkpoint`. A unit is (tensor, layer, logical
-//! shard), so the artefacts of one step, taken together, hold every unit whatever plan wrote them,
-//! and a rank of another plan reads its units from whichever of them have them. Random numbers and
-//! the order of the data follow from seed and step, so nothing else needs to be kept.
+//! shard), so the artefacts of one step, taken together, hold every number whatever plan wrote them,
+//! and a rank of another plan reads its numbers from whichever of them have them: all must be found, within the units'
+//! lengths, once a file, and alike wherever two files have them. Random numbers and the order of the data follow from
+//! seed and step, so nothing else needs to be kept. Format 1 had whole units only.
 //!
 //! Every artefact names the states of the step before it that was saved, so that a reader who finds
-//! one damaged goes on to older ones. Data-parallel ranks have equal states, and equal artefacts:
-//! the first of them writes, the others only name what it writes.
+//! one damaged goes on to older ones.
 //!
 //! [`Saver`] writes beside the computation, [`SavedSteps`] reads.
 
 mod load;
+mod reading;
 mod saver;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::ops::Range;
@@ -32,14 +37,15 @@ use sixfold_wire::id::ArtifactId;
 
 pub(crate) use load::{Loaded, SavedSteps, read_parameters_of};
 pub(crate) use saver::{Saver, Snapshot, Writer};
-pub(crate) use units::RankState;
 
 /// Kind of the artefact.
 pub(crate) const KIND: &str = "checkpoint";
 /// Key of the [`Header`] in the manifest's metadata.
 const HEADER_KEY: &str = "checkpoint";
-/// Version of the format.
-const FORMAT: u32 = 1;
+/// Version of the format that is written.
+const FORMAT: u32 = 2;
+/// The oldest version that is read.
+const FORMAT_MIN: u32 = 1;
 const UNITS_FILE: &str = "units.safetensors";
 const LOSSES_FILE: &str = "losses.bin";
 
@@ -66,6 +72,9 @@ pub(crate) struct Header {
     output: bool,
     /// Logical shards.
     shards: Range<usize>,
+    /// Which of the data-parallel ranks that own the same wrote it.
+    #[serde(default)]
+    replica: usize,
     /// The states of the step saved before.
     earlier: Option<SavedStep>,
 }
@@ -98,7 +107,10 @@ impl Header {
         }
         let value = manifest.metadata.get(HEADER_KEY).ok_or(CheckpointError::NoHeader)?;
         let header = Self::deserialize(value).map_err(|error| CheckpointError::Header(error.to_string()))?;
-        if header.format == FORMAT { Ok(header) } else { Err(CheckpointError::Format(header.format)) }
+        match header.format {
+            FORMAT_MIN..=FORMAT => Ok(header),
+            other => Err(CheckpointError::Format(other)),
+        }
     }
 }
 
@@ -111,7 +123,7 @@ pub(crate) enum CheckpointError {
     NoHeader,
     #[error("its header is damaged: {0}")]
     Header(String),
-    #[error("it has format {0}; this program reads {FORMAT}")]
+    #[error("it has format {0}; this program reads {FORMAT_MIN} to {FORMAT}")]
     Format(u32),
     #[error("it belongs to step {found}, not to step {expected}")]
     Step { expected: u64, found: u64 },
@@ -119,11 +131,17 @@ pub(crate) enum CheckpointError {
     OtherJob,
     #[error("its units are not readable: {0}")]
     Units(#[from] safetensors::SafeTensorError),
-    #[error("{name} is {dtype:?} {shape:?} where {expected} f32 numbers were expected")]
-    Tensor { name: String, dtype: safetensors::Dtype, shape: Vec<usize>, expected: usize },
+    #[error("it has `{0}`, which is no part of what it says that it holds")]
+    Name(String),
+    #[error("{name} is {dtype:?} {shape:?}; the unit has {most} f32 numbers there")]
+    Tensor { name: String, dtype: safetensors::Dtype, shape: Vec<usize>, most: usize },
+    #[error("it has the numbers of {0} twice")]
+    Twice(String),
+    #[error("two files have other numbers for {0}")]
+    Differs(String),
     #[error("it has the losses of {found} bytes for {step} steps")]
     Losses { step: u64, found: usize },
-    #[error("{count} units are in none of the step's files, {first} among them")]
+    #[error("{count} numbers are in none of the step's files, {first} among them")]
     Missing { count: usize, first: String },
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -30,8 +30,6 @@ type Offer = (Snapshot, u64);
 pub(crate) struct Commits {
     host: BlockingHost,
     schedule: CommitSchedule,
-    /// Whether this rank has a state to commit, or a data-parallel rank with an equal one does.
-    writes: bool,
     flag: Arc<AtomicBool>,
     saver: Saver<Offer, (u64, Result<(), TrainError>)>,
     offered: Option<Offer>,
@@ -50,7 +48,7 @@ impl Commits {
         schedule: CommitSchedule,
         flag: Arc<AtomicBool>,
     ) -> Result<Self, TrainError> {
-        let (host, writes, lowered) = (writer.host.clone(), writer.writes, flag.clone());
+        let (host, lowered) = (writer.host.clone(), flag.clone());
         let saver = Saver::start("commit", move |(snapshot, complete): Offer| {
             let done = writer.commit(&snapshot, complete);
             if done.is_ok() {
@@ -58,7 +56,7 @@ impl Commits {
             }
             (snapshot.step, done)
         })?;
-        Ok(Self { host, schedule, writes, flag, saver, offered: None, retry_at: None, taken: 0, told: false })
+        Ok(Self { host, schedule, flag, saver, offered: None, retry_at: None, taken: 0, told: false })
     }
 
     /// A step is done, see [`CommitSchedule::after_step`]. Returns the newest complete step if this rank's state is to
@@ -76,7 +74,7 @@ impl Commits {
             self.retry_at = None;
             self.saver.submit(offer)?;
         }
-        Ok(self.schedule.after_step(step, flags).filter(|_| self.writes))
+        Ok(self.schedule.after_step(step, flags))
     }
 
     fn take(&mut self, step: u64, done: Result<(), TrainError>) -> Result<(), TrainError> {

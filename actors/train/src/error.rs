@@ -90,9 +90,9 @@ pub enum TrainError {
     /// The weights cannot be put in a file.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A checkpoint cannot be put in a file.
-    #[error("cannot write a checkpoint: {0}")]
-    Format(#[from] safetensors::SafeTensorError),
+    /// The rank's state is not laid out as its plan says.
+    #[error("the rank's state: {0}")]
+    State(String),
     /// The final states, just written, do not make up the model.
     #[error("the final checkpoint cannot be read back: {0}")]
     FinalState(String),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sixfold_cluster::task::{Gang, LinkChoice, Network, TaskAddress};
+use sixfold_cluster::task::{Gang, Network, TaskAddress};
 use sixfold_topology::Rank;
 use sixfold_transport::BindError;
 use sixfold_transport::identity::Expected;
 use sixfold_transport::link::{LinkError, TensorLink};
-use sixfold_transport::tensor::{LinkKey, LinkPolicy, TensorEndpoint, TensorOptions};
+use sixfold_transport::tensor::{LinkKey, TensorEndpoint, TensorOptions};
 use sixfold_wire::id::JobId;
 use tokio::task::JoinSet;
 
@@ -32,11 +32,7 @@ impl NetworkLinks {
         let io = |address| move |source| BindError::Io { address, source };
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let bind = SocketAddr::new(network.endpoint.local_address().map_err(io(unknown))?.ip(), 0);
-        let policy = match network.links {
-            LinkChoice::Auto => LinkPolicy::Auto,
-            LinkChoice::SharedMemory => LinkPolicy::SharedMemory,
-            LinkChoice::Quic => LinkPolicy::Quic,
-        };
+        let policy = network.links.into();
         let options = TensorOptions { policy, setup_timeout: SETUP_TIMEOUT, ..TensorOptions::new(bind) };
         let endpoint = TensorEndpoint::bind(network.endpoint.identity(), options)?;
         let address = endpoint.local_address().map_err(io(bind))?;

@@ -12,12 +12,13 @@ use sixfold_topology::{JobShape, LayoutError, ParallelPlan, PipelineLayout, Plan
 const VOCABULARY_STAND_IN: usize = 4096;
 
 const THREADS_MAX: usize = 256;
+const ZERO_STAGE_MAX: u8 = 1;
 const RMS_NORM_EPSILON: f32 = 1e-5;
 
 /// Options of a `train` stage, as written in a job file.
 ///
 /// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `virtual_stages`, `stage_layers`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
+/// `pipeline_parallel`, `virtual_stages`, `stage_layers`, `zero_stage`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
 /// `commit_every_steps`; every other option changes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +61,9 @@ pub struct TrainOptions {
     /// Layers of each run, in the order of the model, such as `[7, 8, 8, 5]`: the first runs of all stages, then their
     /// second ones. Empty for stages that have about as much to do, the head included.
     pub stage_layers: Vec<usize>,
+    /// What data-parallel ranks share instead of each having a copy: 0 for nothing, 1 for the optimizer (stage 1 of ZeRO:
+    /// a rank keeps the moments of its part of the parameters and updates that part). Changes no bit.
+    pub zero_stage: u8,
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
@@ -136,6 +140,7 @@ impl Default for TrainOptions {
             pipeline_parallel: 1,
             virtual_stages: 1,
             stage_layers: Vec::new(),
+            zero_stage: 1,
             verify_plan: true,
             tensor_shards: 4,
             steps: 200,
@@ -219,6 +224,7 @@ impl TrainOptions {
 
     fn validate_steps(&self) -> Result<(), OptionsError> {
         require(self.steps > 0, "steps", self.steps, "at least 1")?;
+        require(self.zero_stage <= ZERO_STAGE_MAX, "zero_stage", self.zero_stage, "0 or 1")?;
         let every = self.checkpoint_every_steps;
         require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
         let threads = (1..=THREADS_MAX).contains(&self.threads);
@@ -281,6 +287,11 @@ impl TrainOptions {
     /// As [`Self::layout`], for a vocabulary of usual size: the real one, which only the tokens know, may move a layer.
     pub(crate) fn usual_layout(&self) -> Result<PipelineLayout, OptionsError> {
         Ok(self.layout(&self.geometry(VOCABULARY_STAND_IN, None)?)?)
+    }
+
+    /// Whether data-parallel ranks share the optimizer.
+    pub fn shares_optimizer(&self) -> bool {
+        self.zero_stage > 0
     }
 
     /// The counts that the plan has to fit.
@@ -374,6 +385,7 @@ impl TrainOptions {
             pipeline_parallel,
             virtual_stages,
             stage_layers,
+            zero_stage,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -388,6 +400,7 @@ impl TrainOptions {
             pipeline_parallel,
             virtual_stages,
             stage_layers,
+            zero_stage,
             verify_plan,
             checkpoint_every_steps,
             commit_every_steps,
@@ -443,6 +456,7 @@ mod tests {
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
             ("threads", |o| o.threads = 0),
+            ("zero_stage", |o| o.zero_stage = 2),
             ("layers", |o| o.layers = 0),
         ] {
             assert!(!refused(edit).is_empty(), "{name}");
@@ -457,6 +471,7 @@ mod tests {
             virtual_stages: 2,
             stage_layers: vec![1, 1, 1, 1],
             threads: 3,
+            zero_stage: 0,
             commit_every_steps: 0,
             verify_plan: false,
             ..TrainOptions::default()

@@ -8,7 +8,9 @@ use sixfold_cluster::task::{
     CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput,
 };
 use sixfold_model::Geometry;
-use sixfold_parallel::{NotFinite, RankLinks, RankSlice, StepReport, Trainer, TrainingJob};
+use sixfold_parallel::{
+    NotFinite, RankLinks, RankSlice, StateParts, StepReport, Trainer, TrainingJob, UnitParts,
+};
 use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
@@ -63,16 +65,18 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
     let tokens = corpus.id;
     let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
-    let (mut trainer, loaded) = member.begin(&job, &slice, &fingerprint, options.commit_every_steps > 0)?;
+    let parts = StateParts::new(&job.geometry, &plan, &slice, rank, options.shares_optimizer());
+    let owned = Owned { slice, parts };
+    let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint)?;
     trainer.set_execution(options.execution());
     let (losses, earlier) = loaded.map(|loaded| (loaded.losses, loaded.durable)).unwrap_or_default();
     let epoch = batches.samples();
     let prefetch = Prefetch::start(batches, losses.len() as u64..options.steps)?;
     let writer = Writer {
         host: host.clone(),
-        writes: plan.coordinates(rank).data == 0,
         fingerprint,
-        slice,
+        slice: owned.slice,
+        replica: plan.coordinates(rank).data,
         batch_sequences: options.batch_sequences as u64,
         earlier,
     };
@@ -80,7 +84,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
     let saver = checkpoints(writer)?;
     let stragglers = Stragglers::default();
-    let (timed, bubble) = Default::default();
+    let (timed, bubble, saved) = (Default::default(), Default::default(), owned.parts.saved);
     let mut training = Training {
         member,
         options,
@@ -88,6 +92,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         epoch,
         trainer,
         losses,
+        saved,
         saver,
         commits,
         timed,
@@ -140,6 +145,12 @@ impl Corpus {
     }
 }
 
+/// What a rank has of the model.
+struct Owned {
+    slice: RankSlice,
+    parts: StateParts,
+}
+
 /// A rank among its gang.
 struct Member<'a> {
     host: &'a BlockingHost,
@@ -170,13 +181,13 @@ impl Member<'_> {
     fn begin(
         &self,
         job: &TrainingJob,
-        slice: &RankSlice,
+        options: &TrainOptions,
+        Owned { slice, parts }: &Owned,
         fingerprint: &str,
-        commits: bool,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
         let mut links = self.connect(LinkPurpose::Tensors)?;
-        let held = if commits { self.held() } else { HeldStates::default() };
-        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, fingerprint, &held.states);
+        let held = if options.commit_every_steps > 0 { self.held() } else { HeldStates::default() };
+        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, parts, fingerprint, &held.states);
         let mut newest = u64::MAX;
         let loaded = loop {
             let loaded = saved.load(newest);
@@ -194,8 +205,11 @@ impl Member<'_> {
         let links = RankLinks::new(&self.plan, self.rank, links)?;
         let stream = Device::cpu().stream();
         let mut trainer = Trainer::with_layout(job, &self.plan, &self.layout, self.rank, links, stream)?;
+        if options.shares_optimizer() {
+            trainer.share_optimizer();
+        }
         if let Some(loaded) = &loaded {
-            loaded.state.restore(&mut trainer);
+            loaded.state.restore(&mut trainer)?;
         }
         Ok((trainer, loaded))
     }
@@ -219,6 +233,8 @@ struct Training<'a> {
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
+    /// The part of the state that this rank saves.
+    saved: UnitParts,
     saver: Checkpoints,
     commits: Commits,
     /// Wall time of the steps of this attempt, with what saving them took from them, and their number.
@@ -343,7 +359,7 @@ impl Training<'_> {
         if commit.is_none() && !checkpoint {
             return Ok(());
         }
-        let snapshot = Snapshot::take(&self.trainer, &self.losses)?;
+        let snapshot = Snapshot::take(&self.trainer, &self.saved, &self.losses)?;
         if let Some(complete) = commit {
             self.commits.offer(snapshot.clone(), complete)?;
         }
@@ -357,7 +373,7 @@ impl Training<'_> {
     /// which writes the model.
     fn finish(mut self, geometry: &Geometry, tokens: ArtifactId) -> Result<TaskOutput, TrainError> {
         let Member { host, plan, rank, .. } = self.member;
-        self.saver.submit(Snapshot::take(&self.trainer, &self.losses)?)?;
+        self.saver.submit(Snapshot::take(&self.trainer, &self.saved, &self.losses)?)?;
         let last = self.saver.wait();
         let Some((_, saved)) = last else {
             return Err(TrainError::Thread("the checkpoint thread ended".to_owned()));
@@ -385,6 +401,7 @@ impl Training<'_> {
         serde_json::json!({
             "rank": self.member.rank,
             "parameter_bytes": share.total_bytes(),
+            "moment_bytes": self.trainer.moment_bytes(),
             "flops": work.flops(),
             "bytes_sent": self.trainer.bytes_sent(),
             "steps": self.timed.1,

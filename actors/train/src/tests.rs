@@ -3,12 +3,13 @@
 mod commits;
 mod gang;
 mod layouts;
-mod meeting;
+pub(crate) mod meeting;
 
 use std::time::Duration;
 
 use gang::{Gang, Outcome};
 use sixfold_cluster::task::{ErrorClass, LinkChoice, Metric, TaskError};
+use sixfold_model::Family;
 use sixfold_topology::Rank;
 
 use crate::options::TrainOptions;
@@ -49,6 +50,55 @@ fn every_plan_gives_the_bits_of_the_serial_run() {
         let outcome = Gang::new(options(plan)).run().unwrap();
         assert_eq!(outcome.hashes(), serial.hashes(), "{plan}");
         assert_eq!(outcome.ranks.len(), options(plan).plan().world_size());
+    }
+}
+
+#[test]
+fn replicas_share_the_moments_and_change_no_bit() {
+    let serial = undisturbed();
+    let moments = |outcome: &Outcome| -> Vec<u64> {
+        outcome.ranks.iter().map(|rank| rank["moment_bytes"].as_u64().unwrap()).collect()
+    };
+    let whole = moments(&serial)[0];
+    for plan in ["dp2", "dp4"] {
+        for family in [Family::Llama, Family::Gpt2] {
+            for tie_embeddings in [false, true] {
+                let with = |plan, zero_stage| {
+                    let options = TrainOptions { family, tie_embeddings, zero_stage, ..options(plan) };
+                    Gang::new(options).run().unwrap()
+                };
+                let (serial, copies, shared) = (with("tp1", 1), with(plan, 0), with(plan, 1));
+                assert_eq!(copies.hashes(), serial.hashes(), "{plan} {family:?}, tied {tie_embeddings}");
+                assert_eq!(shared.hashes(), serial.hashes(), "{plan} {family:?}, tied {tie_embeddings}");
+                let (copies, shared): (u64, u64) =
+                    (moments(&copies).iter().sum(), moments(&shared).iter().sum());
+                assert_eq!(copies, moments(&serial)[0] * shared_ranks(plan), "every replica has all");
+                assert!(shared < copies * 9 / 10, "{plan}: {shared} of {copies} bytes of moments");
+            }
+        }
+        let shared = Gang::new(options(plan)).run().unwrap();
+        let sum: u64 = moments(&shared).iter().sum();
+        assert!(sum < whole * 5 / 4, "{plan}: {sum} bytes of moments, {whole} serially");
+    }
+}
+
+fn shared_ranks(plan: &str) -> u64 {
+    plan.parse::<sixfold_topology::ParallelPlan>().unwrap().world_size() as u64
+}
+
+#[test]
+fn checkpoints_go_from_plan_to_plan_with_and_without_a_shared_optimizer() {
+    let with = |plan, zero_stage| TrainOptions { zero_stage, steps: 8, ..options(plan) };
+    let expected = Gang::new(with("tp1", 0)).run().unwrap();
+    let mut gang = Gang::new(with("dp2", 1));
+    let mut outcome = gang.run().unwrap();
+    assert_eq!(outcome.hashes(), expected.hashes());
+    for (step, plan, zero_stage) in [(2, "tp2", 0), (4, "dp4", 1), (6, "tp1", 0)] {
+        gang = gang.again(with(plan, zero_stage)).resumed_at(step);
+        outcome = gang.run().unwrap();
+        assert_eq!(outcome.hashes(), expected.hashes(), "{plan} from step {step}");
+        let line = format!("going on from step {step} of 8");
+        assert!(outcome.log.iter().any(|logged| logged.contains(&line)), "{:?}", outcome.log);
     }
 }
 
@@ -119,17 +169,19 @@ fn a_finished_run_only_writes_its_model_again() {
 
 #[test]
 fn a_damaged_checkpoint_is_refused_and_an_older_one_used() {
-    let gang = Gang::new(options("tp2.pp2"));
-    let expected = gang.run().unwrap();
-    for damage in [gang::Damage::Bit, gang::Damage::Cut, gang::Damage::Gone] {
-        let resumed = gang.again(options("tp2")).resumed_at(4);
-        let restore = resumed.damage_one_file(4, damage);
-        let outcome = resumed.run().unwrap();
-        assert_eq!(outcome.hashes(), expected.hashes(), "{damage:?}");
-        let logged = |text: &str| outcome.log.iter().any(|line| line.contains(text));
-        assert!(logged("checkpoint of step 4 is not used"), "{:?}", outcome.log);
-        assert!(logged("going on from step 2"), "{:?}", outcome.log);
-        restore();
+    for (before, after) in [("tp2.pp2", "tp2"), ("dp2", "dp4"), ("dp4", "dp4")] {
+        let gang = Gang::new(options(before));
+        let expected = gang.run().unwrap();
+        for damage in [gang::Damage::Bit, gang::Damage::Cut, gang::Damage::Gone] {
+            let resumed = gang.again(options(after)).resumed_at(4);
+            let restore = resumed.damage_one_file(4, damage);
+            let outcome = resumed.run().unwrap();
+            assert_eq!(outcome.hashes(), expected.hashes(), "{damage:?}");
+            let logged = |text: &str| outcome.log.iter().any(|line| line.contains(text));
+            assert!(logged("checkpoint of step 4 is not used"), "{before}: {:?}", outcome.log);
+            assert!(logged("going on from step 2"), "{before}: {:?}", outcome.log);
+            restore();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! What decides which code a rank runs stays: the plan, logical shards and data groups, how unevenly
 //! heads, columns, layers and positions fall on them, copies of key-value heads, a tied head, dropout,
-//! clipping, packed documents, what goes through the model together and what is computed again. What only costs time shrinks.
+//! clipping, a shared optimizer, packed documents, what goes through the model together and what is computed again. What only costs time shrinks.
 
 use std::ops::Range;
 
@@ -53,6 +53,7 @@ pub fn verify_plan(options: &TrainOptions) -> Result<Verified, VerifyPlanError> 
         layout: small.layout.clone(),
         data_groups: small.groups,
         execution: small.execution,
+        share_optimizer: options.shares_optimizer(),
         steps: STEPS,
         batches: &batches,
     };
@@ -191,8 +192,10 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 18] = [
+        let choices: [(&str, Choose); 20] = [
             ("dp2.tp2.pp2", |_| {}),
+            ("dp2.tp2.pp2", |o| o.zero_stage = 0),
+            ("dp4.pp2", |o| (o.family, o.tie_embeddings, o.dropout) = (Family::Gpt2, true, 0.1)),
             ("dp8", |o| o.dropout = 0.1),
             ("tp4.pp3", |o| (o.kv_heads, o.layers) = (2, 7)),
             ("dp2.tp4", |o| (o.kv_heads, o.tie_embeddings) = (1, true)),

@@ -7,10 +7,12 @@
 //!
 //! Read [`Store`] first.
 
+mod content;
 mod manifest;
 mod mmap;
 mod store;
 pub mod tokens;
 
+pub use content::ContentBuffer;
 pub use manifest::{FileEntry, Manifest, ManifestError, Metadata};
 pub use store::{BlobWriter, Store, StoreError};

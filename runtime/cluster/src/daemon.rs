@@ -28,7 +28,7 @@ use crate::protocol::{
 };
 use crate::role::Roles;
 use crate::session::Session;
-use crate::states::{SharedHolder, serve_states};
+use crate::states::{SharedHolder, StateLinks, serve_states};
 use crate::supervisor::{EndSink, Supervisor, SupervisorMessage};
 use crate::task::{Gang, LinkChoice, TaskResult};
 use crate::task_table::{Start, TaskTable};
@@ -119,11 +119,12 @@ impl NodeDaemon {
             }
         };
         let session = Arc::new(Session::new(endpoint.clone(), options.coordinator, introduce));
+        let links = Arc::new(StateLinks::new(endpoint.clone(), options.links.into()));
         let shared = Arc::new(Shared {
             node: session.node(),
             store: store.clone(),
             reports: Arc::clone(&session) as Arc<dyn Reports>,
-            neighbours: Arc::new(QuicNeighbours::new(endpoint.clone(), store.clone())),
+            neighbours: Arc::new(QuicNeighbours::new(endpoint.clone(), store.clone(), Arc::clone(&links))),
             holder: SharedHolder::new(options.hold_bytes_max),
         });
         let ends = Arc::new(Ends::default());
@@ -145,7 +146,7 @@ impl NodeDaemon {
         let _ = ends.0.set(Arc::downgrade(&core));
         let registrations = [
             serve_artifacts(&endpoint, store),
-            serve_states(&endpoint, core.shared.holder.clone()),
+            serve_states(&endpoint, core.shared.holder.clone(), links),
             endpoint.register(COMMANDS_ACTOR, PeerRole::Coordinator, commands(&core)),
             endpoint.register(WORKERS_ACTOR, PeerRoles::from(PeerRole::Worker), hosting::requests(&core)),
         ];

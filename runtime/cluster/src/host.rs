@@ -68,11 +68,11 @@ pub(crate) trait Neighbours: Send + Sync {
         epoch: Epoch,
     ) -> Result<Listing, TransferError>;
 
-    /// A file of a state that a node holds.
+    /// A file of a state that a node holds, for an attempt of the gang.
     async fn read_held(
         &self,
         from: &NodeAddress,
-        gang: GangId,
+        attempt: (GangId, Epoch),
         state: ArtifactId,
         file: &FileEntry,
     ) -> Result<Bytes, TransferError>;

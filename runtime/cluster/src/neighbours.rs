@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_transport::identity::{Expected, Peer, Role, Roles};
+use sixfold_transport::link::TensorLink;
 use sixfold_transport::{ByteStream, Connection, Endpoint, IncomingStream, Registration};
 use sixfold_wire::id::{ArtifactId, Epoch};
 use tokio::sync::Semaphore;
@@ -14,7 +15,8 @@ use tokio::sync::Semaphore;
 use crate::holder::HoldTag;
 use crate::host::Neighbours;
 use crate::protocol::NodeAddress;
-use crate::states::{self, Listing, StateRequest};
+use crate::states::links::{self, LINKED_BYTES_MIN};
+use crate::states::{self, Listing, StateLinks, StateRequest};
 use crate::task::GangId;
 use crate::transfer::{self, STREAM_KIND, TransferError, TransferRequest};
 
@@ -25,12 +27,13 @@ const TRANSFERS_MAX: usize = 16;
 pub(crate) struct QuicNeighbours {
     endpoint: Endpoint,
     store: Store,
+    links: Arc<StateLinks>,
 }
 
 impl QuicNeighbours {
     /// Moves artefacts in and out of `store`.
-    pub(crate) fn new(endpoint: Endpoint, store: Store) -> Self {
-        Self { endpoint, store }
+    pub(crate) fn new(endpoint: Endpoint, store: Store, links: Arc<StateLinks>) -> Self {
+        Self { endpoint, store, links }
     }
 
     async fn open(
@@ -50,6 +53,49 @@ impl QuicNeighbours {
         request: StateRequest,
     ) -> Result<ByteStream, TransferError> {
         self.open(node, states::STREAM_KIND, &request).await
+    }
+
+    /// Connects the link that `stream` has asked for.
+    async fn link(
+        &self,
+        node: &NodeAddress,
+        stream: &mut ByteStream,
+        (gang, epoch): (GangId, Epoch),
+        what: &str,
+    ) -> Result<Box<dyn TensorLink>, TransferError> {
+        let address = SocketAddr::new(node.address.ip(), states::receive_port(stream).await?);
+        let peer = Peer::node(node.node.as_str()).map_err(std::io::Error::other)?;
+        let key = states::link_key(gang, epoch, self.endpoint.identity().peer(), what);
+        self.links.connect(address, peer, key).await
+    }
+
+    async fn hold_linked(
+        &self,
+        to: &NodeAddress,
+        tag: &HoldTag,
+        manifest: Vec<u8>,
+        files: &[Bytes],
+    ) -> Result<(), TransferError> {
+        let what = states::held_content(&manifest);
+        let mut stream = self.open_states(to, StateRequest::HoldLinked { tag: *tag, manifest }).await?;
+        let link = self.link(to, &mut stream, (tag.gang, tag.epoch), &what).await?;
+        links::push(link, files.to_vec()).await?;
+        states::receive_acknowledgement(&mut stream).await
+    }
+
+    async fn read_linked(
+        &self,
+        from: &NodeAddress,
+        (gang, epoch): (GangId, Epoch),
+        state: ArtifactId,
+        file: &FileEntry,
+    ) -> Result<Bytes, TransferError> {
+        let what = states::read_content_of(state, &file.name);
+        let request = StateRequest::ReadLinked { gang, epoch, state, file: file.name.clone() };
+        let mut stream = self.open_states(from, request).await?;
+        let link = self.link(from, &mut stream, (gang, epoch), &what).await?;
+        let mut files = links::pull(link, std::slice::from_ref(file)).await?;
+        files.pop().ok_or(TransferError::Protocol("no file"))
     }
 }
 
@@ -82,7 +128,14 @@ impl Neighbours for QuicNeighbours {
         manifest: &Manifest,
         files: &[Bytes],
     ) -> Result<(), TransferError> {
-        let request = StateRequest::Hold { tag: *tag, manifest: manifest.encode() };
+        let encoded = manifest.encode();
+        if manifest.bytes() >= LINKED_BYTES_MIN {
+            match self.hold_linked(to, tag, encoded.clone(), files).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(node = %to.node, %error, "a state does not go over a link"),
+            }
+        }
+        let request = StateRequest::Hold { tag: *tag, manifest: encoded };
         states::send(self.open_states(to, request).await?, files).await
     }
 
@@ -98,10 +151,16 @@ impl Neighbours for QuicNeighbours {
     async fn read_held(
         &self,
         from: &NodeAddress,
-        gang: GangId,
+        (gang, epoch): (GangId, Epoch),
         state: ArtifactId,
         file: &FileEntry,
     ) -> Result<Bytes, TransferError> {
+        if file.bytes >= LINKED_BYTES_MIN {
+            match self.read_linked(from, (gang, epoch), state, file).await {
+                Ok(content) => return Ok(content),
+                Err(error) => tracing::debug!(node = %from.node, %error, "a state does not come over a link"),
+            }
+        }
         let request = StateRequest::Read { gang, state, file: file.name.clone() };
         states::receive_file(self.open_states(from, request).await?, file).await
     }
@@ -164,13 +223,19 @@ mod tests {
 
     use sixfold_transport::EndpointOptions;
     use sixfold_transport::identity::Authority;
+    use sixfold_transport::tensor::LinkPolicy;
+    use sixfold_wire::id::{ContentHash, JobId};
 
     use super::*;
+    use crate::states::SharedHolder;
+
+    const HOLD_BYTES: u64 = 32 << 20;
 
     /// A node of a cluster on loopback, with a store of its own.
     struct Node {
         _folder: tempfile::TempDir,
-        _served: Registration,
+        _served: [Registration; 2],
+        holder: SharedHolder,
         neighbours: QuicNeighbours,
         address: NodeAddress,
     }
@@ -185,11 +250,17 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let store = Store::open(folder.path()).unwrap();
             let address = NodeAddress { node: name.into(), address: endpoint.local_address().unwrap() };
-            let served = serve_artifacts(&endpoint, store.clone());
+            let links = Arc::new(StateLinks::new(endpoint.clone(), LinkPolicy::Auto));
+            let holder = SharedHolder::new(HOLD_BYTES);
+            let served = [
+                serve_artifacts(&endpoint, store.clone()),
+                states::serve_states(&endpoint, holder.clone(), Arc::clone(&links)),
+            ];
             Self {
                 _folder: folder,
                 _served: served,
-                neighbours: QuicNeighbours::new(endpoint, store),
+                holder,
+                neighbours: QuicNeighbours::new(endpoint, store, links),
                 address,
             }
         }
@@ -215,5 +286,52 @@ mod tests {
             let back = b.publish(&(1000 + round).to_le_bytes());
             a.neighbours.fetch(&b.address, back).await.unwrap_or_else(|error| panic!("{round}: {error}"));
         }
+    }
+
+    fn state(bytes: u64) -> (HoldTag, Manifest, Vec<Bytes>) {
+        let files = [bytes, 3]
+            .map(|bytes| Bytes::from((0..bytes).map(|at| ((at * 7) >> 3) as u8).collect::<Vec<_>>()));
+        let mut manifest = Manifest::new("checkpoint", "train");
+        manifest.files.extend(["units", "losses"].iter().zip(&files).map(|(name, content)| FileEntry {
+            name: (*name).to_owned(),
+            hash: ContentHash::of(content),
+            bytes: content.len() as u64,
+        }));
+        let gang = GangId { job: JobId(1), phase: 0 };
+        (HoldTag { gang, epoch: Epoch(1), step: 1, complete: 0 }, manifest, files.into())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn states_are_held_and_read_back_over_streams_and_links() {
+        let authority = Authority::create(SystemTime::now()).unwrap();
+        let (a, b) = (Node::start(&authority, "a"), Node::start(&authority, "b"));
+        for bytes in [0, 1000, LINKED_BYTES_MIN + 1] {
+            let (tag, manifest, files) = state(bytes);
+            a.neighbours.hold(&b.address, &tag, &manifest, &files).await.unwrap();
+            for (entry, file) in manifest.files.iter().zip(&files) {
+                let held = b.holder.lock().read(tag.gang, manifest.id(), &entry.name);
+                assert!(held.as_ref() == Some(file), "{bytes}");
+                let attempt = (tag.gang, Epoch(2));
+                let read = a.neighbours.read_held(&b.address, attempt, manifest.id(), entry).await.unwrap();
+                assert!(read == file, "{bytes}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_large_state_goes_over_a_link_and_is_refused_like_any() {
+        let authority = Authority::create(SystemTime::now()).unwrap();
+        let (a, b) = (Node::start(&authority, "a"), Node::start(&authority, "b"));
+        let (tag, manifest, files) = state(LINKED_BYTES_MIN);
+        a.neighbours.hold_linked(&b.address, &tag, manifest.encode(), &files).await.unwrap();
+        let stale = HoldTag { epoch: Epoch(0), ..tag };
+        let (_, large, files) = state(HOLD_BYTES);
+        for (tag, manifest, why) in [(stale, &manifest, "a newer attempt"), (tag, &large, "do not fit")] {
+            let error = a.neighbours.hold(&b.address, &tag, manifest, &files).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let (gang, id) = (tag.gang, large.id());
+        let gone = a.neighbours.read_linked(&b.address, (gang, tag.epoch), id, &large.files[0]).await;
+        assert!(gone.unwrap_err().to_string().contains("not held here"));
     }
 }

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sixfold_artifact::{FileEntry, Manifest, Store, StoreError};
 use sixfold_transport::Endpoint;
+use sixfold_transport::tensor::LinkPolicy;
 use sixfold_wire::id::{ArtifactId, Epoch, NodeName, TaskId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -253,6 +254,16 @@ pub enum LinkChoice {
     SharedMemory,
     /// QUIC only.
     Quic,
+}
+
+impl From<LinkChoice> for LinkPolicy {
+    fn from(choice: LinkChoice) -> Self {
+        match choice {
+            LinkChoice::Auto => Self::Auto,
+            LinkChoice::SharedMemory => Self::SharedMemory,
+            LinkChoice::Quic => Self::Quic,
+        }
+    }
 }
 
 /// How a task reaches other processes.

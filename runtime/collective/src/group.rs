@@ -110,8 +110,13 @@ impl TreeGroup {
     /// Which piece of a buffer this member ends with after [`Self::reduce_scatter`]: with the nearest
     /// neighbour first, pieces land at their members' indices with the bits reversed.
     pub fn piece(&self) -> usize {
-        let levels = self.partners.len();
-        (0..levels).fold(0, |piece, level| piece | (self.index >> level & 1) << (levels - 1 - level))
+        Self::piece_of(self.index, self.size())
+    }
+
+    /// The piece of member `index` of a group of `size`, a power of two.
+    pub fn piece_of(index: usize, size: usize) -> usize {
+        let levels = size.trailing_zeros();
+        (0..levels).fold(0, |piece, level| piece | (index >> level & 1) << (levels - 1 - level))
     }
 
     /// The first half of [`Self::sum`], with the same bits: of the pieces `cuts[i]..cuts[i + 1]` of `buffer`,

@@ -139,7 +139,7 @@ impl Trainer {
 
     /// From now on the ranks of the data-parallel group share the optimizer: each keeps its part of the moments
     /// ([`Optimizer::parts`]) and updates it alone, and parameters are gathered after each update. Changes no bit. All
-    /// ranks must do so before the same step; where a state is to be restored, after it is.
+    /// ranks must do so before the same step; a state is restored before or after it.
     pub fn share_optimizer(&mut self) {
         let (data, sums) = (&self.links.data, self.gradients.index());
         if data.size() > 1 && self.partition.is_none() {

@@ -47,6 +47,8 @@ pub struct Verification<'a> {
     pub data_groups: usize,
     /// How the ranks of the plan compute; the one rank alone keeps everything and takes one micro-batch at a time.
     pub execution: Execution,
+    /// Whether the replicas of the plan share the optimizer; the one rank alone has all of it.
+    pub share_optimizer: bool,
     /// Steps to train.
     pub steps: u64,
     /// Batches by step and data groups.
@@ -81,6 +83,8 @@ pub struct VerifiedRank {
     pub rank: Rank,
     /// Parameters that it held.
     pub parameters: usize,
+    /// Parameters whose moments it kept.
+    pub moments: usize,
     /// Bytes that it sent to other ranks.
     pub bytes_sent: u64,
     /// Bytes that it would have sent if its sums had gone around rings.
@@ -133,9 +137,9 @@ impl Verification<'_> {
     pub fn run(&self) -> Result<Verified, VerifyError> {
         let alone = balanced_layout(&self.job.geometry, &ParallelPlan::SERIAL, 1);
         let alone = alone.map_err(|error| VerifyError::Place { rank: Rank(0), source: error.into() })?;
-        let serial = self.trace(&ParallelPlan::SERIAL, &alone, PLAIN)?;
+        let serial = self.trace(&ParallelPlan::SERIAL, &alone, PLAIN, false)?;
         let serial = &serial[0];
-        let ranks = self.trace(&self.plan, &self.layout, self.execution)?;
+        let ranks = self.trace(&self.plan, &self.layout, self.execution, self.share_optimizer)?;
         let geometry = &self.job.geometry;
         let traces: Vec<_> = ranks.iter().map(|rank| &rank.trace).collect();
         if let Some(difference) =
@@ -147,12 +151,14 @@ impl Verification<'_> {
         let of_rank = |(index, rank): (u32, &RankRun)| VerifiedRank {
             rank: Rank(index),
             parameters: held(rank),
+            moments: rank.trace.kept(),
             bytes_sent: rank.trainer.bytes_sent(),
             ring_bytes: rank.trainer.ring_bytes(),
         };
-        let each_step: usize = ranks.iter().map(held).sum();
-        // Initial parameters once; gradients, parameters and two moments a step.
-        let numbers = each_step as u64 * (1 + 4 * self.steps);
+        let held_by_all: usize = ranks.iter().map(held).sum();
+        let kept_by_all: usize = ranks.iter().map(|rank| rank.trace.kept()).sum();
+        // Parameters before and after each step; gradients and two moments of what is kept.
+        let numbers = held_by_all as u64 * (1 + self.steps) + kept_by_all as u64 * 3 * self.steps;
         Ok(Verified {
             plan: self.plan,
             layout: self.layout.clone(),
@@ -171,12 +177,16 @@ impl Verification<'_> {
         plan: &ParallelPlan,
         layout: &PipelineLayout,
         execution: Execution,
+        share_optimizer: bool,
     ) -> Result<Vec<RankRun>, VerifyError> {
         run_gang(plan, connect(plan), |rank, links| {
             let links =
                 RankLinks::new(plan, rank, links).map_err(|source| VerifyError::Place { rank, source })?;
             let mut run = RankRun::begin(self.job, plan, layout, rank, links)?;
             run.trainer.set_execution(execution);
+            if share_optimizer {
+                run.share_optimizer();
+            }
             for step in 0..self.steps {
                 run.step(step, (self.batches)(step, plan.groups(rank, self.data_groups)))?;
             }
@@ -190,17 +200,27 @@ mod tests {
     use super::small::{batch, config, job};
     use super::*;
 
-    fn verify(plan: &str, batches: &Batches<'_>) -> Result<Verified, VerifyError> {
+    fn verify(plan: &str, share_optimizer: bool, batches: &Batches<'_>) -> Result<Verified, VerifyError> {
         let job = job(config());
         let (plan, execution) = (plan.parse().unwrap(), Execution::default());
         let layout = balanced_layout(&job.geometry, &plan, 1).unwrap();
-        Verification { job: &job, plan, layout, data_groups: 4, execution, steps: 2, batches }.run()
+        let verification = Verification {
+            job: &job,
+            plan,
+            layout,
+            data_groups: 4,
+            execution,
+            share_optimizer,
+            steps: 2,
+            batches,
+        };
+        verification.run()
     }
 
     #[test]
     fn a_plan_that_is_right_is_told_with_what_was_compared() {
         let job = job(config());
-        let verified = verify("dp2.tp2.pp2", &|step, own| batch(&job, 4, 1, step, own)).unwrap();
+        let verified = verify("dp2.tp2.pp2", false, &|step, own| batch(&job, 4, 1, step, own)).unwrap();
         let Verified { tensors, parameters, numbers, losses, ranks, .. } = verified;
         assert_eq!((tensors, losses.len(), ranks.len()), (3 + 9 * 4, 2, 8));
         assert_eq!(parameters, job.geometry.config.parameters());
@@ -213,18 +233,30 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_optimizer_is_compared_where_it_is() {
+        let job = job(config());
+        let verified = verify("dp2.tp2.pp2", true, &|step, own| batch(&job, 4, 1, step, own)).unwrap();
+        let all: usize = verified.ranks.iter().map(|rank| rank.parameters).sum();
+        let kept: usize = verified.ranks.iter().map(|rank| rank.moments).sum();
+        assert!(kept < all * 6 / 10, "{kept} of {all}");
+        assert_eq!(verified.numbers, (3 * all + 6 * kept) as u64);
+    }
+
+    #[test]
     fn a_plan_that_is_not_right_is_refused() {
         let job = job(config());
         let wrong = |step, own: Range<usize>| {
             let own = if own == (2..4) { 0..2 } else { own };
             batch(&job, 4, 1, step, own)
         };
-        let error = verify("dp2", &wrong).unwrap_err();
-        assert!(matches!(error, VerifyError::Differs(_)), "{error}");
-        assert!(
-            error.to_string().starts_with("step 0, the gradient of model.embed_tokens.weight"),
-            "{error}"
-        );
+        for shared in [false, true] {
+            let error = verify("dp2", shared, &wrong).unwrap_err();
+            assert!(matches!(error, VerifyError::Differs(_)), "{error}");
+            assert!(
+                error.to_string().starts_with("step 0, the gradient of model.embed_tokens.weight"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -234,7 +266,7 @@ mod tests {
             assert_ne!(own, 2..4, "no such groups");
             batch(&job, 4, 1, step, own)
         };
-        let error = verify("dp2.tp2", &wrong).unwrap_err().to_string();
+        let error = verify("dp2.tp2", false, &wrong).unwrap_err().to_string();
         assert!(error.starts_with("rank 2 panicked") && error.contains("no such groups"), "{error}");
     }
 }

@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use sixfold_artifact::{Manifest, StoreError};
 use sixfold_cluster::task::HeldState;
-use sixfold_model::{Geometry, ModelSlice, UnitBuffer, UnitId};
-use sixfold_parallel::RankSlice;
+use sixfold_model::{Geometry, ModelSlice, UnitBuffer};
+use sixfold_parallel::{RankSlice, StateParts};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
-use super::{CheckpointError, Header, LOSSES_FILE, RankState, SavedStep, UNITS_FILE, units};
+use super::reading::Reading;
+use super::units::{self, PartBuffer, RankState};
+use super::{CheckpointError, Header, LOSSES_FILE, SavedStep, UNITS_FILE};
 use crate::host::BlockingHost;
 
 /// A state that is complete for this rank.
@@ -47,10 +48,11 @@ pub(crate) struct SavedSteps<'a> {
     host: &'a BlockingHost,
     geometry: &'a Geometry,
     slice: &'a RankSlice,
+    parts: &'a StateParts,
     fingerprint: &'a str,
     held: &'a [HeldState],
     sources: BTreeMap<u64, BTreeSet<Source>>,
-    /// Which artefact to look into first: under the same plan it holds all of the rank's units.
+    /// Which artefact to look into first: under the same plan it holds what the rank saved.
     likely: Option<ArtifactId>,
 }
 
@@ -61,6 +63,7 @@ impl<'a> SavedSteps<'a> {
         host: &'a BlockingHost,
         geometry: &'a Geometry,
         slice: &'a RankSlice,
+        parts: &'a StateParts,
         fingerprint: &'a str,
         held: &'a [HeldState],
     ) -> Self {
@@ -73,7 +76,7 @@ impl<'a> SavedSteps<'a> {
             sources.entry(state.step).or_default().insert(Source::Durable(state.artifact));
         }
         let likely = spec.resume.get(spec.id.index as usize).map(|state| state.artifact);
-        Self { host, geometry, slice, fingerprint, held, sources, likely }
+        Self { host, geometry, slice, parts, fingerprint, held, sources, likely }
     }
 
     /// The newest step up to `newest` that can be read; the log says why newer ones cannot.
@@ -90,8 +93,7 @@ impl<'a> SavedSteps<'a> {
     }
 
     fn load_step(&mut self, step: u64) -> Result<Loaded, CheckpointError> {
-        let mut reading =
-            Reading::new(self.geometry, self.slice, RankState::zeros(self.geometry, self.slice));
+        let mut reading = Reading::new(RankState::zeros(self.geometry, self.slice, self.parts).quantities);
         let mut losses = Err(CheckpointError::Losses { step, found: 0 });
         let mut problem = None;
         for source in self.in_order(step) {
@@ -100,19 +102,21 @@ impl<'a> SavedSteps<'a> {
                 break;
             }
             let read = self.open(source, step).and_then(|opened| {
-                reading.read(self.host, &opened)?;
+                read_units(self.host, self.geometry, &opened, &mut reading)?;
                 if losses.is_err() {
                     losses = read_losses(self.host, &opened, step);
                 }
                 Ok(())
             });
-            if let Err(error) = read {
-                problem.get_or_insert(error);
+            match read {
+                Ok(()) => {}
+                Err(error @ CheckpointError::Differs(_)) => return Err(error),
+                // A damaged file matters only if its numbers or the losses are in no other.
+                Err(error) => drop(problem.get_or_insert(error)),
             }
         }
-        // A damaged file matters only if its units or the losses are in no other.
-        let state = reading.finish().map_err(|missing| problem.unwrap_or(missing))?;
-        Ok(Loaded { state, losses: losses?, step, durable: self.durable(step) })
+        let quantities = reading.finish().map_err(|missing| problem.unwrap_or(missing))?;
+        Ok(Loaded { state: RankState { quantities }, losses: losses?, step, durable: self.durable(step) })
     }
 
     /// The newest durable states up to `step`.
@@ -192,63 +196,26 @@ impl Opened<'_> {
     }
 }
 
-/// Units being put together from several files.
-struct Reading<'a, B> {
-    geometry: &'a Geometry,
-    wanted: BTreeSet<UnitId>,
-    into: B,
-}
-
-/// What units can be read into.
-trait Buffers {
-    fn buffers(&mut self) -> &mut [UnitBuffer];
-}
-
-impl Buffers for RankState {
-    fn buffers(&mut self) -> &mut [UnitBuffer] {
-        &mut self.buffers
+/// Reads the units of a state, where they are needed.
+fn read_units<const N: usize>(
+    host: &BlockingHost,
+    geometry: &Geometry,
+    opened: &Opened<'_>,
+    reading: &mut Reading<N>,
+) -> Result<(), CheckpointError> {
+    let slice = opened.header.slice();
+    let fits = |chunk: &ModelSlice| {
+        chunk.shards.end <= geometry.sharding.logical()
+            && chunk.layers.end <= geometry.config.num_hidden_layers
+    };
+    if !slice.chunks().iter().all(fits) {
+        return Err(CheckpointError::OtherJob);
     }
-}
-
-impl Buffers for UnitBuffer {
-    fn buffers(&mut self) -> &mut [UnitBuffer] {
-        std::slice::from_mut(self)
+    if !reading.needs(geometry, &slice) {
+        return Ok(());
     }
-}
-
-impl<'a, B: Buffers> Reading<'a, B> {
-    fn new(geometry: &'a Geometry, slice: &RankSlice, into: B) -> Self {
-        Self { geometry, wanted: slice.units(geometry).into_iter().collect(), into }
-    }
-
-    /// Takes the wanted units of a checkpoint; does not open it if it has none.
-    fn read(&mut self, host: &BlockingHost, opened: &Opened<'_>) -> Result<(), CheckpointError> {
-        let slice = opened.header.slice();
-        let fits = |chunk: &ModelSlice| {
-            chunk.shards.end <= self.geometry.sharding.logical()
-                && chunk.layers.end <= self.geometry.config.num_hidden_layers
-        };
-        if !slice.chunks().iter().all(fits) {
-            return Err(CheckpointError::OtherJob);
-        }
-        if !slice.units(self.geometry).iter().any(|unit| self.wanted.contains(unit)) {
-            return Ok(());
-        }
-        units::read(&opened.read_file(host, UNITS_FILE)?, &mut self.wanted, self.into.buffers())
-    }
-
-    fn is_complete(&self) -> bool {
-        self.wanted.is_empty()
-    }
-
-    fn finish(self) -> Result<B, CheckpointError> {
-        match self.wanted.first() {
-            None => Ok(self.into),
-            Some(first) => {
-                Err(CheckpointError::Missing { count: self.wanted.len(), first: first.to_string() })
-            }
-        }
-    }
+    let file = opened.read_file(host, UNITS_FILE)?;
+    reading.take(&units::pieces(&file, geometry, &slice)?)
 }
 
 /// The parameters of the whole model, from the checkpoints of one step.
@@ -257,13 +224,13 @@ pub(crate) fn read_parameters_of(
     geometry: &Geometry,
     checkpoints: &[ArtifactId],
 ) -> Result<UnitBuffer, CheckpointError> {
-    let whole = RankSlice::whole(geometry);
-    let index = Arc::new(whole.parameter_index(geometry));
-    let mut reading = Reading::new(geometry, &whole, UnitBuffer::zeros(index));
+    let mut reading = Reading::new([PartBuffer::of_slice(geometry, &RankSlice::whole(geometry))]);
     for id in checkpoints {
         let manifest = host.fetch(*id)?;
         let header = Header::read(&manifest)?;
-        reading.read(host, &Opened { manifest: Cow::Owned(manifest), header, held: None })?;
+        let opened = Opened { manifest: Cow::Owned(manifest), header, held: None };
+        read_units(host, geometry, &opened, &mut reading)?;
     }
-    reading.finish()
+    let [parameters] = reading.finish()?;
+    Ok(parameters.values)
 }

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest};
 use sixfold_cluster::task::{Commit, SavedState};
-use sixfold_parallel::{RankSlice, Trainer};
+use sixfold_parallel::{RankSlice, Trainer, UnitParts};
 use sixfold_wire::id::ContentHash;
 
 use super::{FORMAT, HEADER_KEY, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
@@ -21,16 +21,19 @@ const WAITING_MAX: usize = 1;
 #[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) step: u64,
-    units: Bytes,
-    losses: Bytes,
+    pub(super) units: Bytes,
+    pub(super) losses: Bytes,
 }
 
 impl Snapshot {
-    /// Copies `trainer`'s state, which has done as many steps as there are `losses`.
-    pub(crate) fn take(trainer: &Trainer, losses: &[f32]) -> Result<Self, TrainError> {
+    /// Copies the part `saved` of the state of `trainer`, which has done as many steps as there are `losses`.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] if the trainer does not have that part.
+    pub(crate) fn take(trainer: &Trainer, saved: &UnitParts, losses: &[f32]) -> Result<Self, TrainError> {
         let step = losses.len() as u64;
         let losses: Vec<u8> = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
-        Ok(Self { step, units: units::encode(trainer)?.into(), losses: losses.into() })
+        Ok(Self { step, units: units::encode(trainer, saved)?, losses: losses.into() })
     }
 
     fn files(&self) -> [(&'static str, &Bytes); 2] {
@@ -42,10 +45,10 @@ impl Snapshot {
 #[derive(Clone)]
 pub(crate) struct Writer {
     pub(crate) host: BlockingHost,
-    /// Whether this rank writes the files, or a data-parallel rank with an equal state does.
-    pub(crate) writes: bool,
     pub(crate) fingerprint: String,
     pub(crate) slice: RankSlice,
+    /// The rank's data-parallel coordinate.
+    pub(crate) replica: usize,
     pub(crate) batch_sequences: u64,
     /// The states of the last step that was saved durably.
     pub(crate) earlier: Option<SavedStep>,
@@ -57,13 +60,9 @@ impl Writer {
         let step = snapshot.step;
         let mut manifest = self.manifest(snapshot)?;
         for (name, content) in snapshot.files() {
-            let file = if self.writes { self.host.store().put(name, content)? } else { entry(name, content) };
-            manifest.files.push(file);
+            manifest.files.push(self.host.store().put(name, content)?);
         }
-        let artifact = manifest.id();
-        if self.writes {
-            self.host.publish(manifest)?;
-        }
+        let artifact = self.host.publish(manifest)?;
         self.host.save_state(artifact, step)?;
         self.earlier = Some(SavedStep { step, artifacts: vec![artifact] });
         Ok(SavedState { artifact, step })
@@ -90,6 +89,7 @@ impl Writer {
             input: chunks.iter().any(|chunk| chunk.input),
             output: chunks.iter().any(|chunk| chunk.output),
             shards: chunks.first().map(|chunk| chunk.shards.clone()).unwrap_or_default(),
+            replica: self.replica,
             earlier: self.earlier.clone(),
         };
         let header = serde_json::to_value(header).map_err(|error| TrainError::Thread(error.to_string()))?;

@@ -1,171 +1,221 @@
-//! Units in a safetensors file.
+//! Units, and parts of units, in a safetensors file.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View, serialize};
-use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitId};
-use sixfold_parallel::{RankSlice, Trainer};
+use bytes::Bytes;
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde_json::json;
+use sixfold_artifact::ContentBuffer;
+use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitId, UnitIndex};
+use sixfold_parallel::{RankSlice, StateParts, Trainer, UnitParts};
 
 use super::CheckpointError;
+use crate::error::TrainError;
 
 /// Names of the three numbers kept for each parameter, in the order of [`Trainer::state`].
-pub(super) const PARTS: [&str; 3] = ["parameter", "first_moment", "second_moment"];
+pub(super) const QUANTITIES: [&str; 3] = ["parameter", "first_moment", "second_moment"];
+/// Between a tensor's name and the place in its unit where its numbers begin, where they are not the whole unit's.
+const PLACE: char = '@';
+/// Bytes of the length that a safetensors file begins with.
+const LENGTH_BYTES: usize = 8;
+/// The header ends at a multiple of it.
+const ALIGNMENT: usize = 8;
 
-/// Parameters and moments of a rank.
+/// One quantity of parts of units.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PartBuffer {
+    pub(super) parts: UnitParts,
+    pub(super) values: UnitBuffer,
+}
+
+impl PartBuffer {
+    /// All zeros.
+    pub(super) fn zeros(parts: UnitParts) -> Self {
+        let index = UnitIndex::new(parts.iter().map(|(unit, part)| (*unit, part.len())));
+        Self { parts, values: UnitBuffer::zeros(Arc::new(index)) }
+    }
+
+    /// All zeros, of the whole units of a slice.
+    pub(super) fn of_slice(geometry: &Geometry, slice: &RankSlice) -> Self {
+        Self::zeros(
+            slice.units(geometry).into_iter().map(|unit| (unit, 0..geometry.region(unit).len())).collect(),
+        )
+    }
+}
+
+/// Parameters and moments of a rank: those of its units, and those that it keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RankState {
-    /// Parameters, first and second moments.
-    pub(crate) buffers: [UnitBuffer; 3],
+    /// By [`QUANTITIES`].
+    pub(super) quantities: [PartBuffer; 3],
 }
 
 impl RankState {
     /// All zeros.
-    pub(crate) fn zeros(geometry: &Geometry, slice: &RankSlice) -> Self {
-        let index = Arc::new(slice.parameter_index(geometry));
-        Self { buffers: std::array::from_fn(|_| UnitBuffer::zeros(index.clone())) }
+    pub(super) fn zeros(geometry: &Geometry, slice: &RankSlice, parts: &StateParts) -> Self {
+        let moments = || PartBuffer::zeros(parts.moments.clone());
+        Self { quantities: [PartBuffer::of_slice(geometry, slice), moments(), moments()] }
     }
 
-    /// Overwrites a trainer's state, which is of the same slice.
-    pub(crate) fn restore(&self, trainer: &mut Trainer) {
-        trainer.restore(self.buffers.each_ref());
-    }
-}
-
-/// The bytes of a file with parameters and moments of `trainer`.
-pub(crate) fn encode(trainer: &Trainer) -> Result<Vec<u8>, SafeTensorError> {
-    encode_buffers(trainer.state().each_ref())
-}
-
-pub(super) fn encode_buffers(buffers: [&HostUnits<'_>; 3]) -> Result<Vec<u8>, SafeTensorError> {
-    let tensors = PARTS.iter().zip(buffers).flat_map(|(part, buffer)| {
-        buffer.iter().map(move |(unit, values)| (name(unit, part), Numbers { shape: [values.len()], values }))
-    });
-    serialize(tensors, None)
-}
-
-fn name(unit: UnitId, part: &str) -> String {
-    format!("{unit}/{part}")
-}
-
-/// Copies the units of `wanted` that `file` has into `buffers`, one buffer for each of the first
-/// parts, and takes them off `wanted`.
-pub(super) fn read(
-    file: &[u8],
-    wanted: &mut BTreeSet<UnitId>,
-    buffers: &mut [UnitBuffer],
-) -> Result<(), CheckpointError> {
-    let tensors = SafeTensors::deserialize(file)?;
-    let has = |unit: &UnitId| tensors.tensor(&name(*unit, PARTS[0])).is_ok();
-    let found: Vec<UnitId> = wanted.iter().copied().filter(has).collect();
-    for unit in found {
-        for (part, buffer) in PARTS.iter().zip(buffers.iter_mut()) {
-            copy(&tensors, name(unit, part), buffer.unit_mut(unit))?;
+    /// Overwrites the state of a trainer that has the same units and keeps the same moments.
+    ///
+    /// # Errors
+    /// [`TrainError::State`] if it does not.
+    pub(crate) fn restore(&self, trainer: &mut Trainer) -> Result<(), TrainError> {
+        let [parameters, moments, _] = &self.quantities;
+        let same = trainer.parameters().index() == parameters.values.index()
+            && *trainer.optimizer().parts() == moments.parts;
+        if !same {
+            return Err(TrainError::State("the state that was read is not the rank's".to_owned()));
         }
-        wanted.remove(&unit);
+        trainer.restore(self.quantities.each_ref().map(|quantity| &quantity.values));
+        Ok(())
     }
-    Ok(())
 }
 
-fn copy(tensors: &SafeTensors<'_>, name: String, values: &mut [f32]) -> Result<(), CheckpointError> {
-    let view = tensors.tensor(&name)?;
-    if view.dtype() != Dtype::F32 || view.shape() != [values.len()] {
-        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-        return Err(CheckpointError::Tensor { name, dtype, shape, expected: values.len() });
-    }
-    let (numbers, _) = view.data().as_chunks::<4>();
-    values.iter_mut().zip(numbers).for_each(|(value, bytes)| *value = f32::from_le_bytes(*bytes));
-    Ok(())
+/// The bytes of a file with the parameters and moments of `saved`.
+///
+/// # Errors
+/// [`TrainError::State`] if the trainer does not keep some of them.
+pub(crate) fn encode(trainer: &Trainer, saved: &UnitParts) -> Result<Bytes, TrainError> {
+    let kept = Some(trainer.optimizer().parts());
+    let [parameters, first, second] = &trainer.state();
+    let [first, second] = [first, second].map(|moment| Source { values: moment, parts: kept });
+    encode_parts(saved, [Source { values: parameters, parts: None }, first, second])
 }
 
-struct Numbers<'a> {
-    shape: [usize; 1],
-    values: &'a [f32],
+/// Where a quantity's numbers are: whole units, or parts of them.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) values: &'a HostUnits<'a>,
+    pub(super) parts: Option<&'a UnitParts>,
 }
 
-impl View for Numbers<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
+impl<'a> Source<'a> {
+    fn numbers(&self, unit: UnitId, part: &Range<usize>) -> Option<&'a [f32]> {
+        let start = match self.parts {
+            Some(parts) => parts.get(&unit)?.start,
+            None => 0,
+        };
+        self.values.get(unit)?.get(part.start.checked_sub(start)?..part.end.checked_sub(start)?)
     }
+}
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
+pub(super) fn encode_parts(saved: &UnitParts, sources: [Source<'_>; 3]) -> Result<Bytes, TrainError> {
+    let [parameters, ..] = sources;
+    let mut tensors = Vec::with_capacity(saved.len() * QUANTITIES.len());
+    for (quantity, source) in QUANTITIES.iter().zip(sources) {
+        for (unit, part) in saved {
+            let whole = parameters.values.get(*unit).is_some_and(|values| *part == (0..values.len()));
+            let name = match whole {
+                true => format!("{unit}/{quantity}"),
+                false => format!("{unit}/{quantity}{PLACE}{}", part.start),
+            };
+            let Some(values) = source.numbers(*unit, part) else {
+                return Err(TrainError::State(format!("it has no {name} to save")));
+            };
+            tensors.push((name, values));
+        }
     }
+    write(&tensors)
+}
 
-    fn data(&self) -> Cow<'_, [u8]> {
+/// A safetensors file, in one copy: a 64-bit length, that many bytes of JSON, and the numbers.
+fn write(tensors: &[(String, &[f32])]) -> Result<Bytes, TrainError> {
+    let mut end = 0;
+    let mut entry = |(name, values): &(String, &[f32])| {
+        let start = end;
+        end += size_of_val(*values);
+        (name.clone(), json!({"dtype": "F32", "shape": [values.len()], "data_offsets": [start, end]}))
+    };
+    let header: serde_json::Map<String, serde_json::Value> = tensors.iter().map(&mut entry).collect();
+    let mut header = serde_json::to_vec(&header).map_err(|error| TrainError::State(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
+    let mut file = ContentBuffer::zeroed(LENGTH_BYTES + header.len() + end);
+    let (length, rest) = file.split_at_mut(LENGTH_BYTES);
+    length.copy_from_slice(&(header.len() as u64).to_le_bytes());
+    let (text, mut numbers) = rest.split_at_mut(header.len());
+    text.copy_from_slice(&header);
+    for (_, values) in tensors {
+        let (own, later) = numbers.split_at_mut(size_of_val(*values));
         if cfg!(target_endian = "little") {
-            return bytemuck::cast_slice(self.values).into();
+            own.copy_from_slice(bytemuck::cast_slice(values));
+        } else {
+            let pairs = own.as_chunks_mut::<4>().0.iter_mut().zip(*values);
+            pairs.for_each(|(bytes, value)| *bytes = value.to_le_bytes());
         }
-        self.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        numbers = later;
     }
+    Ok(file.into())
+}
 
-    fn data_len(&self) -> usize {
-        size_of_val(self.values)
+/// Some numbers of a unit, as they lie in a file.
+pub(super) struct Piece<'a> {
+    pub(super) unit: UnitId,
+    /// Which of [`QUANTITIES`].
+    pub(super) quantity: usize,
+    /// Which numbers of the unit.
+    pub(super) part: Range<usize>,
+    /// As many, little-endian f32.
+    pub(super) bytes: &'a [u8],
+}
+
+impl Piece<'_> {
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}{PLACE}{}", self.unit, QUANTITIES[self.quantity], self.part.start)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use sixfold_model::ModelSlice;
-
-    use super::*;
-    use crate::options::TrainOptions;
-
-    fn state(slice: &RankSlice, geometry: &Geometry) -> RankState {
-        let mut state = RankState::zeros(geometry, slice);
-        for (kind, buffer) in state.buffers.iter_mut().enumerate() {
-            for (at, value) in buffer.values_mut().iter_mut().enumerate() {
-                *value = if at % 7 == 0 { -0.0 } else { kind as f32 + at as f32 * 0.5 };
-            }
+/// The pieces of a file that was written by the owner of `slice`.
+///
+/// # Errors
+/// [`CheckpointError`] if the file is malformed, or has anything but units of the slice, within their lengths, and
+/// each number once.
+pub(super) fn pieces<'a>(
+    file: &'a [u8],
+    geometry: &Geometry,
+    slice: &RankSlice,
+) -> Result<Vec<Piece<'a>>, CheckpointError> {
+    let tensors = SafeTensors::deserialize(file)?;
+    let units: BTreeSet<UnitId> = slice.units(geometry).into_iter().collect();
+    let mut pieces = Vec::with_capacity(tensors.len());
+    for (name, view) in tensors.iter() {
+        let Some((unit, quantity, place)) = parse(name).filter(|(unit, ..)| units.contains(unit)) else {
+            return Err(CheckpointError::Name(name.to_owned()));
+        };
+        let (len, start) = (geometry.region(unit).len(), place.unwrap_or(0));
+        let wrong = || CheckpointError::Tensor {
+            name: name.to_owned(),
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            most: len.saturating_sub(start),
+        };
+        let &[count] = view.shape() else { return Err(wrong()) };
+        let fits = if place.is_some() { count <= len.saturating_sub(start) } else { count == len };
+        if view.dtype() != Dtype::F32 || !fits {
+            return Err(wrong());
         }
-        state
+        pieces.push(Piece { unit, quantity, part: start..start + count, bytes: view.data() });
     }
+    pieces.sort_by_key(|piece| (piece.quantity, piece.unit, piece.part.start));
+    let overlap = pieces.windows(2).find(|pair| {
+        (pair[0].quantity, pair[0].unit) == (pair[1].quantity, pair[1].unit)
+            && pair[1].part.start < pair[0].part.end
+    });
+    match overlap {
+        Some(pair) => Err(CheckpointError::Twice(pair[1].name())),
+        None => Ok(pieces),
+    }
+}
 
-    fn geometry() -> Geometry {
-        let options = TrainOptions { layers: 2, hidden_size: 16, heads: 4, ..TrainOptions::default() };
-        options.geometry(40, None).unwrap()
-    }
-
-    #[test]
-    fn units_are_found_in_whichever_file_has_them() {
-        let geometry = geometry();
-        let of = |slice: ModelSlice| RankSlice::from_iter([slice]);
-        let half = |shards| of(ModelSlice { shards, ..ModelSlice::whole(&geometry) });
-        let files: Vec<_> = [0..2, 2..4]
-            .map(|shards| encode_buffers(state(&half(shards), &geometry).buffers.each_ref()).unwrap())
-            .into_iter()
-            .collect();
-        let slice = of(ModelSlice { layers: 1..2, input: false, output: true, shards: 0..4 });
-        let mut wanted: BTreeSet<_> = slice.units(&geometry).into_iter().collect();
-        let mut read_back = RankState::zeros(&geometry, &slice);
-        for file in &files {
-            assert!(!wanted.is_empty());
-            read(file, &mut wanted, &mut read_back.buffers).unwrap();
-        }
-        assert!(wanted.is_empty());
-        let first = state(&half(0..2), &geometry);
-        for unit in slice.units(&geometry) {
-            for (read_back, written) in read_back.buffers.iter().zip(&first.buffers) {
-                if let Some(written) = written.get(unit) {
-                    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(read_back.unit(unit)), bits(written), "{unit}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_of_another_shape_is_refused() {
-        let geometry = geometry();
-        let slice = RankSlice::whole(&geometry);
-        let file = encode_buffers(state(&slice, &geometry).buffers.each_ref()).unwrap();
-        let wider = TrainOptions { layers: 2, hidden_size: 32, heads: 4, ..TrainOptions::default() };
-        let wider = wider.geometry(40, None).unwrap();
-        let mut wanted: BTreeSet<_> = slice.units(&wider).into_iter().collect();
-        let mut buffers = RankState::zeros(&wider, &slice).buffers;
-        assert!(matches!(read(&file, &mut wanted, &mut buffers), Err(CheckpointError::Tensor { .. })));
-        let cut = &file[..file.len() - 1];
-        assert!(matches!(read(cut, &mut wanted, &mut buffers), Err(CheckpointError::Units(_))));
-    }
+/// The unit, the quantity and the place that a tensor's name names.
+fn parse(name: &str) -> Option<(UnitId, usize, Option<usize>)> {
+    let (unit, rest) = name.split_once('/')?;
+    let (quantity, place) = match rest.split_once(PLACE) {
+        Some((quantity, place)) => (quantity, Some(place.parse().ok()?)),
+        None => (rest, None),
+    };
+    Some((unit.parse().ok()?, QUANTITIES.iter().position(|known| *known == quantity)?, place))
 }

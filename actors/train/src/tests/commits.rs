@@ -28,7 +28,7 @@ fn every_rank_commits_the_same_steps_and_says_which_are_complete() {
         gang.run().unwrap();
         let writers = gang.memory.commits().iter().filter(|(step, _)| *step == 1).count();
         let plan = options(plan).plan();
-        assert_eq!(writers, plan.world_size() / plan.data_parallel, "{plan}");
+        assert_eq!(writers, plan.world_size(), "{plan}");
         let mut commits = gang.memory.commits();
         commits.sort_unstable();
         for steps in commits.chunks(writers) {
@@ -50,12 +50,18 @@ fn no_state_is_committed_where_that_is_turned_off() {
 #[test]
 fn any_plan_goes_on_from_states_in_memory() {
     let expected = undisturbed();
-    for (before, after) in
-        [("tp2.pp2", "tp2.pp2"), ("tp2.pp2", "dp2"), ("dp2.tp2", "pp2"), ("tp1", "tp2.pp2")]
-    {
+    for (before, after, zero_stage) in [
+        ("tp2.pp2", "tp2.pp2", 1),
+        ("tp2.pp2", "dp2", 1),
+        ("dp2.tp2", "pp2", 1),
+        ("dp2.tp2", "dp2.tp2", 1),
+        ("dp4", "dp2", 0),
+        ("dp2", "dp4", 1),
+        ("tp1", "tp2.pp2", 1),
+    ] {
         let gang = killed_after(4, without_checkpoints(before));
         let newest = gang.memory.commits().iter().map(|(step, _)| *step).max().unwrap();
-        let next = gang.next_attempt(without_checkpoints(after));
+        let next = gang.next_attempt(TrainOptions { zero_stage, ..without_checkpoints(after) });
         let outcome = next.run().unwrap();
         assert_eq!(outcome.hashes(), expected.hashes(), "{before} to {after}");
         assert_logged(&outcome, &format!("going on from step {newest}"));
@@ -76,15 +82,16 @@ fn a_step_that_is_incomplete_or_damaged_in_memory_is_not_used() {
             gang.memory.forget(|_| seen.replace(seen.get() + 1) == last);
         }),
     ];
-    for (name, harm) in harms {
-        let gang = killed_after(35, many("tp2.pp2"));
+    let plans = ["tp2.pp2", "dp2", "dp2.tp2"];
+    for ((name, harm), plan) in harms.into_iter().flat_map(|harm| plans.map(|plan| (harm, plan))) {
+        let gang = killed_after(35, many(plan));
         let mut steps: Vec<u64> = gang.memory.commits().iter().map(|(step, _)| *step).collect();
         steps.sort_unstable();
         steps.dedup();
         let [.., older, newest] = steps[..] else { panic!("{steps:?}") };
         harm(&gang, newest);
-        let outcome = gang.next_attempt(many("tp2.pp2")).run().unwrap();
-        assert_eq!(outcome.hashes(), expected.hashes(), "{name}");
+        let outcome = gang.next_attempt(many(plan)).run().unwrap();
+        assert_eq!(outcome.hashes(), expected.hashes(), "{plan}, {name}");
         assert_logged(&outcome, &format!("checkpoint of step {newest} is not used"));
         assert_logged(&outcome, &format!("going on from step {older}"));
     }

@@ -70,6 +70,11 @@ impl Memory {
         state.files[0] = units.into();
     }
 
+    /// Changes what is held in any way.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Vec<Commit>)) {
+        change(&mut self.0.lock().unwrap().states);
+    }
+
     /// Takes nothing more.
     pub(crate) fn fill(&self) {
         self.0.lock().unwrap().full = true;

@@ -100,7 +100,7 @@ impl DaemonHost {
         let nodes = self.shared.reports.view().borrow().nodes.clone();
         let mut last = "nobody has it any more".to_owned();
         for node in nodes.iter().filter(|node| state.nodes.contains(&node.node)) {
-            let reading = self.shared.neighbours.read_held(node, gang, id, file);
+            let reading = self.shared.neighbours.read_held(node, (gang, self.epoch), id, file);
             match within(move_deadline(file.bytes), reading).await {
                 Ok(content) => return Ok(content),
                 Err(error) => last = format!("{}: {error}", node.node),

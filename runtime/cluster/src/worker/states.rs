@@ -4,11 +4,12 @@
 //! into the page cache and one out of it, where a loopback connection would encrypt every byte. They are
 //! never synced, and one that is damaged fails its hash where the state is used.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sixfold_artifact::Manifest;
+use sixfold_artifact::{ContentBuffer, Manifest};
 use sixfold_wire::id::NodeName;
 
 use super::WorkerReply;
@@ -37,7 +38,14 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn take(path: &Path) -> Result<Bytes, HostError> {
-    let content = std::fs::read(path).map_err(|error| failed("read", path, &error))?;
+    let read = || {
+        let mut file = File::open(path)?;
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut content = ContentBuffer::zeroed(bytes);
+        file.read_exact(&mut content)?;
+        Ok(content)
+    };
+    let content = read().map_err(|error| failed("read", path, &error))?;
     std::fs::remove_file(path).map_err(|error| failed("remove", path, &error))?;
     Ok(content.into())
 }

@@ -212,11 +212,15 @@ impl Runs<'_> {
         let mut differ = Vec::new();
         for (rank, trace) in self.plan.ranks().zip(self.ranks) {
             for (unit, values) in select(trace, step, quantity)?.iter() {
-                let expected = serial.get(unit).unwrap_or_default();
-                let pairs = expected.iter().zip(values);
-                let first = pairs.clone().position(|(a, b)| a.to_bits() != b.to_bits());
+                let start = match quantity {
+                    Quantity::InitialParameter | Quantity::Parameter => 0,
+                    _ => trace.parts.get(&unit).map_or(0, |part| part.start),
+                };
+                let expected = serial.get(unit).and_then(|all| all.get(start..)).unwrap_or_default();
+                let mut pairs = expected.iter().zip(values);
+                let first = pairs.position(|(a, b)| a.to_bits() != b.to_bits());
                 if let Some(at) = first {
-                    differ.push((unit, rank, at, Values::new(expected[at], values[at])));
+                    differ.push((unit, rank, start + at, Values::new(expected[at], values[at])));
                 }
             }
         }

@@ -12,6 +12,7 @@ use sixfold_topology::{ParallelPlan, Rank};
 use super::small::{config, job};
 use super::{Difference, Found, Quantity};
 use crate::health::NUMBERS_OF_RANK;
+use crate::partition::Partition;
 use crate::slice::{RankSlice, balanced_layout};
 
 /// One key-value head for all four logical shards: ranks hold copies.
@@ -222,6 +223,54 @@ fn norms_in_the_gradient_norm_of_every_rank() -> Planted {
     })
 }
 
+/// Where the pieces of both replicas of a rank end that share the optimizer: in the sums of gradients, and in the
+/// parameters.
+fn pieces(plan: &'static str) -> [Vec<usize>; 2] {
+    let plan: ParallelPlan = plan.parse().unwrap();
+    let geometry = job(config()).geometry;
+    let layout = balanced_layout(&geometry, &plan, 1).unwrap();
+    let slice = RankSlice::new(&geometry, &plan, &layout, Rank(0));
+    let (parameters, sums) = (slice.parameter_index(&geometry), slice.gradient_index(&geometry));
+    let partition = Partition::new(&geometry, &parameters, &sums, 2, 0);
+    [partition.sums, partition.parameters]
+}
+
+/// A fault of one rank of two that share the optimizer, in messages as long as a piece.
+fn in_pieces(harmed: Rank, of: fn([Vec<usize>; 2]) -> usize, harm: fn(&mut Message<'_>) -> bool) -> Planted {
+    let len = of(pieces("dp2"));
+    let planted = Planted::messages("dp2", move |message| {
+        message.rank == harmed && message.step == 1 && message.theirs.len() == len && harm(message)
+    });
+    Planted { shared: true, ..planted }
+}
+
+/// The piece of the gradients that a rank updates lacks what the other replica has to add to it.
+fn piece_not_summed() -> Planted {
+    in_pieces(Rank(1), |[sums, _]| sums[2] - sums[1], drop_theirs)
+}
+
+/// A rank does not take over the parameters that the other replica has updated.
+fn piece_not_gathered() -> Planted {
+    in_pieces(
+        Rank(1),
+        |[_, parameters]| parameters[1],
+        |message| {
+            message.theirs.iter_mut().for_each(|theirs| *theirs *= 0.5);
+            true
+        },
+    )
+}
+
+/// A rank updates its piece with the moments that it had before the last step.
+fn stale_moments_of_a_piece() -> Planted {
+    let before = |run: &mut rig::Run<'_>, rank: Rank, step: u64| match (rank, step) {
+        (Rank(1), 1) => run.keep(),
+        (Rank(1), 2) => run.restore_moments(),
+        _ => {}
+    };
+    Planted { before: Box::new(before), shared: true, ..Planted::nothing(config(), "dp2") }
+}
+
 fn activations_of_another_micro_batch() -> Planted {
     let stale = std::sync::Mutex::new(Vec::new());
     Planted::messages("pp2", move |message| {
@@ -282,7 +331,7 @@ fn is(found: &Difference, step: u64, quantity: Quantity, name: &str) -> bool {
 }
 
 fn cases() -> Vec<Case> {
-    use Quantity::{Gradient, InitialParameter};
+    use Quantity::{Gradient, InitialParameter, Parameter};
     let mut cases = Vec::new();
     let mut case = |name, planted, in_messages, expected| {
         cases.push(Case { name, planted, in_messages, expected });
@@ -325,6 +374,15 @@ fn cases() -> Vec<Case> {
         true,
         |found| found.step == Some(0) && tensor_of(found).is_some_and(|tensor| tensor.quantity != Gradient),
     );
+    case("a piece of a shared optimizer not summed", piece_not_summed(), true, |found| {
+        is(found, 1, Gradient, "") && found.rank == Rank(1)
+    });
+    case("a piece of a shared optimizer not gathered", piece_not_gathered(), true, |found| {
+        is(found, 1, Parameter, "embed_tokens") && found.rank == Rank(1)
+    });
+    case("stale moments of a piece of a shared optimizer", stale_moments_of_a_piece(), false, |found| {
+        is(found, 2, Parameter, "")
+    });
     case("activations of another micro-batch", activations_of_another_micro_batch(), true, |found| {
         is(found, 1, Gradient, "")
     });
@@ -363,8 +421,8 @@ fn a_gang_without_a_fault_is_the_same() {
     let plans = plain.map(|plan| (plan, 1)).into_iter().chain(interleaved.map(|plan| (plan, 2)));
     for (plan, chunks) in plans {
         for config in [config(), one_kv_head(), tied()] {
-            for per_group in [1, 2] {
-                let planted = Planted { per_group, chunks, ..Planted::nothing(config.clone(), plan) };
+            for (per_group, shared) in [(1, false), (2, false), (2, true)] {
+                let planted = Planted { per_group, chunks, shared, ..Planted::nothing(config.clone(), plan) };
                 assert_eq!(planted.find(), (None, 0), "{plan} {chunks}");
             }
         }

@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sixfold_model::{Geometry, HostUnits, UnitBuffer, gradient_of};
+use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitIndex, gradient_of};
 use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::link::TensorLink;
@@ -15,6 +17,7 @@ use super::VerifyError;
 use crate::error::StepError;
 use crate::job::{StepBatch, StepReport, TrainingJob};
 use crate::links::RankLinks;
+use crate::state::UnitParts;
 use crate::trainer::Trainer;
 
 /// Far more than a small job's ranks ever have under way on a link.
@@ -28,7 +31,16 @@ pub(crate) type Links = HashMap<Rank, Box<dyn TensorLink>>;
 /// What one rank computed: its state before the first step and after each.
 pub(super) struct RankTrace {
     pub(super) initial: UnitBuffer,
+    /// Of which numbers it has finished gradients and moments.
+    pub(super) parts: UnitParts,
     pub(super) steps: Vec<StepTrace>,
+}
+
+impl RankTrace {
+    /// How many numbers these are.
+    pub(super) fn kept(&self) -> usize {
+        self.parts.values().map(Range::len).sum()
+    }
 }
 
 /// What one rank computed in a step.
@@ -63,17 +75,26 @@ impl RankRun {
 
     /// A rank that trains with `trainer`.
     pub(super) fn of_trainer(job: &TrainingJob, rank: Rank, trainer: Trainer) -> Self {
-        let trace = RankTrace { initial: trainer.parameters().into_owned(), steps: Vec::new() };
+        let (initial, parts) = (trainer.parameters().into_owned(), trainer.optimizer().parts().clone());
+        let trace = RankTrace { initial, parts, steps: Vec::new() };
         Self { rank, geometry: job.geometry.clone(), trainer, trace }
     }
 
+    /// From now on replicas share the optimizer.
+    pub(super) fn share_optimizer(&mut self) {
+        self.trainer.share_optimizer();
+        self.trace.parts = self.trainer.optimizer().parts().clone();
+    }
+
     pub(super) fn step(&mut self, step: u64, batch: StepBatch) -> Result<(), VerifyError> {
-        let index = self.trainer.parameters().index().clone();
-        let mut gradients = UnitBuffer::zeros(index.clone());
-        let (geometry, stream) = (&self.geometry, self.trainer.stream().clone());
+        let (geometry, parts) = (&self.geometry, &self.trace.parts);
+        let stream = self.trainer.stream().clone();
+        let lengths = parts.iter().map(|(unit, part)| (*unit, part.len()));
+        let mut gradients = UnitBuffer::zeros(Arc::new(UnitIndex::new(lengths)));
         let done = self.trainer.step_and_show(step, batch, |sums| {
-            for (unit, range) in index.iter() {
-                stream.to_host(gradient_of(geometry, sums, unit), &mut gradients.values_mut()[range]);
+            for (unit, part) in parts {
+                let finished = gradient_of(geometry, sums, *unit).slice(part.clone());
+                stream.to_host(finished, gradients.unit_mut(*unit));
             }
         });
         let report = done.map_err(|source| VerifyError::Step { rank: self.rank, step, source })?;

@@ -57,6 +57,13 @@ impl Run<'_> {
         *self.kept = Some(self.trainer.state().map(HostUnits::into_owned));
     }
 
+    /// Puts back the moments that were kept.
+    pub(super) fn restore_moments(&mut self) {
+        let [_, first, second] = self.kept.take().unwrap();
+        let parameters = self.trainer.parameters().into_owned();
+        self.trainer.restore([&parameters, &first, &second]);
+    }
+
     /// Puts back what was kept.
     pub(super) fn restore(&mut self) {
         let kept = self.kept.take().unwrap();
@@ -72,6 +79,8 @@ pub(super) struct Planted {
     pub(super) chunks: usize,
     pub(super) groups: usize,
     pub(super) per_group: usize,
+    /// Whether replicas share the optimizer.
+    pub(super) shared: bool,
     pub(super) harm: Box<Harm>,
     /// Whose place among the links a rank takes.
     pub(super) position: fn(Rank) -> Rank,
@@ -91,6 +100,7 @@ impl Planted {
             chunks: 1,
             groups: GROUPS,
             per_group: PER_GROUP,
+            shared: false,
             harm: Box::new(|_| false),
             position: |rank| rank,
             part: |rank| rank,
@@ -119,7 +129,7 @@ impl Planted {
 
     /// What is found, and how many messages were harmed.
     pub(super) fn find(self) -> (Option<Difference>, usize) {
-        let Self { job, plan, chunks, harm, position, part, slice, input, before, .. } = self;
+        let Self { job, plan, chunks, shared, harm, position, part, slice, input, before, .. } = self;
         let batches = |step, own| batch(&job, self.groups, self.per_group, step, own);
         let layout_of = |plan: &ParallelPlan, chunks| -> PipelineLayout {
             balanced_layout(&job.geometry, plan, chunks).unwrap()
@@ -149,6 +159,9 @@ impl Planted {
             let trainer =
                 Trainer::of_slice(&job, &plan, &layout, part(rank), own, links, Device::cpu().stream());
             let mut run = RankRun::of_trainer(&job, part(rank), trainer);
+            if shared {
+                run.share_optimizer();
+            }
             let mut kept = None;
             for step in 0..STEPS {
                 now.store(step, Ordering::Relaxed);
