@@ -3,17 +3,19 @@
 //! A [`ParallelPlan`] says how many ways a training job is split by data, by tensor and by pipeline
 //! stage; it turns a [`Rank`] into [`Coordinates`] and back, names the process groups, and says
 //! which part of the model and of the batch a rank owns. [`place`] puts the ranks on nodes and
-//! says why. [`one_forward_one_backward`] is the order in which a pipeline stage works.
+//! says why; [`fit`] finds a smaller plan where there is not enough room. [`one_forward_one_backward`] is the order in which a pipeline stage works.
 //!
 //! This crate knows nothing of models or links: layers, logical shards and data groups are counts.
 //! Read [`ParallelPlan`] first.
 
+mod fit;
 mod partition;
 mod placement;
 mod plan;
 mod rank;
 mod schedule;
 
+pub use fit::{Slots, fit, has_room};
 pub use partition::{data_groups, layer_range, subtree};
 pub use placement::{NodeResources, Placement, PlacementError, RankNeeds, place};
 pub use plan::{JobShape, ParallelPlan, ParsePlanError, PlanError};
