@@ -16,9 +16,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 
 /// Options of a `train` stage, as written in a job file.
 ///
-/// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
-/// `commit_every_steps`; every other option changes them.
+/// Loss and weights have the same bits whatever the options of [`TrainOptions::FREE`] are, and those may change
+/// while the job runs; every other option changes the bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -53,6 +52,15 @@ pub struct TrainOptions {
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
+    /// Whether the job goes on under a smaller plan when nodes leave and too few are left for a rank each, and goes
+    /// back when they return: the bits are the same. Else it crowds its ranks onto the nodes that are left.
+    pub elastic: bool,
+    /// How long a node that is lost is waited for before a smaller plan is taken: longer than it takes to start
+    /// a daemon again.
+    pub shrink_after_seconds: u64,
+    /// Least time after such a change before the plan is widened again; 60 keeps a node that comes and goes from
+    /// causing more than two changes a minute.
+    pub widen_after_seconds: u64,
     /// Logical tensor shards: the most that `tensor_parallel` can be. A power of two. Fixes the
     /// order of sums, so it is part of the model.
     pub tensor_shards: usize,
@@ -124,6 +132,9 @@ impl Default for TrainOptions {
             tensor_parallel: 1,
             pipeline_parallel: 1,
             verify_plan: true,
+            elastic: true,
+            shrink_after_seconds: 3,
+            widen_after_seconds: 60,
             tensor_shards: 4,
             steps: 200,
             batch_sequences: 8,
@@ -180,6 +191,22 @@ fn require(
 }
 
 impl TrainOptions {
+    /// The options that change no bit of loss and weights, see [`TrainOptions::without_plan`].
+    pub const FREE: [&str; 12] = [
+        "data_parallel",
+        "tensor_parallel",
+        "pipeline_parallel",
+        "verify_plan",
+        "elastic",
+        "shrink_after_seconds",
+        "widen_after_seconds",
+        "checkpoint_every_steps",
+        "commit_every_steps",
+        "recompute",
+        "pass_tokens",
+        "threads",
+    ];
+
     /// Checks everything that can be checked without the tokens.
     ///
     /// # Errors
@@ -339,6 +366,9 @@ impl TrainOptions {
             tensor_parallel,
             pipeline_parallel,
             verify_plan,
+            elastic,
+            shrink_after_seconds,
+            widen_after_seconds,
             checkpoint_every_steps,
             commit_every_steps,
             recompute,
@@ -351,6 +381,9 @@ impl TrainOptions {
             tensor_parallel,
             pipeline_parallel,
             verify_plan,
+            elastic,
+            shrink_after_seconds,
+            widen_after_seconds,
             checkpoint_every_steps,
             commit_every_steps,
             recompute,
@@ -416,6 +449,26 @@ mod tests {
         };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
+    }
+
+    /// Each option in turn gets another value.
+    #[test]
+    fn the_options_that_may_change_are_those_that_are_not_part_of_the_job() {
+        let defaults = serde_json::to_value(TrainOptions::default()).unwrap();
+        for (name, value) in defaults.as_object().unwrap() {
+            let other = match value {
+                serde_json::Value::Bool(flag) => (!flag).into(),
+                serde_json::Value::String(_) if name == "recompute" => "full".into(),
+                serde_json::Value::String(_) => "gpt2".into(),
+                number => number.as_u64().map_or(0.25.into(), |number| (number + 1).into()),
+            };
+            let mut changed = defaults.clone();
+            changed[name] = other;
+            let changed: TrainOptions = serde_json::from_value(changed).unwrap();
+            let same = changed.without_plan() == TrainOptions::default();
+            assert_eq!(same, TrainOptions::FREE.contains(&name.as_str()), "{name}");
+        }
+        assert!(TrainOptions::FREE.iter().all(|name| defaults.get(name).is_some()));
     }
 
     #[test]

@@ -36,9 +36,10 @@ fn finished(faults: Faults, seed: u64) -> World {
 }
 
 fn finished_on(nodes: u64, faults: Faults, seed: u64) -> World {
+    let widen_after_ms = faults.training.widen_after_ms;
     let mut world = World::new(seed, faults, nodes);
     world.run();
-    ledger::check(&world.log);
+    ledger::check(&world.log, widen_after_ms);
     world
 }
 
@@ -66,16 +67,60 @@ fn random_faults_change_no_result_and_lose_no_job() {
     assert!(seen.task_failures > 100 && seen.resumed_from_a_step > 50, "{seen:?}");
 }
 
-#[test]
-fn the_coordinator_may_die_at_any_event() {
-    let quiet = finished(Faults::none(), 1);
-    let (expected, decisions) = (outputs(&quiet), quiet.seen.decisions);
+/// Kills the coordinator at each decision of a run, before and after its events are in the log.
+fn kill_at_any_event(quiet: &Faults) -> World {
+    let run = finished(quiet.clone(), 1);
+    let (expected, decisions) = (outputs(&run), run.seen.decisions);
     assert!(decisions > 50, "{decisions}");
     for decision in 0..decisions {
         for appended in [false, true] {
-            let world = finished(Faults::kill_coordinator_at(decision, appended), 1);
+            let world = finished(quiet.clone().killing_coordinator_at(decision, appended), 1);
             assert_eq!(world.seen.coordinator_kills, 1, "decision {decision}");
             assert_eq!(outputs(&world), expected, "decision {decision}, appended: {appended}");
+        }
+    }
+    run
+}
+
+#[test]
+fn the_coordinator_may_die_at_any_event() {
+    kill_at_any_event(&Faults::none());
+}
+
+#[test]
+fn the_coordinator_may_die_at_any_event_while_plans_change() {
+    let run = kill_at_any_event(&Faults::replans());
+    assert!(run.seen.replans >= 3, "{:?}", run.seen);
+}
+
+/// Plans that are asked for, and plans that follow the nodes.
+#[test]
+fn plans_that_change_amid_random_faults_change_no_result_and_lose_no_job() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    let mut seen = world::Seen::default();
+    for seed in 0..150 {
+        let world = finished(Faults::random_with_replans(), seed);
+        assert_eq!(outputs(&world), expected, "seed {seed}");
+        seen.add(&world.seen);
+    }
+    println!("{seen:?}");
+    assert!(seen.coordinator_kills > 100 && seen.node_kills > 100, "{seen:?}");
+    assert!(seen.replans > 300 && seen.replans_refused > 20, "{seen:?}");
+    assert!(seen.shrunk > 50 && seen.widened > 10, "{seen:?}");
+}
+
+#[test]
+fn a_node_that_comes_and_goes_changes_the_plan_twice_a_minute_at_most() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    for every_ms in [6000, 20_000, 45_000] {
+        let world = finished(Faults::flapping(every_ms), 1);
+        assert_eq!(outputs(&world), expected);
+        let changes = ledger::resizes_ms(&world.log);
+        println!("a node that dies every {every_ms} ms: {} changes, {:?}", changes.len(), world.seen);
+        assert!(world.seen.node_kills >= 4 && !changes.is_empty(), "{:?}", world.seen);
+        for (index, at_ms) in changes.iter().enumerate() {
+            let within = changes[index..].iter().filter(|other| **other < at_ms + 60_000).count();
+            assert!(within <= 2, "every {every_ms} ms: {changes:?}");
         }
     }
 }
