@@ -99,14 +99,15 @@ fn plans_that_change_amid_random_faults_change_no_result_and_lose_no_job() {
     let expected = outputs(&finished(Faults::none(), 1));
     let mut seen = world::Seen::default();
     for seed in 0..150 {
-        let world = finished(Faults::random_with_replans(), seed);
+        let replan_every_ms = [0, 0, 1500][seed as usize % 3];
+        let world = finished(Faults::random_with_replans(replan_every_ms), seed);
         assert_eq!(outputs(&world), expected, "seed {seed}");
         seen.add(&world.seen);
     }
     println!("{seen:?}");
     assert!(seen.coordinator_kills > 100 && seen.node_kills > 100, "{seen:?}");
-    assert!(seen.replans > 300 && seen.replans_refused > 20, "{seen:?}");
-    assert!(seen.shrunk > 50 && seen.widened > 10, "{seen:?}");
+    assert!(seen.replans > 200 && seen.replans_refused > 20, "{seen:?}");
+    assert!(seen.shrunk > 30 && seen.widened > 30, "{seen:?}");
 }
 
 #[test]

@@ -72,10 +72,10 @@ impl Faults {
         Self { replan_every_ms: 900, training: jobs::Training::on_all_nodes(), ..Self::none() }
     }
 
-    /// Plans are asked for, and follow nodes that are lost and come back, amid random faults.
-    pub(crate) fn random_with_replans() -> Self {
-        let training = jobs::Training { steps: 16, ..jobs::Training::on_all_nodes() };
-        Self { replan_every_ms: 4000, training, ..Self::random() }
+    /// Plans follow nodes that are lost and come back amid random faults; some are asked for, about so often.
+    pub(crate) fn random_with_replans(replan_every_ms: u64) -> Self {
+        let training = jobs::Training { steps: 20, ..jobs::Training::on_all_nodes() };
+        Self { replan_every_ms, training, ..Self::random() }
     }
 
     /// A node comes and goes under a long training.
