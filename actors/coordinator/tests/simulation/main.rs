@@ -16,7 +16,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use sixfold_coordinator::event::{Event, JobEvent, NodeEvent};
+use sixfold_coordinator::event::{Entry, Event, JobEvent, NodeEvent};
 use sixfold_wire::id::{ArtifactId, JobId};
 
 use world::{Faults, World};
@@ -108,6 +108,20 @@ fn plans_that_change_amid_random_faults_change_no_result_and_lose_no_job() {
     assert!(seen.coordinator_kills > 100 && seen.node_kills > 100, "{seen:?}");
     assert!(seen.replans > 200 && seen.replans_refused > 20, "{seen:?}");
     assert!(seen.shrunk > 30 && seen.widened > 30, "{seen:?}");
+}
+
+/// Dead for less than a heartbeat's patience; evicted, but back before a smaller plan is taken; gone for longer.
+#[test]
+fn a_node_that_is_back_in_time_changes_no_plan() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    for (away_ms, evicted, changes) in [(300, false, [0, 0]), (1400, true, [0, 0]), (4000, true, [1, 1])] {
+        let world = finished(Faults::kill_once(away_ms), 1);
+        assert_eq!(outputs(&world), expected, "{away_ms} ms");
+        assert_eq!([world.seen.shrunk, world.seen.widened], changes, "{away_ms} ms");
+        let is_eviction = |entry: &Entry| matches!(entry.event, Event::Node(_, NodeEvent::Evicted { .. }));
+        assert_eq!(world.log.iter().any(is_eviction), evicted, "{away_ms} ms");
+        assert!(world.seen.resumed_from_a_step > 0, "{away_ms} ms: it was not hit");
+    }
 }
 
 #[test]
