@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 use sixfold_tests::{Rig, Running, alone, is_amid, outcome};
 
@@ -10,8 +12,8 @@ use sixfold_tests::{Rig, Running, alone, is_amid, outcome};
 const FAR: [&str; 2] = ["--set", "train.checkpoint_every_steps=10000"];
 /// Steps that a change may make a training do again: see `tests/faults.rs`.
 const REDONE_MAX: u64 = 2;
-/// Steps of the trainings: many, so that they are not done before they were changed.
-const STEPS: u64 = 800;
+/// Steps of the trainings: more than are done before they are changed.
+const STEPS: u64 = 320;
 
 /// Prints what changes of plans cost.
 fn tell(job: &Value) {
@@ -47,14 +49,14 @@ fn wait_for_step(run: &mut Running, step: u64) {
 }
 
 /// What an undisturbed run on one rank comes to.
-fn expected(steps: u64) -> Vec<(&'static str, String)> {
-    outcome(&Rig::training_under((1, 1, 1), steps).start(1, &FAR).finish())
+fn expected() -> &'static [(&'static str, String)] {
+    static EXPECTED: OnceLock<Vec<(&'static str, String)>> = OnceLock::new();
+    EXPECTED.get_or_init(|| outcome(&Rig::training_under((1, 1, 1), STEPS).start(1, &FAR).finish()))
 }
 
 #[test]
 fn a_training_that_changes_its_plan_again_and_again_keeps_its_bits() {
     let _alone = alone();
-    let expected = expected(STEPS);
     let mut run = Rig::training_under((1, 1, 1), STEPS).start(2, &[&FAR[..], &["--cores", "2"]].concat());
     let mut step = 10;
     for (data, tensor, pipeline) in [(1, 2, 1), (2, 1, 1), (1, 1, 2)] {
@@ -73,7 +75,7 @@ fn a_training_that_changes_its_plan_again_and_again_keeps_its_bits() {
     }
     let job = run.finish();
     tell(&job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(outcome(&job), expected());
     assert_eq!(plans(&job), ["dp1·tp2·pp1", "dp2·tp1·pp1", "dp1·tp1·pp2"]);
     assert_little_redone(&job);
     assert_eq!(job["plan"], json!({"data_parallel": 1, "tensor_parallel": 1, "pipeline_parallel": 2}));
@@ -83,7 +85,7 @@ fn a_training_that_changes_its_plan_again_and_again_keeps_its_bits() {
 #[test]
 fn a_change_that_cannot_be_is_refused_with_the_reason_and_the_job_goes_on() {
     let _alone = alone();
-    let rig = Rig::training_under((1, 1, 2), 300);
+    let rig = Rig::training_under((1, 1, 2), STEPS);
     let mut run = rig.start(2, &["--cores", "1", "--keep"]);
     wait_for_step(&mut run, 10);
     for (setting, words) in [
@@ -112,8 +114,7 @@ fn a_change_that_cannot_be_is_refused_with_the_reason_and_the_job_goes_on() {
 #[test]
 fn a_training_goes_on_on_the_nodes_that_are_left_and_widens_when_one_joins() {
     let _alone = alone();
-    let expected = expected(STEPS);
-    let times = ["--set", "train.shrink_after_seconds=1", "--set", "train.widen_after_seconds=1"];
+    let times = ["--set", "train.shrink_after_seconds=0", "--set", "train.widen_after_seconds=0"];
     let rig = Rig::training_under((1, 2, 1), STEPS);
     let mut run = rig.start(2, &[&FAR[..], &times, &["--cores", "1"]].concat());
     wait_for_step(&mut run, 10);
@@ -133,7 +134,7 @@ fn a_training_goes_on_on_the_nodes_that_are_left_and_widens_when_one_joins() {
     run.wait_for("the wanted plan", changed(2));
     let job = run.finish();
     tell(&job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(outcome(&job), expected());
     assert_eq!(plans(&job), ["dp1·tp1·pp1", "dp1·tp2·pp1"]);
     assert!(job["plan_changes"].as_array().unwrap().iter().all(|change| change["by_itself"] == true));
     assert_eq!(job["plan"], job["wanted_plan"]);
@@ -147,7 +148,7 @@ fn a_training_goes_on_on_the_nodes_that_are_left_and_widens_when_one_joins() {
 #[test]
 fn a_training_that_is_not_elastic_keeps_its_plan() {
     let _alone = alone();
-    let rig = Rig::training_under((1, 2, 1), STEPS / 2);
+    let rig = Rig::training_under((1, 2, 1), STEPS);
     let more = [&FAR[..], &["--set", "train.elastic=false", "--cores", "1"]].concat();
     let mut run = rig.start(2, &more);
     wait_for_step(&mut run, 10);
@@ -155,5 +156,5 @@ fn a_training_that_is_not_elastic_keeps_its_plan() {
     let job = run.finish();
     assert_eq!(plans(&job), Vec::<&str>::new());
     assert_eq!(job["plan"]["tensor_parallel"], 2);
-    assert_eq!(outcome(&job), expected(STEPS / 2));
+    assert_eq!(outcome(&job), expected());
 }
