@@ -159,7 +159,7 @@ pub enum UnitEvent {
         step: Option<u64>,
         /// Why there, for people.
         why: String,
-        /// Whether each member has a slot of its own.
+        /// Whether each rank of a gang has a slot of its own.
         #[serde(default)]
         fits: bool,
     },

@@ -102,16 +102,21 @@ impl Coordinator {
     /// it waits for, if it does.
     pub(super) fn refit(&mut self, id: UnitId, offers: &[Offer]) -> Option<String> {
         let gang = self.look_at(id, offers)?;
-        if !gang.phase.fitted || gang.has_room() {
+        // Without any node there is nothing that a plan could fit.
+        if !gang.phase.fitted || gang.slots.is_empty() || gang.has_room() {
             return None;
         }
         let Standing::Waiting { not_before_ms } = gang.unit.standing else { return None };
+        let nodes = gang.slots.iter().filter_map(|(name, _)| self.state.nodes.get(name));
+        let first_joined_ms = nodes.map(|node| node.joined_ms).min().unwrap_or(0);
         let (plan, ranks, slots) = (gang.plan, gang.plan.world_size(), gang.total());
         let short = format!("{plan} has {ranks} ranks, and the nodes that are up take {slots}");
         if self.awaits_nodes() {
             return Some(format!("{short}; nodes have some time to come back after the coordinator's start"));
         }
-        let due_ms = not_before_ms.saturating_add(gang.elastic.shrink_after_ms);
+        // After an outage of all nodes they come back one by one.
+        let since_ms = not_before_ms.max(first_joined_ms);
+        let due_ms = since_ms.saturating_add(gang.elastic.shrink_after_ms);
         if self.now_ms < due_ms {
             let seconds = (due_ms - self.now_ms).div_ceil(1000);
             return Some(format!(

@@ -48,18 +48,14 @@ impl Coordinator {
     pub(super) fn replan(&mut self, request: &Replan) -> Result<ClientReply, Refusal> {
         let found = self.find_gang(request)?;
         let (id, interrupts) = (found.id, !found.phase.units.is_empty());
-        let number =
-            || self.state.jobs.get(&id.job).and_then(|job| job.plan_changes.last()).map_or(0, |c| c.number);
-        if same(&found.stage.options_json, &request.options_json) {
-            return Ok(ClientReply::Replanned { number: number(), interrupts });
+        if !same(&found.stage.options_json, &request.options_json) {
+            let plan = check(&found, request)?;
+            self.check_slots(&found, plan, &request.phase)?;
+            let (options_json, phase) = (request.options_json.clone(), request.phase.clone());
+            self.change_plan(id, plan, Some(Wanted { options_json, phase }), "asked for".to_owned());
         }
-        let plan = check(&found, request)?;
-        self.check_slots(&found, plan, &request.phase)?;
-        let (options_json, phase) = (request.options_json.clone(), request.phase.clone());
-        self.change_plan(id, plan, Some(Wanted { options_json, phase }), "asked for".to_owned());
-        let number =
-            self.state.jobs.get(&id.job).and_then(|job| job.plan_changes.last()).map_or(0, |c| c.number);
-        Ok(ClientReply::Replanned { number, interrupts })
+        let last = self.state.jobs.get(&id.job).and_then(|job| job.plan_changes.last());
+        Ok(ClientReply::Replanned { number: last.map_or(0, |change| change.number), interrupts })
     }
 
     fn find_gang(&self, request: &Replan) -> Result<Found<'_>, Refusal> {

@@ -114,14 +114,23 @@ fn plans_that_change_amid_random_faults_change_no_result_and_lose_no_job() {
 #[test]
 fn a_node_that_is_back_in_time_changes_no_plan() {
     let expected = outputs(&finished(Faults::none(), 1));
-    for (away_ms, evicted, changes) in [(300, false, [0, 0]), (1400, true, [0, 0]), (4000, true, [1, 1])] {
-        let world = finished(Faults::kill_once(away_ms), 1);
+    for (away_ms, evicted, changes) in [(50, false, [0, 0]), (1150, true, [0, 0]), (3750, true, [1, 1])] {
+        let world = finished(Faults::kill_once(away_ms, false), 1);
         assert_eq!(outputs(&world), expected, "{away_ms} ms");
         assert_eq!([world.seen.shrunk, world.seen.widened], changes, "{away_ms} ms");
         let is_eviction = |entry: &Entry| matches!(entry.event, Event::Node(_, NodeEvent::Evicted { .. }));
         assert_eq!(world.log.iter().any(is_eviction), evicted, "{away_ms} ms");
         assert!(world.seen.resumed_from_a_step > 0, "{away_ms} ms: it was not hit");
     }
+}
+
+/// They come back one by one, long after a smaller plan would have been taken had one of them stayed.
+#[test]
+fn an_outage_of_all_nodes_changes_no_plan() {
+    let expected = outputs(&finished(Faults::none(), 1));
+    let world = finished(Faults::kill_once(8000, true), 1);
+    assert_eq!(outputs(&world), expected);
+    assert_eq!((world.seen.node_kills, world.seen.shrunk), (world::NODES, 0));
 }
 
 #[test]

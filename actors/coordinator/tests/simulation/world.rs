@@ -37,8 +37,9 @@ pub(crate) struct Faults {
     coordinator_kill_at: Option<(u64, bool)>,
     /// One node is frozen once, for so long.
     freeze_once_ms: Option<u64>,
-    /// The last node dies once, while the training runs, and is back after so long.
-    kill_once_ms: Option<u64>,
+    /// The last node dies once, while the training runs, and is back after so long; or all nodes do, which come back
+    /// one by one.
+    kill_once: Option<(u64, bool)>,
     /// A person asks for another plan about so often; 0 for never.
     replan_every_ms: u64,
     /// The last node dies about so often for a while, and comes back; 0 for never.
@@ -48,8 +49,9 @@ pub(crate) struct Faults {
 
 /// Plans that are asked for, in turn.
 const PLANS: [&str; 6] = ["tp2.pp2", "dp4", "pp5", "dp2.tp2", "tp1", "tp4"];
-/// When a node dies that dies once.
+/// When nodes die that die once, and the time between two that come back.
 const KILL_AT_MS: u64 = 7000;
+const COME_BACK_MS: u64 = 50;
 /// How long a node flaps.
 const FLAPS_END_MS: u64 = 200_000;
 
@@ -82,10 +84,10 @@ impl Faults {
         Self { replan_every_ms, training, ..Self::random() }
     }
 
-    /// A node is lost once under a training that has a rank on each.
-    pub(crate) fn kill_once(away_ms: u64) -> Self {
+    /// A node, or all of them, are lost once under a training that has a rank on each.
+    pub(crate) fn kill_once(away_ms: u64, all: bool) -> Self {
         let training = jobs::Training { steps: 20, ..jobs::Training::on_all_nodes() };
-        Self { kill_once_ms: Some(away_ms), training, ..Self::none() }
+        Self { kill_once: Some((away_ms, all)), training, ..Self::none() }
     }
 
     /// A node comes and goes under a long training.
@@ -524,9 +526,9 @@ impl World {
         }
     }
 
-    /// The last node dies without its folder and comes back.
-    fn kill_last(&mut self, away_ms: u64) {
-        let name = NodeName(format!("n{NODES}"));
+    /// A node's process dies and comes back.
+    fn kill_node(&mut self, number: u64, away_ms: u64) {
+        let name = NodeName(format!("n{number}"));
         if self.nodes[&name].up {
             self.seen.node_kills += 1;
             self.node(&name).die(false);
@@ -535,14 +537,15 @@ impl World {
     }
 
     fn flap(&mut self) {
-        if let Some(away_ms) = self.faults.kill_once_ms.filter(|_| self.passed_ms() == KILL_AT_MS) {
-            self.kill_last(away_ms);
+        if let Some((away_ms, all)) = self.faults.kill_once.filter(|_| self.passed_ms() == KILL_AT_MS) {
+            let first = if all { 1 } else { NODES };
+            (first..=NODES).for_each(|number| self.kill_node(number, away_ms + number * COME_BACK_MS));
         }
         let every_ms = self.faults.flap_every_ms;
         if every_ms == 0 || self.passed_ms() > FLAPS_END_MS || !self.passed_ms().is_multiple_of(every_ms) {
             return;
         }
-        self.kill_last(every_ms / 2);
+        self.kill_node(NODES, every_ms / 2);
     }
 
     fn dies_now(&mut self) -> Option<bool> {
