@@ -57,6 +57,23 @@ pub(crate) enum Command {
     ///
     /// Example: sixfold verify-plan config/jobs/quickstart.toml --set train.data_parallel=2
     VerifyPlan(VerifyPlanArgs),
+    /// Let a training that runs go on under another plan, or with other options that change no bit.
+    ///
+    /// Can be changed: the degrees of the plan (data_parallel, tensor_parallel, pipeline_parallel), threads,
+    /// recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
+    /// that come and go (elastic, shrink_after_seconds, widen_after_seconds). Every other option decides
+    /// what is trained, and is refused by its name.
+    ///
+    /// The new plan is checked as when a job is submitted: it has to fit the model and the batch, it is tried on a small
+    /// model (see `sixfold verify-plan`), and the nodes that are up must have a core for each thread of each rank. If
+    /// anything is wrong, the command says so and the job goes on as it is. Else the workers stop, and workers under the
+    /// new plan go on from the state that nodes hold in memory, a step or two back at most. The loss of
+    /// every step and the weights have the bits that they would have had without the change.
+    ///
+    /// The command returns when the ranks have their state again; `sixfold job ID` lists all changes.
+    ///
+    /// Example: sixfold replan 1 --set train.data_parallel=1 --set train.tensor_parallel=2
+    Replan(ReplanArgs),
     /// List jobs.
     Jobs(ClientArgs),
     /// Show one job: stages, metrics, results; with --why, where each rank was placed and why.
@@ -421,6 +438,9 @@ pub(crate) struct LocalArgs {
     /// Leave the cluster up and print how to reach it; Ctrl-C ends it.
     #[arg(long)]
     pub(crate) keep: bool,
+    /// CPU cores that each node offers; all by default.
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<u32>,
     /// Tensor links between workers.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) links: Links,
@@ -471,6 +491,21 @@ pub(crate) struct JobIdArgs {
     pub(crate) id: u64,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ReplanArgs {
+    #[command(flatten)]
+    pub(crate) job: JobIdArgs,
+    /// An option of a `train` stage from now on. Can be given many times, for one stage.
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE", required = true)]
+    pub(crate) settings: Vec<String>,
+    /// Change the plan without trying it on a small model first.
+    #[arg(long)]
+    pub(crate) no_verify_plan: bool,
+    /// Return when the coordinator has taken the change.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 #[derive(Args)]

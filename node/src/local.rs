@@ -36,6 +36,8 @@ pub(crate) struct LocalOptions {
     pub(crate) dir: PathBuf,
     /// Node daemons.
     pub(crate) nodes: u32,
+    /// Cores that each node offers; all if not said.
+    pub(crate) cores: Option<u32>,
     /// Tensor links between workers.
     pub(crate) links: Links,
     /// A network namespace a node.
@@ -45,6 +47,7 @@ pub(crate) struct LocalOptions {
 /// A running local cluster. Ends when dropped; [`LocalCluster::end`] waits for that.
 pub(crate) struct LocalCluster {
     dir: PathBuf,
+    cores: Option<u32>,
     links: Links,
     coordinator: SocketAddr,
     keeper: tokio::task::JoinHandle<()>,
@@ -56,7 +59,7 @@ pub(crate) struct LocalCluster {
 impl LocalCluster {
     /// Starts the coordinator. Nodes follow with [`LocalCluster::start_nodes`], which needs a token.
     pub(crate) async fn start(options: &LocalOptions) -> Result<Self> {
-        let LocalOptions { dir, nodes, links, namespaces } = options;
+        let LocalOptions { dir, nodes, cores, links, namespaces } = options;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let namespaces = if *namespaces { Some(Namespaces::create(*nodes).await?) } else { None };
         let listen = SocketAddr::new(namespaces.as_ref().map_or(LOOPBACK, Namespaces::bridge), 0);
@@ -64,7 +67,16 @@ impl LocalCluster {
         let coordinator = process.address;
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep_coordinator(dir.clone(), process, stop.clone()));
-        Ok(Self { dir: dir.clone(), links: *links, coordinator, keeper, stop, nodes: Vec::new(), namespaces })
+        Ok(Self {
+            dir: dir.clone(),
+            cores: *cores,
+            links: *links,
+            coordinator,
+            keeper,
+            stop,
+            nodes: Vec::new(),
+            namespaces,
+        })
     }
 
     /// The folder with the first user's identity.
@@ -95,6 +107,9 @@ impl LocalCluster {
             .arg("--dir")
             .arg(self.dir.join(&name))
             .env("SIXFOLD_TOKEN", token);
+        if let Some(cores) = self.cores {
+            command.args(["--cores", &cores.to_string()]);
+        }
         let log = self.dir.join(format!("{name}.log"));
         Ok(async move { Process::start(command, &log).await })
     }

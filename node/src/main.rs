@@ -99,6 +99,7 @@ async fn dispatch(command: Command, metrics: MetricsHandle) -> Result<()> {
         Command::Login(args) => commands::access::login(args).await,
         Command::Submit(args) => commands::jobs::submit(args).await,
         Command::VerifyPlan(args) => commands::verify::run(args).await,
+        Command::Replan(args) => commands::replan::run(args).await,
         Command::Jobs(args) => commands::jobs::list(args).await,
         Command::Job(args) => commands::jobs::job(args).await,
         Command::Logs(args) => commands::jobs::logs(args).await,

@@ -61,9 +61,9 @@ pub(crate) struct Started {
 impl Started {
     /// Starts a coordinator and `nodes` node daemons in `dir`, and waits until all have joined.
     pub(crate) async fn start(options: &LocalArgs, dir: PathBuf, nodes: u32) -> Result<Self> {
-        let LocalArgs { links, namespaces, .. } = *options;
-        let mut cluster =
-            LocalCluster::start(&LocalOptions { dir: dir.clone(), nodes, links, namespaces }).await?;
+        let LocalArgs { cores, links, namespaces, .. } = *options;
+        let options = LocalOptions { dir: dir.clone(), nodes, cores, links, namespaces };
+        let mut cluster = LocalCluster::start(&options).await?;
         let client = Client::open(Home::open(Some(&cluster.home()))?)?;
         end_earlier_jobs(&client).await?;
         let token = create_token(&client, TokenRole::Node, nodes, TOKEN_LIFETIME).await?;

@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sixfold_cluster::task::{Metric, Metrics};
-use sixfold_coordinator::message::{ClientReply, ClientRequest, JobState, JobView, StageState, StageView};
+use sixfold_coordinator::message::{
+    ClientReply, ClientRequest, JobState, JobView, PlanChange, StageState, StageView,
+};
 use sixfold_wire::id::JobId;
 
 use crate::client::Client;
@@ -33,17 +35,25 @@ pub(crate) async fn watch(client: &Client, job: JobId, show: bool) -> Result<Job
     let mut bars = Bars::new(show);
     let mut since = 0;
     loop {
-        let (version, view) = match client.request(ClientRequest::Watch { job, since }).await? {
-            ClientReply::Watched { version, job } => (version, job),
-            ClientReply::Refused(refusal) => bail!(refusal),
-            other => bail!("unexpected answer {other:?}"),
-        };
+        let (version, view) = changed(client, job, since).await?;
         since = version;
         bars.update(&view);
         if view.state != JobState::Running {
             bars.finish();
-            return Ok(*view);
+            return Ok(view);
         }
+    }
+}
+
+/// The job when it has changed since `since`, or after a while; and what to ask with next.
+///
+/// # Errors
+/// As [`watch`].
+pub(crate) async fn changed(client: &Client, job: JobId, since: u64) -> Result<(u64, JobView)> {
+    match client.request(ClientRequest::Watch { job, since }).await? {
+        ClientReply::Watched { version, job } => Ok((version, *job)),
+        ClientReply::Refused(refusal) => bail!(refusal),
+        other => bail!("unexpected answer {other:?}"),
     }
 }
 
@@ -130,6 +140,19 @@ fn figure(metrics: &Metrics, name: &str) -> Option<String> {
     })
 }
 
+/// A change of a plan as text.
+pub(crate) fn plan_change(change: &PlanChange) -> String {
+    let PlanChange { stage, from, to, why, at_ms, resumed_ms, step, redone, .. } = change;
+    let mut text = format!("plan of {stage}: {from} -> {to} ({why})");
+    if let Some(resumed_ms) = resumed_ms {
+        text += &format!(", working again after {:.1} s", resumed_ms.saturating_sub(*at_ms) as f64 / 1e3);
+    }
+    if let Some((step, redone)) = step.zip(*redone) {
+        text += &format!(" from step {step}, {redone} step(s) redone");
+    }
+    text
+}
+
 /// The final figures of a job as text, for people who did not ask for JSON.
 pub(crate) fn summary(job: &JobView) -> String {
     let mut text = format!("job {} `{}` {} after {:.1} s\n", job.job, job.name, job.state, job.seconds);
@@ -156,6 +179,9 @@ pub(crate) fn summary(job: &JobView) -> String {
             text += &format!(" from step {step}, {redone} step(s) redone");
         }
         text.push('\n');
+    }
+    for change in &job.plan_changes {
+        text += &format!("  {}\n", plan_change(change));
     }
     if let Some(message) = &job.message {
         text += &format!("  {message}\n");

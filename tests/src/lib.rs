@@ -187,6 +187,34 @@ impl Running {
         Process::with_argument(self.dir().join("coordinator").to_str().unwrap())
     }
 
+    /// Asks for another plan of job 1; what the command says.
+    pub fn replan(&self, settings: &[&str]) -> Output {
+        let home = self.dir().join("coordinator");
+        let mut arguments = vec!["replan", "1", "--json", "--home", home.to_str().unwrap()];
+        settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+        output(&arguments)
+    }
+
+    /// Has another node, of one core, join the cluster.
+    pub fn join_node(&self, name: &str) -> Joined {
+        let home = self.dir().join("coordinator");
+        let token =
+            result(&["token", "create", "--role", "node", "--json", "--home", home.to_str().unwrap()]);
+        let address = std::fs::read_to_string(home.join("coordinator.txt")).unwrap();
+        let log = std::fs::File::create(self.dir().join(format!("{name}.log"))).unwrap();
+        let child =
+            sixfold(&["node", "--with-parent", "--join", address.trim(), "--name", name, "--cores", "1"])
+                .arg("--dir")
+                .arg(self.dir().join(name))
+                .env("SIXFOLD_TOKEN", token["token"].as_str().unwrap())
+                .stdin(Stdio::piped())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+        Joined(child)
+    }
+
     /// The node that the last placed task of a stage of job 1 was given to.
     pub fn host_of(&self, stage: &str) -> String {
         let home = self.dir().join("coordinator");
@@ -253,6 +281,16 @@ impl Drop for Running {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// A node that joined a run's cluster; it ends when this is dropped.
+pub struct Joined(Child);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

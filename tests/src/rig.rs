@@ -33,12 +33,18 @@ impl Rig {
 
     /// A training with tensor parallel 2 and pipeline parallel 2, on a text that every checkout has.
     pub fn training(steps: u64) -> Self {
+        Self::training_under((1, 2, 2), steps)
+    }
+
+    /// A training under a plan: its degrees of data, tensor and pipeline parallelism.
+    pub fn training_under((data, tensor, pipeline): (usize, usize, usize), steps: u64) -> Self {
         let mut arguments = vec![path(root().join("config/jobs/pretrain-tiny.toml"))];
         for setting in [
             format!("data.text={}", root().join("LICENSE-APACHE").display()),
             format!("train.steps={steps}"),
-            "train.tensor_parallel=2".to_owned(),
-            "train.pipeline_parallel=2".to_owned(),
+            format!("train.data_parallel={data}"),
+            format!("train.tensor_parallel={tensor}"),
+            format!("train.pipeline_parallel={pipeline}"),
         ] {
             arguments.extend(["--set".to_owned(), setting]);
         }

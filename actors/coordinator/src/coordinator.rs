@@ -5,6 +5,7 @@
 //! from the nodes after a restart. Whoever performs [`Effects`] appends their events to the log
 //! before anything else in them leaves the process.
 
+mod elastic;
 mod failure;
 mod gang;
 mod lease;
@@ -12,6 +13,7 @@ mod live;
 mod membership;
 mod outbox;
 mod place;
+mod replan;
 mod replicate;
 mod reports;
 mod requests;
@@ -192,6 +194,7 @@ impl Coordinator {
     fn settle(&mut self) {
         while std::mem::take(&mut self.changed) {
             self.advance_jobs();
+            self.widen_gangs();
             self.place_waiting();
             self.restore_copies();
             self.publish_view();

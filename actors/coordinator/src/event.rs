@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use sixfold_cluster::protocol::{ArtifactSummary, Capabilities};
 use sixfold_cluster::task::{ErrorClass, Metrics};
+use sixfold_topology::ParallelPlan;
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, NodeName, TaskId};
 
-use crate::job::JobSpec;
+use crate::job::{JobSpec, PhaseSpec};
 use crate::message::{JobState, RequestId, TokenRole};
 
 /// An event and when it was decided.
@@ -123,6 +124,26 @@ pub enum JobEvent {
         /// Why, for people.
         message: Option<String>,
     },
+    /// A gang has another plan, or other options; what was placed of it has ended, for nobody's fault.
+    Replanned {
+        /// The phase.
+        phase: u32,
+        /// Its plan from now on.
+        plan: ParallelPlan,
+        /// What a person asked for; none where the plan follows the nodes that there are.
+        wanted: Option<Wanted>,
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What a person wants of a gang from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The stage's options.
+    pub options_json: String,
+    /// The gang's phase.
+    pub phase: PhaseSpec,
 }
 
 /// What happened to a unit.
@@ -138,6 +159,9 @@ pub enum UnitEvent {
         step: Option<u64>,
         /// Why there, for people.
         why: String,
+        /// Whether each rank of a gang has a slot of its own.
+        #[serde(default)]
+        fits: bool,
     },
     /// The newest attempt, thought lost, still runs.
     Adopted,

@@ -6,7 +6,7 @@
 //! later phase takes the outputs of the phase before it.
 
 use serde::{Deserialize, Serialize};
-use sixfold_topology::ParallelPlan;
+use sixfold_topology::{JobShape, ParallelPlan, PlanError};
 
 /// Stages of one job.
 pub const STAGES_MAX: usize = 64;
@@ -19,6 +19,7 @@ pub const MEMBERS_MAX: u32 = 1024;
 const NAME_BYTES_MAX: usize = 64;
 const SOURCE_BYTES_MAX: usize = 1 << 20;
 const OPTIONS_BYTES_MAX: usize = 256 << 10;
+const FREE_OPTIONS_MAX: usize = 256;
 
 /// A job: a directed graph of stages without cycles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,39 @@ pub struct PhaseSpec {
     pub fan: Fan,
     /// What one task needs.
     pub resources: Resources,
+    /// What may change of it while the job runs; only a gang's phase has such rules.
+    #[serde(default)]
+    pub rules: Option<GangRules>,
+}
+
+impl PhaseSpec {
+    /// The plan of a gang.
+    pub fn plan(&self) -> Option<ParallelPlan> {
+        match self.fan {
+            Fan::Gang(plan) => Some(plan),
+            Fan::Single | Fan::PerInput | Fan::Replicas(_) => None,
+        }
+    }
+}
+
+/// What may change of a gang while its job runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GangRules {
+    /// The counts that any plan has to fit.
+    pub shape: JobShape,
+    /// Options of the stage that leave its result as it is. A plan's degrees are called as in [`ParallelPlan`].
+    pub free_options: Vec<String>,
+    /// How the gang's plan follows the nodes that there are; none where it waits for those that it wants.
+    pub elastic: Option<Elastic>,
+}
+
+/// How a gang's plan follows the nodes that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elastic {
+    /// How long a node that is lost is waited for before the gang goes on without it.
+    pub shrink_after_ms: u64,
+    /// Least time between a change by itself and one to more ranks.
+    pub widen_after_ms: u64,
 }
 
 /// How a phase fans out into tasks.
@@ -131,6 +165,14 @@ pub enum SpecError {
     /// Stages wait for each other.
     #[error("stage `{0}` waits for its own output")]
     Cycle(String),
+    /// A gang's plan does not fit its job.
+    #[error("stage `{stage}`: {source}")]
+    Plan {
+        /// The stage.
+        stage: String,
+        /// What does not fit.
+        source: PlanError,
+    },
     /// A service is followed by a phase that would wait for its end.
     #[error("stage `{0}`: replicas must be its last phase")]
     ServiceNotLast(String),
@@ -211,7 +253,15 @@ impl JobSpec {
 }
 
 impl StageSpec {
-    fn validate(&self) -> Result<(), SpecError> {
+    fn check_gang(&self, plan: &ParallelPlan, rules: Option<&GangRules>) -> Result<(), SpecError> {
+        check_plan(plan)?;
+        let Some(rules) = rules else { return Ok(()) };
+        check_count("options that may change", rules.free_options.len(), 0, FREE_OPTIONS_MAX)?;
+        let of_stage = |source| SpecError::Plan { stage: self.name.clone(), source };
+        plan.validate(&rules.shape).map_err(of_stage)
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), SpecError> {
         check_name(&self.name)?;
         check_name(&self.kind)?;
         check_count("bytes of options", self.options_json.len(), 0, OPTIONS_BYTES_MAX)?;
@@ -220,7 +270,7 @@ impl StageSpec {
             check_name(&phase.role)?;
             check_count("threads of a task", phase.resources.threads as usize, 1, 4096)?;
             match &phase.fan {
-                Fan::Gang(plan) => check_plan(plan)?,
+                Fan::Gang(plan) => self.check_gang(plan, phase.rules.as_ref())?,
                 Fan::Replicas(count) => {
                     check_count("replicas", *count as usize, 1, MEMBERS_MAX as usize)?;
                     if index + 1 < self.phases.len() {
@@ -243,6 +293,7 @@ mod tests {
             role: "role".into(),
             fan: fan.clone(),
             resources: Resources::default(),
+            rules: None,
         });
         StageSpec {
             name: name.into(),

@@ -18,7 +18,7 @@ use sixfold_topology::ParallelPlan;
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, NodeName, TaskId};
 use sixfold_wire::message::Message;
 
-use crate::job::JobSpec;
+use crate::job::{JobSpec, PhaseSpec};
 
 pub use json::metric_json;
 
@@ -68,6 +68,23 @@ pub enum ClientRequest {
         job: JobId,
         since: u64,
     },
+    /// What was submitted, with what was asked for since.
+    Spec(JobId),
+    /// Another plan, or other options that leave the result as it is.
+    Replan(Box<Replan>),
+}
+
+/// What is to change of a stage whose gang runs or waits. Asking for what is wanted already changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Replan {
+    pub job: JobId,
+    pub stage: String,
+    /// The stage's options when the change was made up.
+    pub from_json: String,
+    /// The stage's options from now on.
+    pub options_json: String,
+    /// The gang's phase from now on.
+    pub phase: PhaseSpec,
 }
 
 impl Message for ClientRequest {
@@ -103,8 +120,17 @@ pub enum ClientReply {
     Artifacts(ArtifactPage),
     TokenAccepted(TokenRole),
     Keys(Vec<KeyView>),
-    Watched { version: u64, job: Box<JobView> },
+    Watched {
+        version: u64,
+        job: Box<JobView>,
+    },
     Refused(Refusal),
+    Spec(Box<JobSpec>),
+    /// The number of the change, see [`PlanChange`], and whether it interrupts a gang that was started.
+    Replanned {
+        number: u64,
+        interrupts: bool,
+    },
 }
 
 /// Why a request was refused, for people.
@@ -132,6 +158,8 @@ pub enum Refusal {
     NoSuchKey(String),
     #[error("the coordinator holds {held} {what}, its limit")]
     Full { what: String, held: usize },
+    #[error("the plan stays as it is: {0}")]
+    NotReplanned(String),
 }
 
 /// How a job stands.
@@ -214,6 +242,8 @@ pub struct JobView {
     pub training: Option<TrainingView>,
     /// What went wrong and was mended.
     pub recoveries: Vec<Recovery>,
+    /// Plans that were changed while the job ran.
+    pub plan_changes: Vec<PlanChange>,
 }
 
 /// A stage of a job.
@@ -236,6 +266,8 @@ pub struct StageView {
 pub struct TrainingView {
     pub stage: String,
     pub plan: ParallelPlan,
+    /// The plan that it goes back to when there are the nodes for it.
+    pub wanted_plan: ParallelPlan,
     pub metrics: Metrics,
     pub ranks: Vec<RankView>,
 }
@@ -268,6 +300,29 @@ pub struct Recovery {
     /// The step from which it went on.
     pub step: Option<u64>,
     /// Steps of a training that were done before the fault and are done again.
+    pub redone: Option<u64>,
+}
+
+/// A gang went on under another plan. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanChange {
+    /// Counted from 1 within the job.
+    pub number: u64,
+    pub stage: String,
+    pub from: ParallelPlan,
+    pub to: ParallelPlan,
+    /// Whether the plan followed the nodes that there are; else a person asked for it.
+    pub by_itself: bool,
+    pub why: String,
+    /// When it was decided.
+    pub at_ms: u64,
+    /// When the gang was placed under the new plan; none where it had not been started.
+    pub placed_ms: Option<u64>,
+    /// When all ranks worked again: for a gang that trains, when all had their state.
+    pub resumed_ms: Option<u64>,
+    /// The step after which it went on.
+    pub step: Option<u64>,
+    /// Steps that were done before and are done again.
     pub redone: Option<u64>,
 }
 

@@ -17,9 +17,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 
 /// Options of a `train` stage, as written in a job file.
 ///
-/// Loss and weights have the same bits for any `data_parallel`, `tensor_parallel`,
-/// `pipeline_parallel`, `virtual_stages`, `stage_layers`, `zero_stage`, `verify_plan`, `threads`, `recompute`, `pass_tokens`, `checkpoint_every_steps` and
-/// `commit_every_steps`; every other option changes them.
+/// Loss and weights have the same bits whatever the options of [`TrainOptions::FREE`] are, and those may change
+/// while the job runs; every other option changes the bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
@@ -67,6 +66,15 @@ pub struct TrainOptions {
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
+    /// Whether the job goes on under a smaller plan when nodes leave and too few are left for a rank each, and goes
+    /// back when they return: the bits are the same. Else it crowds its ranks onto the nodes that are left.
+    pub elastic: bool,
+    /// How long a node that is lost is waited for before a smaller plan is taken: longer than it takes to start
+    /// a daemon again.
+    pub shrink_after_seconds: u64,
+    /// Least time after such a change before the plan is widened again; 60 keeps a node that comes and goes from
+    /// causing more than two changes a minute.
+    pub widen_after_seconds: u64,
     /// Logical tensor shards: the most that `tensor_parallel` can be. A power of two. Fixes the
     /// order of sums, so it is part of the model.
     pub tensor_shards: usize,
@@ -142,6 +150,9 @@ impl Default for TrainOptions {
             stage_layers: Vec::new(),
             zero_stage: 1,
             verify_plan: true,
+            elastic: true,
+            shrink_after_seconds: 3,
+            widen_after_seconds: 60,
             tensor_shards: 4,
             steps: 200,
             batch_sequences: 8,
@@ -201,6 +212,25 @@ fn require(
 }
 
 impl TrainOptions {
+    /// The options that change no bit of loss and weights, see [`TrainOptions::without_plan`].
+    pub const FREE: [&str; 15] = [
+        "data_parallel",
+        "tensor_parallel",
+        "pipeline_parallel",
+        "virtual_stages",
+        "stage_layers",
+        "zero_stage",
+        "verify_plan",
+        "elastic",
+        "shrink_after_seconds",
+        "widen_after_seconds",
+        "checkpoint_every_steps",
+        "commit_every_steps",
+        "recompute",
+        "pass_tokens",
+        "threads",
+    ];
+
     /// Checks everything that can be checked without the tokens.
     ///
     /// # Errors
@@ -287,6 +317,15 @@ impl TrainOptions {
     /// As [`Self::layout`], for a vocabulary of usual size: the real one, which only the tokens know, may move a layer.
     pub(crate) fn usual_layout(&self) -> Result<PipelineLayout, OptionsError> {
         Ok(self.layout(&self.geometry(VOCABULARY_STAND_IN, None)?)?)
+    }
+
+    /// The options for a plan that was chosen where there is not enough room for the wanted one. It may have no use for the
+    /// layout that was asked for; then its stages have about as much to do each.
+    pub(crate) fn under_smaller_plan(mut self) -> Self {
+        if self.usual_layout().is_err() {
+            (self.virtual_stages, self.stage_layers) = (1, Vec::new());
+        }
+        self
     }
 
     /// Whether data-parallel ranks share the optimizer.
@@ -387,6 +426,9 @@ impl TrainOptions {
             stage_layers,
             zero_stage,
             verify_plan,
+            elastic,
+            shrink_after_seconds,
+            widen_after_seconds,
             checkpoint_every_steps,
             commit_every_steps,
             recompute,
@@ -402,6 +444,9 @@ impl TrainOptions {
             stage_layers,
             zero_stage,
             verify_plan,
+            elastic,
+            shrink_after_seconds,
+            widen_after_seconds,
             checkpoint_every_steps,
             commit_every_steps,
             recompute,
@@ -464,6 +509,20 @@ mod tests {
     }
 
     #[test]
+    fn a_layout_is_left_where_a_smaller_plan_has_no_use_for_it() {
+        let wanted = TrainOptions {
+            pipeline_parallel: 2,
+            virtual_stages: 2,
+            stage_layers: vec![1, 1, 1, 1],
+            ..TrainOptions::default()
+        };
+        assert_eq!(wanted.clone().under_smaller_plan(), wanted);
+        let smaller = TrainOptions { pipeline_parallel: 1, ..wanted }.under_smaller_plan();
+        assert_eq!((smaller.virtual_stages, smaller.stage_layers.len()), (1, 0));
+        smaller.validate().unwrap();
+    }
+
+    #[test]
     fn plan_threads_and_checkpoints_are_not_part_of_the_job() {
         let options = TrainOptions {
             tensor_parallel: 2,
@@ -478,6 +537,26 @@ mod tests {
         };
         assert_eq!(options.without_plan(), TrainOptions::default());
         assert_ne!(TrainOptions { seed: 2, ..options }.without_plan(), TrainOptions::default());
+    }
+
+    /// Each option in turn gets another value.
+    #[test]
+    fn the_options_that_may_change_are_those_that_are_not_part_of_the_job() {
+        let defaults = serde_json::to_value(TrainOptions::default()).unwrap();
+        for (name, value) in defaults.as_object().unwrap() {
+            let other = match value {
+                serde_json::Value::Bool(flag) => (!flag).into(),
+                serde_json::Value::String(_) if name == "recompute" => "full".into(),
+                serde_json::Value::String(_) => "gpt2".into(),
+                number => number.as_u64().map_or(0.25.into(), |number| (number + 1).into()),
+            };
+            let mut changed = defaults.clone();
+            changed[name] = other;
+            let changed: TrainOptions = serde_json::from_value(changed).unwrap();
+            let same = changed.without_plan() == TrainOptions::default();
+            assert_eq!(same, TrainOptions::FREE.contains(&name.as_str()), "{name}");
+        }
+        assert!(TrainOptions::FREE.iter().all(|name| defaults.get(name).is_some()));
     }
 
     #[test]

@@ -37,7 +37,7 @@ const SPLIT: &str = "train";
 /// # Errors
 /// [`TrainError`] says what failed; the state of the last checkpoint remains.
 pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOutput, TrainError> {
-    let options: TrainOptions = host.context().options()?;
+    let options = host.context().options::<TrainOptions>()?.under_smaller_plan();
     options.validate()?;
     let plan = options.plan();
     let spec = &host.context().spec;

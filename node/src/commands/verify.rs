@@ -53,7 +53,22 @@ pub(crate) async fn run(args: VerifyPlanArgs) -> Result<()> {
 /// # Errors
 /// A plan that computes something else than one rank, with the first number that differs.
 pub(crate) async fn before_start(spec: &JobSpec, tell: bool) -> Result<()> {
-    let mut stages = training_stages(spec)?;
+    ahead_of(training_stages(spec)?, tell).await.context(
+        "the job was not started (`--no-verify-plan`, or `verify_plan = false` in the stage, starts it anyway)",
+    )
+}
+
+/// Verifies the plan that a stage is to get while its job runs, unless it asks not to.
+///
+/// # Errors
+/// As [`before_start`].
+pub(crate) async fn before_change(stage: &StageSpec, tell: bool) -> Result<()> {
+    let options = serde_json::from_str(&stage.options_json)?;
+    let verifying = ahead_of(vec![(stage.name.clone(), options)], tell);
+    verifying.await.context("the plan stays as it is (`--no-verify-plan` changes it anyway)")
+}
+
+async fn ahead_of(mut stages: Vec<(String, TrainOptions)>, tell: bool) -> Result<()> {
     stages.retain(|(name, options)| {
         let ranks = options.plan().world_size();
         if options.verify_plan && ranks > RANKS_MAX {
@@ -62,9 +77,7 @@ pub(crate) async fn before_start(spec: &JobSpec, tell: bool) -> Result<()> {
         options.verify_plan && (2..=RANKS_MAX).contains(&ranks)
     });
     let verdicts = verify(stages).await?;
-    check(&verdicts).context(
-        "the job was not started (`--no-verify-plan`, or `verify_plan = false` in the stage, starts it anyway)",
-    )?;
+    check(&verdicts)?;
     for Verdict { stage, plan, seconds, .. } in verdicts.iter().filter(|_| tell) {
         eprintln!("stage `{stage}`: {plan} has the bits of one rank (verified in {seconds:.1} s)");
     }

@@ -84,28 +84,17 @@ fn find_inputs(
 }
 
 fn option_error(raw: &RawJob, stage: &RawStage, error: &OptionError) -> JobFileError {
-    let place = |option: &str| stage.options.get(option).map_or(&stage.place, |placed| &placed.place);
-    let kind = &stage.kind.value;
-    match error {
-        OptionError::Unknown(option, known) => {
-            let hint = nearest(option, known.iter().map(String::as_str));
-            let message =
-                format!("`{kind}` has no option `{option}`{hint} (`sixfold stages {kind}` lists them)");
-            // An unknown key inside a nested table has no place of its own: point at its stage.
-            raw.error(place(option), message)
+    let place = match error {
+        // An unknown key inside a nested table has no place of its own: point at its stage.
+        OptionError::Unknown(option, _) | OptionError::Value(option, _) => {
+            stage.options.get(option).map(|placed| &placed.place)
         }
-        OptionError::Missing(option) => raw.error(
-            &stage.place,
-            format!("`{kind}` needs the option `{option}`; `sixfold stages {kind}` explains it"),
-        ),
-        OptionError::Value(option, message) => {
-            raw.error(place(option), format!("option `{option}`: {message}"))
-        }
+        OptionError::Missing(_) => None,
         OptionError::Refused(message) => {
             let word = |c: char| !(c.is_alphanumeric() || c == '_');
             let says = |option: &str| message.split(word).any(|said| said == option);
-            let named = stage.options.iter().find(|(option, _)| says(option));
-            raw.error(named.map_or(&stage.place, |(_, placed)| &placed.place), message)
+            stage.options.iter().find(|(option, _)| says(option)).map(|(_, placed)| &placed.place)
         }
-    }
+    };
+    raw.error(place.unwrap_or(&stage.place), error.explain(&stage.kind.value))
 }

@@ -219,34 +219,56 @@ impl RawJob {
         })
     }
 
-    /// Applies one `STAGE.KEY=VALUE`. A value that is not TOML is taken as text.
+    /// Applies one `STAGE.KEY=VALUE`, or `name=VALUE`.
     fn set(&mut self, setting: &str) -> Result<(), JobFileError> {
-        let place = Place::Set(setting.to_owned());
-        let refuse = |message: String| JobFileError(format!("--set {setting}: {message}"));
-        let (key, text) = setting
-            .split_once('=')
-            .ok_or_else(|| refuse("expected KEY=VALUE, such as train.steps=100".into()))?;
-        if key == "name" {
-            text.clone_into(&mut self.name);
+        if let Some(name) = setting.strip_prefix("name=") {
+            name.clone_into(&mut self.name);
             return Ok(());
         }
-        let (stage_name, option) = key
+        let Setting { stage: name, option, value } = Setting::parse(setting)?;
+        let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
+        let Some(index) = names.iter().position(|other| *other == name) else {
+            return Err(Setting::no_stage(setting, name, &names));
+        };
+        let place = Place::Set(setting.to_owned());
+        self.stages[index].options.insert(option.to_owned(), Placed { value, place });
+        Ok(())
+    }
+}
+
+/// A `--set STAGE.KEY=VALUE` argument.
+pub(crate) struct Setting<'a> {
+    pub(crate) stage: &'a str,
+    pub(crate) option: &'a str,
+    pub(crate) value: Value,
+}
+
+impl<'a> Setting<'a> {
+    /// Reads one. A value that is not TOML is taken as text.
+    pub(crate) fn parse(setting: &'a str) -> Result<Self, JobFileError> {
+        let (key, text) = setting
+            .split_once('=')
+            .ok_or_else(|| Self::error(setting, "expected KEY=VALUE, such as train.steps=100"))?;
+        let (stage, option) = key
             .split_once('.')
-            .ok_or_else(|| refuse("expected STAGE.KEY=VALUE, such as train.steps=100".into()))?;
+            .ok_or_else(|| Self::error(setting, "expected STAGE.KEY=VALUE, such as train.steps=100"))?;
         let value = match toml::from_str::<toml::Table>(&format!("value = {text}")) {
             Ok(mut table) => serde_json::to_value(table.remove("value")).unwrap_or_default(),
             Err(_) => Value::from(text),
         };
-        let names: Vec<String> = self.stages.iter().map(|stage| stage.name.clone()).collect();
-        let Some(stage) = self.stages.iter_mut().find(|stage| stage.name == stage_name) else {
-            let hint = nearest(stage_name, names.iter().map(String::as_str));
-            return Err(refuse(format!(
-                "the job has no stage `{stage_name}`{hint}; it has {}",
-                names.join(", ")
-            )));
-        };
-        stage.options.insert(option.to_owned(), Placed { value, place });
-        Ok(())
+        Ok(Self { stage, option, value })
+    }
+
+    /// What is wrong with a setting.
+    pub(crate) fn error(setting: &str, message: impl fmt::Display) -> JobFileError {
+        JobFileError(format!("--set {setting}: {message}"))
+    }
+
+    /// It names a stage that the job does not have.
+    pub(crate) fn no_stage(setting: &str, stage: &str, names: &[&str]) -> JobFileError {
+        let hint = nearest(stage, names.iter().copied());
+        let message = format!("the job has no stage `{stage}`{hint}; it has {}", names.join(", "));
+        Self::error(setting, message)
     }
 }
 

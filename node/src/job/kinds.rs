@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sixfold_clean::options::{CleanOptions, ImportOptions, TokenizeOptions};
 use sixfold_clean::stage::Work;
-use sixfold_coordinator::job::{Fan, PhaseSpec, Resources};
+use sixfold_coordinator::job::{Elastic, Fan, GangRules, PhaseSpec, Resources};
 use sixfold_crawl::CrawlOptions;
 use sixfold_drift::DriftOptions;
 use sixfold_evaluate::EvaluateOptions;
@@ -14,6 +14,7 @@ use sixfold_infer::message::ROLE as INFER;
 use sixfold_infer::options::Options as ServeOptions;
 use sixfold_train::TrainOptions;
 
+use super::file::nearest;
 use crate::roles::{CRAWL, TRAIN};
 
 /// All kinds, in the order of a model's life.
@@ -83,8 +84,24 @@ fn train() -> StageKind {
         takes: &[&["tokenize"]],
         required: json!({}),
         validate: |options| options.validate().map_err(|error| error.to_string()),
-        phases: |options| vec![phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32)],
+        phases: |options| {
+            let rules = Some(gang_rules(options));
+            vec![PhaseSpec { rules, ..phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32) }]
+        },
     })
+}
+
+/// What may change of a training while it runs.
+fn gang_rules(options: &TrainOptions) -> GangRules {
+    let elastic = Elastic {
+        shrink_after_ms: options.shrink_after_seconds.saturating_mul(1000),
+        widen_after_ms: options.widen_after_seconds.saturating_mul(1000),
+    };
+    GangRules {
+        shape: options.shape(),
+        free_options: TrainOptions::FREE.map(str::to_owned).to_vec(),
+        elastic: options.elastic.then_some(elastic),
+    }
 }
 
 fn evaluate() -> StageKind {
@@ -139,6 +156,23 @@ pub(crate) enum OptionError {
     Value(String, String),
     /// The options contradict each other or the stage's limits.
     Refused(String),
+}
+
+impl OptionError {
+    /// What is wrong with a stage of that kind, and the way out.
+    pub(crate) fn explain(&self, kind: &str) -> String {
+        match self {
+            Self::Unknown(option, known) => {
+                let hint = nearest(option, known.iter().map(String::as_str));
+                format!("`{kind}` has no option `{option}`{hint} (`sixfold stages {kind}` lists them)")
+            }
+            Self::Missing(option) => {
+                format!("`{kind}` needs the option `{option}`; `sixfold stages {kind}` explains it")
+            }
+            Self::Value(option, message) => format!("option `{option}`: {message}"),
+            Self::Refused(message) => message.clone(),
+        }
+    }
 }
 
 /// One kind of stage.
@@ -226,5 +260,6 @@ fn phase(role: &str, fan: Fan, threads: u32) -> PhaseSpec {
         role: role.to_owned(),
         fan,
         resources: Resources { threads: threads.max(1), ..Resources::default() },
+        rules: None,
     }
 }

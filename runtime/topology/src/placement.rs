@@ -25,7 +25,7 @@ pub struct NodeResources {
     pub cores: u32,
     /// Memory that is free, in bytes.
     pub memory_bytes: u64,
-    /// Heavy tasks that already run there.
+    /// Threads of what already runs there.
     pub running: u32,
 }
 
@@ -34,6 +34,8 @@ pub struct NodeResources {
 pub struct RankNeeds {
     /// Memory of the largest rank, in bytes; zero where it is not known.
     pub memory_bytes: u64,
+    /// Threads that a rank keeps busy; zero counts as one.
+    pub threads: u32,
 }
 
 /// A node for every rank.
@@ -84,7 +86,7 @@ pub fn place(
     let mut placement = Placement { nodes: Vec::with_capacity(ranks), reasons: Vec::with_capacity(ranks) };
     for first in (0..ranks as u32).step_by(plan.tensor_parallel).map(Rank) {
         let group = plan.tensor_group(first);
-        let host = board.best_host(group.len());
+        let host = board.best_host(group.len() as u64);
         for rank in group {
             let Some(node) = board.best_node(host) else {
                 let most_bytes = (0..nodes.len()).map(|node| board.free_bytes(node)).max().unwrap_or(0);
@@ -121,8 +123,14 @@ impl<'a> Board<'a> {
         u64::from(self.nodes[node].cores.max(1))
     }
 
-    fn tasks(&self, node: usize) -> u64 {
-        u64::from(self.nodes[node].running) + u64::from(self.placed[node])
+    /// Threads of a rank.
+    fn threads(&self) -> u64 {
+        u64::from(self.needs.threads.max(1))
+    }
+
+    /// Threads that are busy.
+    fn busy(&self, node: usize) -> u64 {
+        u64::from(self.nodes[node].running) + u64::from(self.placed[node]) * self.threads()
     }
 
     fn members(&self, host: &'a str) -> impl Iterator<Item = usize> + '_ {
@@ -130,18 +138,18 @@ impl<'a> Board<'a> {
     }
 
     /// The host with the most idle cores among those that have room for a whole group.
-    fn best_host(&self, group: usize) -> Option<&'a str> {
+    fn best_host(&self, group: u64) -> Option<&'a str> {
         let mut loads: BTreeMap<&str, Load> = BTreeMap::new();
         for (node, about) in self.nodes.iter().enumerate() {
             let load = loads.entry(&about.host).or_default();
-            load.tasks += self.tasks(node);
+            load.busy += self.busy(node);
             load.cores += self.cores(node);
             load.room = load.room.saturating_add(self.room(node));
             load.of_job += u64::from(self.placed[node]);
         }
-        let group = group as u64;
         let fits = loads.into_iter().filter(|(_, load)| load.room >= group);
-        fits.min_by(|a, b| a.1.compare(&b.1, group).then(a.1.of_job.cmp(&b.1.of_job))).map(|(host, _)| host)
+        let more = group * self.threads();
+        fits.min_by(|a, b| a.1.compare(&b.1, more).then(a.1.of_job.cmp(&b.1.of_job))).map(|(host, _)| host)
     }
 
     /// The node with the most idle cores, on `host` if there is one that fits the whole group.
@@ -153,8 +161,8 @@ impl<'a> Board<'a> {
         };
         (0..self.nodes.len()).filter(inside).filter(|node| self.room(*node) >= 1).min_by(|a, b| {
             let load =
-                |node: usize| Load { tasks: self.tasks(node), cores: self.cores(node), ..Load::default() };
-            (load(*a).compare(&load(*b), 1))
+                |node: usize| Load { busy: self.busy(node), cores: self.cores(node), ..Load::default() };
+            (load(*a).compare(&load(*b), self.threads()))
                 .then_with(|| in_domain(*a).cmp(&in_domain(*b)))
                 .then_with(|| self.placed[*a].cmp(&self.placed[*b]))
                 .then_with(|| self.nodes[*a].name.cmp(&self.nodes[*b].name))
@@ -174,10 +182,10 @@ impl<'a> Board<'a> {
         };
         format!(
             "{rank} ({}) on {}: {group}; of {choices} node(s) to choose from it had the lightest load, \
-             {} heavy task(s) on {} core(s)",
+             {} of {} core(s) busy",
             plan.coordinates(rank),
             about.name,
-            self.tasks(node),
+            self.busy(node),
             self.cores(node),
         )
     }
@@ -186,17 +194,17 @@ impl<'a> Board<'a> {
 /// Work and capacity of a host or node.
 #[derive(Default)]
 struct Load {
-    tasks: u64,
+    busy: u64,
     cores: u64,
     room: u64,
     of_job: u64,
 }
 
 impl Load {
-    /// Compares tasks a core after `more` tasks have come, as fractions without division.
+    /// Compares busy threads a core after `more` have come, as fractions without division.
     fn compare(&self, other: &Self, more: u64) -> Ordering {
-        let left = u128::from(self.tasks + more) * u128::from(other.cores);
-        left.cmp(&(u128::from(other.tasks + more) * u128::from(self.cores)))
+        let left = u128::from(self.busy + more) * u128::from(other.cores);
+        left.cmp(&(u128::from(other.busy + more) * u128::from(self.cores)))
     }
 }
 
@@ -219,8 +227,12 @@ mod tests {
         }
     }
 
+    fn needs(memory_bytes: u64) -> RankNeeds {
+        RankNeeds { memory_bytes, ..RankNeeds::default() }
+    }
+
     fn placed(plan: &str, memory_bytes: u64, nodes: &[NodeResources]) -> Vec<usize> {
-        place(&plan.parse().unwrap(), RankNeeds { memory_bytes }, nodes).unwrap().nodes
+        place(&plan.parse().unwrap(), needs(memory_bytes), nodes).unwrap().nodes
     }
 
     #[test]
@@ -242,7 +254,7 @@ mod tests {
         let nodes = [node("a", "h1", 4, 0), node("b", "h2", 4, 0)];
         assert_eq!(placed("tp2", 5 * GIB, &nodes), [0, 1]);
         let plan: ParallelPlan = "tp2".parse().unwrap();
-        let placement = place(&plan, RankNeeds { memory_bytes: 5 * GIB }, &nodes).unwrap();
+        let placement = place(&plan, needs(5 * GIB), &nodes).unwrap();
         assert!(placement.reasons[0].contains("no host has memory"), "{}", placement.reasons[0]);
     }
 
@@ -253,10 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn ranks_of_many_threads_fill_nodes_up_before_they_crowd_one() {
+        let nodes = [node("a", "h1", 4, 3), node("b", "h2", 6, 0)];
+        let needs = RankNeeds { memory_bytes: 0, threads: 3 };
+        let placement = place(&"pp2".parse().unwrap(), needs, &nodes).unwrap();
+        assert_eq!(placement.nodes, [1, 1]);
+    }
+
+    #[test]
     fn says_that_memory_is_short() {
-        let error =
-            place(&ParallelPlan::SERIAL, RankNeeds { memory_bytes: 9 * GIB }, &[node("a", "h", 1, 0)])
-                .unwrap_err();
+        let error = place(&ParallelPlan::SERIAL, needs(9 * GIB), &[node("a", "h", 1, 0)]).unwrap_err();
         assert_eq!(
             error,
             PlacementError::NoRoom { rank: Rank(0), needed_bytes: 9 * GIB, most_bytes: 8 * GIB }
@@ -272,7 +290,7 @@ mod tests {
         assert_eq!(
             placement.reasons[0],
             "rank 0 (data 0, pipeline stage 0, tensor 0) on a: its tensor-parallel group of 2 is together on host h1; \
-             of 2 node(s) to choose from it had the lightest load, 0 heavy task(s) on 4 core(s)"
+             of 2 node(s) to choose from it had the lightest load, 0 of 4 core(s) busy"
         );
     }
 

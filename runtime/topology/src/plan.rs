@@ -28,7 +28,7 @@ pub struct ParallelPlan {
 }
 
 /// The counts of a job that a plan has to fit. They are fixed for the job, whatever the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobShape {
     /// Decoder layers.
     pub layers: usize,

@@ -77,7 +77,8 @@ impl Rig {
 }
 
 fn submission() -> ClientRequest {
-    let phase = PhaseSpec { role: "crawl".into(), fan: Fan::Single, resources: Resources::default() };
+    let phase =
+        PhaseSpec { role: "crawl".into(), fan: Fan::Single, resources: Resources::default(), rules: None };
     let stage = StageSpec {
         name: "crawl".into(),
         kind: "crawl".into(),

@@ -136,6 +136,13 @@ impl LiveJobs {
             }
             JobEvent::Became { state, message: Some(message) } => format!("job {id} {state}: {message}"),
             JobEvent::Became { state, message: None } => format!("job {id} {state}"),
+            JobEvent::Replanned { phase, why, .. } => {
+                let stage = job.stage_name(*phase);
+                match job.plan_changes.last() {
+                    Some(change) => format!("{stage}: plan {} -> {}: {why}", change.from, change.to),
+                    None => format!("{stage}: {why}"),
+                }
+            }
         };
         self.add_line(id, line);
     }

@@ -10,14 +10,14 @@ use sixfold_wire::id::{ArtifactId, JobId, NodeName, TaskId};
 
 use super::Coordinator;
 use super::outbox::Key;
+use super::replan::options_under;
 use crate::event::{UnitEvent, UnitId};
 use crate::job::{Fan, Resources};
 use crate::message::JobState;
 use crate::state::job::{Job, Phase};
 use crate::state::unit::{SavedStep, Standing, Unit};
 
-use offer::Offer;
-pub(super) use offer::domain_of;
+pub(super) use offer::{Offer, domain_of};
 
 /// Ranks of a gang whose placement is explained.
 const RANKS_EXPLAINED: usize = 64;
@@ -70,6 +70,10 @@ impl Coordinator {
 
     /// Returns whether it makes sense to try other units of the phase.
     fn place_unit(&mut self, id: UnitId, offers: &mut [Offer]) -> bool {
+        if let Some(why) = self.refit(id, offers) {
+            self.waits.insert(id, why);
+            return false;
+        }
         match self.choose(id, offers) {
             Some(Ok(choice)) => {
                 self.inputs_lost.remove(&id);
@@ -107,7 +111,7 @@ impl Coordinator {
 
     /// Nodes that may get the unit: those that did not say that they cannot do it, and of these,
     /// where there are such, those on which it has restarts left.
-    fn able<'a>(&self, unit: &Unit, offers: &'a [Offer]) -> Vec<&'a Offer> {
+    pub(super) fn able<'a>(&self, unit: &Unit, offers: &'a [Offer]) -> Vec<&'a Offer> {
         let failures = &unit.failures;
         let able: Vec<&Offer> =
             offers.iter().filter(|offer| !failures.refused_by.contains(&offer.name)).collect();
@@ -163,6 +167,7 @@ impl Coordinator {
     fn start_unit(&mut self, id: UnitId, choice: Choice, offers: &mut [Offer]) {
         let Some(phase) = self.state.phase(id.job, id.phase) else { return };
         let Some(unit) = phase.units.get(id.unit as usize) else { return };
+        let fits = self.has_slots(id, offers);
         for node in &choice.nodes {
             if let Some(offer) = offers.iter_mut().find(|offer| &offer.name == node) {
                 offer.take(phase.spec.resources, phase.is_service());
@@ -172,7 +177,7 @@ impl Coordinator {
         let epoch = self.state.attempts.next();
         let Choice { nodes, why } = choice;
         let step = saved.as_ref().map(|saved| saved.step);
-        self.record_unit(id, UnitEvent::Placed { epoch, nodes: nodes.clone(), step, why });
+        self.record_unit(id, UnitEvent::Placed { epoch, nodes: nodes.clone(), step, why, fits });
         for (member, node) in (0..).zip(nodes) {
             if let Some(spec) = self.task_spec(id, member, saved.as_ref()) {
                 let key = Key::Start(spec.id);
@@ -200,7 +205,7 @@ impl Coordinator {
             role: phase.spec.role.clone(),
             stage: stage.name.clone(),
             count: u32::try_from(phase.tasks()).unwrap_or(u32::MAX),
-            options_json: stage.options_json.clone(),
+            options_json: options_under(&stage.options_json, &phase.spec),
             inputs: phase.inputs_of(id.unit).to_vec(),
             resume: resume.unwrap_or_default(),
         })
@@ -213,12 +218,17 @@ fn count_siblings(phase: &Phase, offer: &Offer) -> usize {
     placed.filter(|node| offer.domain_nodes.contains(*node)).count()
 }
 
+/// Those that have room and do not come and go, where there are such.
+pub(super) fn steady<'a>(needs: Resources, able: &[&'a Offer]) -> Vec<&'a Offer> {
+    let any: Vec<&Offer> = able.iter().copied().filter(|offer| offer.fits(needs)).collect();
+    let steady: Vec<&Offer> = any.iter().copied().filter(|offer| !offer.flapping).collect();
+    if steady.is_empty() { any } else { steady }
+}
+
 fn choose_for_gang(plan: &ParallelPlan, needs: Resources, able: &[&Offer]) -> Result<Choice, String> {
-    let steady: Vec<&&Offer> = able.iter().filter(|offer| !offer.flapping && offer.fits(needs)).collect();
-    let any: Vec<&&Offer> = able.iter().filter(|offer| offer.fits(needs)).collect();
-    let chosen = if steady.is_empty() { any } else { steady };
+    let chosen = steady(needs, able);
     let nodes: Vec<NodeResources> = chosen.iter().map(|offer| offer.resources()).collect();
-    let needs = RankNeeds { memory_bytes: needs.memory_bytes };
+    let needs = RankNeeds { memory_bytes: needs.memory_bytes, threads: needs.threads };
     let placement = place(plan, needs, &nodes).map_err(|error| error.to_string())?;
     let names = placement.nodes.iter().filter_map(|&index| chosen.get(index));
     let reasons: Vec<String> = placement.reasons.into_iter().take(RANKS_EXPLAINED).collect();

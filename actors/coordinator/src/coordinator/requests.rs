@@ -41,6 +41,8 @@ impl Coordinator {
             ClientRequest::Artifacts { after } => Ok(ClientReply::Artifacts(self.artifact_page(after))),
             ClientRequest::Token(request) => self.take_token(request),
             ClientRequest::Key(request) => self.take_key(request),
+            ClientRequest::Spec(id) => self.spec(id),
+            ClientRequest::Replan(replan) => self.replan(&replan),
         };
         self.reply_client(ticket, answer.unwrap_or_else(ClientReply::Refused));
     }
@@ -60,6 +62,11 @@ impl Coordinator {
         let id = newest.next();
         self.record_job(id, JobEvent::Submitted { request, spec });
         Ok(id)
+    }
+
+    fn spec(&self, id: JobId) -> Result<ClientReply, Refusal> {
+        let job = self.state.jobs.get(&id).ok_or(Refusal::NoSuchJob(id))?;
+        Ok(ClientReply::Spec(Box::new(JobSpec::clone(&job.spec))))
     }
 
     fn cancel(&mut self, id: JobId) -> Result<ClientReply, Refusal> {

@@ -8,7 +8,7 @@ use super::outbox::Key;
 use super::place::domain_of;
 use super::{Coordinator, Ticket};
 use crate::event::UnitId;
-use crate::job::Fan;
+use crate::job::PhaseSpec;
 use crate::message::{
     ClientReply, JobState, JobSummary, JobView, NodeView, PlacementView, RankView, Refusal, StageState,
     StageView, TrainingView,
@@ -144,6 +144,7 @@ impl Coordinator {
             stages: stages.filter_map(|stage| self.stage_view(id, job, stage)).collect(),
             training: self.training_view(id, job),
             recoveries: job.recoveries.clone(),
+            plan_changes: job.plan_changes.clone(),
         })
     }
 
@@ -196,10 +197,7 @@ impl Coordinator {
 
     fn training_view(&self, id: JobId, job: &Job) -> Option<TrainingView> {
         let phases = (0..).zip(&job.phases);
-        let gangs = phases.filter_map(|(index, phase)| match &phase.spec.fan {
-            Fan::Gang(plan) => Some((index, phase, *plan)),
-            Fan::Single | Fan::PerInput | Fan::Replicas(_) => None,
-        });
+        let gangs = phases.filter_map(|(index, phase)| Some((index, phase, phase.spec.plan()?)));
         let (index, phase, plan): (u32, &Phase, _) = gangs.last()?;
         let unit = phase.units.first()?;
         let ranks = (0..).zip(&unit.members).map(|(rank, member)| {
@@ -211,6 +209,7 @@ impl Coordinator {
         Some(TrainingView {
             stage: job.stage_name(index).to_owned(),
             plan,
+            wanted_plan: job.wanted(index).and_then(PhaseSpec::plan).unwrap_or(plan),
             metrics: self.phase_metrics(id, index, phase),
             ranks: ranks.collect(),
         })

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use sixfold_cluster::task::{Metric, Metrics};
+use sixfold_topology::ParallelPlan;
 
-use super::{JobView, Recovery, StageView, TrainingView};
+use super::{JobView, PlanChange, Recovery, StageView, TrainingView};
 
 /// A metric as a JSON value.
 pub fn metric_json(metric: &Metric) -> Value {
@@ -55,6 +56,25 @@ impl Recovery {
     }
 }
 
+impl PlanChange {
+    /// The change as one object.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "number": self.number,
+            "stage": self.stage,
+            "from": self.from.to_string(),
+            "to": self.to.to_string(),
+            "by_itself": self.by_itself,
+            "why": self.why,
+            "at_ms": self.at_ms,
+            "place_ms": self.placed_ms.map(|at| at.saturating_sub(self.at_ms)),
+            "resume_ms": self.resumed_ms.map(|at| at.saturating_sub(self.at_ms)),
+            "step": self.step,
+            "redone_steps": self.redone,
+        })
+    }
+}
+
 /// Figures of a training that stand at the top of the object.
 const TRAINING_FIGURES: [&str; 5] =
     ["weights_blake3", "loss_bits_blake3", "loss_first", "loss_last", "steps"];
@@ -66,7 +86,8 @@ impl TrainingView {
                 object.insert(name.to_owned(), metric_json(metric));
             }
         }
-        object.insert("plan".to_owned(), plan_json(self));
+        object.insert("plan".to_owned(), plan_json(&self.plan));
+        object.insert("wanted_plan".to_owned(), plan_json(&self.wanted_plan));
         let ranks = self.ranks.iter().map(|rank| {
             let mut fields = account(&rank.metrics);
             fields.insert("rank".to_owned(), json!(rank.rank));
@@ -89,8 +110,7 @@ fn account(metrics: &Metrics) -> Map<String, Value> {
     told.unwrap_or_else(|| metrics_json(metrics))
 }
 
-fn plan_json(training: &TrainingView) -> Value {
-    let plan = &training.plan;
+fn plan_json(plan: &ParallelPlan) -> Value {
     json!({
         "data_parallel": plan.data_parallel,
         "tensor_parallel": plan.tensor_parallel,
@@ -99,8 +119,8 @@ fn plan_json(training: &TrainingView) -> Value {
 }
 
 impl JobView {
-    /// The job as one object: `job, state, seconds, stages, recoveries`, and for a job that trained
-    /// `weights_blake3, loss_bits_blake3, loss_first, loss_last, steps, plan, ranks`.
+    /// The job as one object: `job, state, seconds, stages, recoveries, plan_changes`, and for a job that trained
+    /// `weights_blake3, loss_bits_blake3, loss_first, loss_last, steps, plan, wanted_plan, ranks`.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("job".to_owned(), json!(self.job.0));
@@ -110,6 +130,7 @@ impl JobView {
         object.insert("seconds".to_owned(), json!(self.seconds));
         object.insert("stages".to_owned(), self.stages.iter().map(StageView::to_json).collect());
         object.insert("recoveries".to_owned(), self.recoveries.iter().map(Recovery::to_json).collect());
+        object.insert("plan_changes".to_owned(), self.plan_changes.iter().map(PlanChange::to_json).collect());
         if let Some(training) = &self.training {
             training.add_to(&mut object);
         }

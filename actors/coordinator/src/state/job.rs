@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sixfold_topology::ParallelPlan;
 use sixfold_wire::id::{ArtifactId, JobId, TaskId};
 
 use super::unit::{Standing, Unit};
-use crate::event::{Blame, JobEvent, UnitEvent, UnitId};
+use crate::event::{Blame, JobEvent, UnitEvent, UnitId, Wanted};
 use crate::job::{Fan, JobSpec, PhaseSpec};
-use crate::message::{JobState, Recovery, RequestId};
+use crate::message::{JobState, PlanChange, Recovery, RequestId};
 
 /// Recoveries of a job that are kept, the newest.
 const RECOVERIES_MAX: usize = 1000;
+/// Changes of plans of a job that are kept, the newest.
+const PLAN_CHANGES_MAX: usize = 1000;
 
 /// A job as the log knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Job {
+    /// What was submitted, with what was asked for since.
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) state: JobState,
     pub(crate) message: Option<String>,
@@ -23,6 +27,7 @@ pub(crate) struct Job {
     pub(crate) ended_ms: Option<u64>,
     pub(crate) phases: Vec<Phase>,
     pub(crate) recoveries: Vec<Recovery>,
+    pub(crate) plan_changes: Vec<PlanChange>,
 }
 
 /// A phase of a job.
@@ -30,7 +35,12 @@ pub(crate) struct Job {
 pub(crate) struct Phase {
     /// Index of its stage.
     pub(crate) stage: usize,
+    /// As it is now; a gang's plan may be a smaller one than the job's spec says.
     pub(crate) spec: PhaseSpec,
+    /// Whether a gang has had a slot for each rank of the plan that is wanted.
+    pub(crate) fitted: bool,
+    /// When a gang's plan last followed the nodes that there are.
+    pub(crate) resized_ms: Option<u64>,
     pub(crate) state: PhaseState,
     pub(crate) inputs: Vec<ArtifactId>,
     pub(crate) outputs: Vec<ArtifactId>,
@@ -59,6 +69,8 @@ impl Phase {
         Self {
             stage,
             spec: spec.clone(),
+            fitted: false,
+            resized_ms: None,
             state: PhaseState::Blocked,
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -80,6 +92,21 @@ impl Phase {
         self.inputs = inputs.to_vec();
         self.state = PhaseState::Running;
         self.started_ms = Some(at_ms);
+    }
+
+    fn replan(&mut self, at_ms: u64, plan: ParallelPlan, wanted: Option<&Wanted>) {
+        match wanted {
+            Some(wanted) => {
+                self.spec = wanted.phase.clone();
+                self.fitted = false;
+                self.units.iter_mut().for_each(|unit| unit.failures.forget());
+            }
+            None => self.resized_ms = Some(at_ms),
+        }
+        self.spec.fan = Fan::Gang(plan);
+        self.units.iter_mut().for_each(|unit| unit.reshape(at_ms, plan.world_size()));
+        self.waiting = (0..).take(self.units.len()).collect();
+        self.active.clear();
     }
 
     pub(crate) fn is_gang(&self) -> bool {
@@ -117,6 +144,7 @@ impl Phase {
 
     fn apply_unit(&mut self, at_ms: u64, index: u32, event: &UnitEvent) {
         let Some(unit) = self.units.get_mut(index as usize) else { return };
+        self.fitted |= matches!(event, UnitEvent::Placed { fits: true, .. });
         unit.apply(at_ms, event);
         self.waiting.remove(&index);
         self.active.remove(&index);
@@ -140,6 +168,7 @@ impl Job {
             submitted_ms: at_ms,
             ended_ms: None,
             recoveries: Vec::new(),
+            plan_changes: Vec::new(),
         };
         Some((request.clone(), job))
     }
@@ -164,7 +193,56 @@ impl Job {
                 self.message = message.clone();
                 self.ended_ms = state.has_ended().then_some(at_ms);
             }
+            JobEvent::Replanned { phase, plan, wanted, why } => {
+                self.note_plan_change(at_ms, *phase, *plan, wanted.is_none(), why);
+                if let Some(wanted) = wanted {
+                    self.want(*phase, wanted);
+                }
+                self.with_phase(*phase, |phase| phase.replan(at_ms, *plan, wanted.as_ref()));
+            }
         }
+    }
+
+    fn note_plan_change(&mut self, at_ms: u64, phase: u32, to: ParallelPlan, by_itself: bool, why: &str) {
+        let Some(from) = self.phases.get(phase as usize).and_then(|phase| phase.spec.plan()) else { return };
+        self.plan_changes.push(PlanChange {
+            number: self.plan_changes.last().map_or(1, |last| last.number + 1),
+            stage: self.stage_name(phase).to_owned(),
+            from,
+            to,
+            by_itself,
+            why: why.to_owned(),
+            at_ms,
+            placed_ms: None,
+            resumed_ms: None,
+            step: None,
+            redone: None,
+        });
+        if self.plan_changes.len() > PLAN_CHANGES_MAX {
+            self.plan_changes.remove(0);
+        }
+    }
+
+    fn want(&mut self, phase: u32, wanted: &Wanted) {
+        let Some((stage, place)) = self.place_of(phase) else { return };
+        let Some(stage) = Arc::make_mut(&mut self.spec).stages.get_mut(stage) else { return };
+        stage.options_json.clone_from(&wanted.options_json);
+        if let Some(spec) = stage.phases.get_mut(place) {
+            *spec = wanted.phase.clone();
+        }
+    }
+
+    /// The stage of a phase, and its place among the phases of that.
+    fn place_of(&self, phase: u32) -> Option<(usize, usize)> {
+        let stage = self.phases.get(phase as usize)?.stage;
+        let first = self.phases.iter().position(|other| other.stage == stage)?;
+        Some((stage, phase as usize - first))
+    }
+
+    /// A phase as the job's spec wants it.
+    pub(crate) fn wanted(&self, phase: u32) -> Option<&PhaseSpec> {
+        let (stage, place) = self.place_of(phase)?;
+        self.spec.stages.get(stage)?.phases.get(place)
     }
 
     fn with_phase(&mut self, phase: u32, change: impl FnOnce(&mut Phase)) {
@@ -175,6 +253,7 @@ impl Job {
 
     pub(super) fn apply_unit(&mut self, at_ms: u64, id: UnitId, event: &UnitEvent) {
         self.track_recovery(at_ms, id, event);
+        self.track_plan_change(at_ms, id, event);
         self.with_phase(id.phase, |phase| phase.apply_unit(at_ms, id.unit, event));
     }
 
@@ -220,6 +299,28 @@ impl Job {
                 });
             }
             UnitEvent::Serving { .. } | UnitEvent::Saved { .. } | UnitEvent::Succeeded { .. } => {}
+        }
+    }
+
+    fn track_plan_change(&mut self, at_ms: u64, id: UnitId, event: &UnitEvent) {
+        let Some(phase) = self.phases.get(id.phase as usize).filter(|phase| phase.is_gang()) else { return };
+        let stage = self.spec.stages.get(phase.stage).map_or("", |stage| &stage.name);
+        let attempt = phase.units.get(id.unit as usize).and_then(|unit| unit.attempt.as_ref());
+        let placed_ms = attempt.map(|attempt| attempt.placed_ms);
+        // A change before the gang was started interrupted nothing.
+        let started_ms = phase.started_ms.unwrap_or(at_ms);
+        let of_gang = |change: &&mut PlanChange| change.stage == stage && change.at_ms >= started_ms;
+        for change in self.plan_changes.iter_mut().filter(of_gang) {
+            match event {
+                UnitEvent::Placed { .. } if change.resumed_ms.is_none() => change.placed_ms = Some(at_ms),
+                UnitEvent::Resumed { .. } if change.resumed_ms.is_none() => change.resumed_ms = Some(at_ms),
+                // Of the attempt that the change led to, and of no later one.
+                UnitEvent::WentOn { step, redone } if change.placed_ms == placed_ms => {
+                    change.resumed_ms = Some(at_ms);
+                    (change.step, change.redone) = (Some(*step), Some(*redone));
+                }
+                _ => {}
+            }
         }
     }
 

@@ -110,6 +110,13 @@ impl Unit {
         self.attempt.as_ref().filter(|_| self.standing == Standing::Active)
     }
 
+    /// Another plan: that many members wait for a place, from now on.
+    pub(super) fn reshape(&mut self, at_ms: u64, members: usize) {
+        self.members = vec![Member::default(); members];
+        self.attempt = None;
+        self.standing = Standing::Waiting { not_before_ms: at_ms };
+    }
+
     /// Where a member of the newest attempt was placed.
     pub(crate) fn node_of(&self, member: u32) -> Option<&NodeName> {
         self.attempt.as_ref()?.nodes.get(member as usize)
@@ -203,7 +210,7 @@ impl Failures {
     }
 
     /// After progress; what a node said that it cannot do stays true.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.own = 0;
         self.node_losses = 0;
         self.by_node.clear();

@@ -13,8 +13,6 @@ use sixfold_wire::id::{
     ArtifactId, ClusterId, ContentHash, Epoch, Fence, LeaseId, NodeName, Sequence, TaskId,
 };
 
-/// Steps that a training has.
-const STEPS: u64 = 6;
 const HEARTBEAT_MS: u64 = 250;
 const RESEND_MS: u64 = 200;
 
@@ -296,6 +294,7 @@ impl Node {
         if known.max(ended).is_some_and(|newest| newest >= epoch) {
             return;
         }
+        check_options(spec);
         let steps: BTreeSet<u64> = spec.resume.iter().map(|state| state.step).collect();
         assert!(steps.len() <= 1, "all ranks go on from one step: {steps:?}");
         for (rank, state) in (0..).zip(&spec.resume) {
@@ -314,6 +313,17 @@ impl Node {
     }
 }
 
+/// A rank is one of those of the plan in its options.
+fn check_options(spec: &TaskSpec) {
+    if spec.role == "train" {
+        let options: serde_json::Value = serde_json::from_str(&spec.options_json).expect("options are JSON");
+        let degree = |name: &str| options[name].as_u64().expect("a degree");
+        let ranks = ["data_parallel", "tensor_parallel", "pipeline_parallel"].map(degree);
+        assert_eq!(ranks.iter().product::<u64>(), u64::from(spec.count), "a gang has the ranks of its plan");
+        assert!(spec.id.index < spec.count);
+    }
+}
+
 /// What a task of that role does from start to end.
 fn plan(spec: &TaskSpec, epoch: Epoch, node: &NodeName, step: Option<u64>, fails: bool) -> VecDeque<Deed> {
     let (task, mut deeds) = (spec.id, VecDeque::new());
@@ -326,7 +336,9 @@ fn plan(spec: &TaskSpec, epoch: Epoch, node: &NodeName, step: Option<u64>, fails
     if spec.role == "train" {
         let started = NodeReport::Started { task, epoch, address: listens };
         deeds.extend([Deed::Report(started), Deed::AwaitGang]);
-        for step in step.map_or(1, |step| step + 1)..=STEPS {
+        let options: serde_json::Value = serde_json::from_str(&spec.options_json).expect("options are JSON");
+        let steps = options["steps"].as_u64().expect("a number of steps");
+        for step in step.map_or(1, |step| step + 1)..=steps {
             deeds.push_back(Deed::Wait(400));
             let state = product(spec, "step", step);
             deeds.push_back(store(spec, state));
@@ -338,7 +350,12 @@ fn plan(spec: &TaskSpec, epoch: Epoch, node: &NodeName, step: Option<u64>, fails
     let result = if fails {
         Err(TaskError::restart("it crashed"))
     } else {
-        let count = if spec.role == "crawl" { 5 } else { 1 };
+        let count = match spec.role.as_str() {
+            "crawl" => 5,
+            // The first rank writes the model.
+            "train" if task.index > 0 => 0,
+            _ => 1,
+        };
         let artifacts: Vec<ArtifactId> = (0..count).map(|number| product(spec, "output", number)).collect();
         deeds.extend(artifacts.iter().map(|id| store(spec, *id)));
         Ok(TaskOutput { artifacts, metrics: Metrics::new() })

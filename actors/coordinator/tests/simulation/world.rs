@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use sixfold_cluster::protocol::{CommandReply, Fenced, NodeCommand, NodeReply, NodeReport};
 use sixfold_coordinator::coordinator::SendId;
-use sixfold_coordinator::event::{Entry, Event, NodeEvent, UnitEvent};
-use sixfold_coordinator::message::{ClientReply, ClientRequest, JobState, RequestId};
+use sixfold_coordinator::event::{Entry, Event, JobEvent, NodeEvent, UnitEvent};
+use sixfold_coordinator::job::{Fan, JobSpec};
+use sixfold_coordinator::message::{ClientReply, ClientRequest, JobState, Refusal, Replan, RequestId};
 use sixfold_coordinator::{Answer, Command, Coordinator, Effects, Options, State, Ticket};
+use sixfold_topology::ParallelPlan;
 use sixfold_wire::id::{ClusterId, Epoch, JobId, LeaseId, NodeName};
 
 use super::jobs;
@@ -35,7 +37,23 @@ pub(crate) struct Faults {
     coordinator_kill_at: Option<(u64, bool)>,
     /// One node is frozen once, for so long.
     freeze_once_ms: Option<u64>,
+    /// The last node dies once, while the training runs, and is back after so long; or all nodes do, which come back
+    /// one by one.
+    kill_once: Option<(u64, bool)>,
+    /// A person asks for another plan about so often; 0 for never.
+    replan_every_ms: u64,
+    /// The last node dies about so often for a while, and comes back; 0 for never.
+    flap_every_ms: u64,
+    pub(crate) training: jobs::Training,
 }
+
+/// Plans that are asked for, in turn.
+const PLANS: [&str; 6] = ["tp2.pp2", "dp4", "pp5", "dp2.tp2", "tp1", "tp4"];
+/// When nodes die that die once, and the time between two that come back.
+const KILL_AT_MS: u64 = 7000;
+const COME_BACK_MS: u64 = 50;
+/// How long a node flaps.
+const FLAPS_END_MS: u64 = 200_000;
 
 impl Faults {
     pub(crate) fn none() -> Self {
@@ -55,8 +73,32 @@ impl Faults {
         }
     }
 
-    pub(crate) fn kill_coordinator_at(decision: u64, appended: bool) -> Self {
-        Self { coordinator_kill_at: Some((decision, appended)), ..Self::none() }
+    /// A rank on each node, and no fault but that plans are asked for.
+    pub(crate) fn replans() -> Self {
+        Self { replan_every_ms: 900, training: jobs::Training::on_all_nodes(), ..Self::none() }
+    }
+
+    /// Plans follow nodes that are lost and come back amid random faults; some are asked for, about so often.
+    pub(crate) fn random_with_replans(replan_every_ms: u64) -> Self {
+        let training = jobs::Training { steps: 20, ..jobs::Training::on_all_nodes() };
+        Self { replan_every_ms, training, ..Self::random() }
+    }
+
+    /// A node, or all of them, are lost once under a training that has a rank on each.
+    pub(crate) fn kill_once(away_ms: u64, all: bool) -> Self {
+        let training = jobs::Training { steps: 20, ..jobs::Training::on_all_nodes() };
+        Self { kill_once: Some((away_ms, all)), training, ..Self::none() }
+    }
+
+    /// A node comes and goes under a long training.
+    pub(crate) fn flapping(every_ms: u64) -> Self {
+        let training =
+            jobs::Training { steps: 400, widen_after_ms: 60_000, ..jobs::Training::on_all_nodes() };
+        Self { flap_every_ms: every_ms, training, ..Self::none() }
+    }
+
+    pub(crate) fn killing_coordinator_at(self, decision: u64, appended: bool) -> Self {
+        Self { coordinator_kill_at: Some((decision, appended)), ..self }
     }
 
     pub(crate) fn freeze_once(frozen_ms: u64) -> Self {
@@ -76,6 +118,10 @@ pub(crate) struct Seen {
     pub(crate) task_failures: u64,
     pub(crate) adopted: u64,
     pub(crate) resumed_from_a_step: u64,
+    pub(crate) replans: u64,
+    pub(crate) replans_refused: u64,
+    pub(crate) shrunk: u64,
+    pub(crate) widened: u64,
 }
 
 impl Seen {
@@ -89,6 +135,10 @@ impl Seen {
         self.task_failures += other.task_failures;
         self.adopted += other.adopted;
         self.resumed_from_a_step += other.resumed_from_a_step;
+        self.replans += other.replans;
+        self.replans_refused += other.replans_refused;
+        self.shrunk += other.shrunk;
+        self.widened += other.widened;
     }
 }
 
@@ -125,11 +175,19 @@ pub(crate) struct World {
     past: VecDeque<(NodeName, Fenced<NodeReport>)>,
     submitted: [Option<JobId>; 2],
     next_node_fault_ms: u64,
+    /// Ranks of the training, as the log has it.
+    ranks: usize,
 }
 
 enum Asker {
-    Node { node: NodeName, incarnation: u64, said: NodeReport },
+    Node {
+        node: NodeName,
+        incarnation: u64,
+        said: NodeReport,
+    },
     Client(usize),
+    /// A person who wants another plan.
+    Planner,
 }
 
 impl World {
@@ -153,6 +211,7 @@ impl World {
             past: VecDeque::new(),
             submitted: [None; 2],
             next_node_fault_ms: 1_000_000 + 2000,
+            ranks: faults.training.plan.world_size(),
             faults,
         };
         world.start_coordinator();
@@ -179,7 +238,9 @@ impl World {
                 self.happen(happening);
             }
             self.disturb();
+            self.flap();
             self.submit();
+            self.ask_for_a_plan();
             self.step_nodes();
             self.apply(Command::Tick);
         }
@@ -198,7 +259,7 @@ impl World {
     fn is_over(&self) -> bool {
         let became = |job: JobId, wanted: JobState| {
             self.log.iter().rev().any(|entry| {
-                matches!(&entry.event, Event::Job(id, sixfold_coordinator::event::JobEvent::Became { state, .. })
+                matches!(&entry.event, Event::Job(id, JobEvent::Became { state, .. })
                     if *id == job && *state == wanted)
             })
         };
@@ -384,6 +445,7 @@ impl World {
                 let known = self.submitted[number].get_or_insert(job);
                 assert_eq!(*known, job, "a repeated request is the same job");
             }
+            (Some(Asker::Planner), Answer::Client(_)) => {}
             (asker, answer) => panic!("{answer:?} to {}", asker.is_some()),
         }
     }
@@ -397,6 +459,15 @@ impl World {
                 Event::Unit(_, UnitEvent::Failed { .. }) => self.seen.task_failures += 1,
                 Event::Unit(_, UnitEvent::Adopted) => self.seen.adopted += 1,
                 Event::Unit(_, UnitEvent::Placed { step: Some(_), .. }) => self.seen.resumed_from_a_step += 1,
+                Event::Job(_, JobEvent::Replanned { plan, wanted, .. }) => {
+                    let before = std::mem::replace(&mut self.ranks, plan.world_size());
+                    let count = match wanted {
+                        Some(_) => &mut self.seen.replans,
+                        None if self.ranks > before => &mut self.seen.widened,
+                        None => &mut self.seen.shrunk,
+                    };
+                    *count += 1;
+                }
                 _ => {}
             }
             self.log.push(entry);
@@ -407,13 +478,74 @@ impl World {
         if self.passed_ms() < 1000 || !self.passed_ms().is_multiple_of(500) {
             return;
         }
-        for (number, spec) in [jobs::whole_way(), jobs::map_reduce()].into_iter().enumerate() {
+        let whole_way = jobs::whole_way(&self.faults.training);
+        for (number, spec) in [whole_way, jobs::map_reduce()].into_iter().enumerate() {
             if self.submitted[number].is_none() {
                 let request = RequestId(format!("request {number}"));
                 let ticket = self.ticket(Asker::Client(number));
                 self.apply(Command::Request { request: ClientRequest::Submit { request, spec }, ticket });
             }
         }
+    }
+
+    fn ask(&mut self, request: ClientRequest) -> Option<ClientReply> {
+        let ticket = self.ticket(Asker::Planner);
+        let replies = self.apply(Command::Request { request, ticket })?;
+        replies.into_iter().find_map(|(to, answer)| match answer {
+            Answer::Client(reply) if to == ticket => Some(reply),
+            _ => None,
+        })
+    }
+
+    /// A person asks for the next plan, sometimes twice, and sometimes after having looked too early.
+    fn ask_for_a_plan(&mut self) {
+        let every_ms = self.faults.replan_every_ms;
+        let (Some(job), passed_ms) = (self.submitted[0], self.passed_ms()) else { return };
+        if every_ms == 0 || !self.faulty() || !passed_ms.is_multiple_of(every_ms) {
+            return;
+        }
+        let Some(ClientReply::Spec(spec)) = self.ask(ClientRequest::Spec(job)) else { return };
+        let turn = (passed_ms / every_ms + self.seed) as usize;
+        let plan: ParallelPlan = PLANS[turn % PLANS.len()].parse().expect("a plan");
+        let replan = replan(job, &spec, plan, self.faults.training.steps);
+        let request = || ClientRequest::Replan(Box::new(replan.clone()));
+        let Some(reply) = self.ask(request()) else { return };
+        match reply {
+            ClientReply::Replanned { number, interrupts } => {
+                let before = self.log.len();
+                if let Some(again) = self.ask(request()) {
+                    assert_eq!(again, ClientReply::Replanned { number, interrupts }, "asked for once");
+                    assert_eq!(self.log.len(), before, "a repeated request changes nothing");
+                }
+                let other = Replan { options_json: jobs::options_json(&plan, 999), ..replan.clone() };
+                let refused = self.ask(ClientRequest::Replan(Box::new(other)));
+                assert!(matches!(refused, None | Some(ClientReply::Refused(_))), "{refused:?}");
+            }
+            ClientReply::Refused(Refusal::NotReplanned(_)) => self.seen.replans_refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A node's process dies and comes back.
+    fn kill_node(&mut self, number: u64, away_ms: u64) {
+        let name = NodeName(format!("n{number}"));
+        if self.nodes[&name].up {
+            self.seen.node_kills += 1;
+            self.node(&name).die(false);
+            self.at(self.now_ms + away_ms, Happening::Revive(name));
+        }
+    }
+
+    fn flap(&mut self) {
+        if let Some((away_ms, all)) = self.faults.kill_once.filter(|_| self.passed_ms() == KILL_AT_MS) {
+            let first = if all { 1 } else { NODES };
+            (first..=NODES).for_each(|number| self.kill_node(number, away_ms + number * COME_BACK_MS));
+        }
+        let every_ms = self.faults.flap_every_ms;
+        if every_ms == 0 || self.passed_ms() > FLAPS_END_MS || !self.passed_ms().is_multiple_of(every_ms) {
+            return;
+        }
+        self.kill_node(NODES, every_ms / 2);
     }
 
     fn dies_now(&mut self) -> Option<bool> {
@@ -502,5 +634,19 @@ impl World {
         self.seen.freezes += 1;
         self.node(name).frozen = true;
         self.at(self.now_ms + frozen_ms, Happening::Thaw(name.clone()));
+    }
+}
+
+/// What a person sends who has looked at the job's spec.
+fn replan(job: JobId, spec: &JobSpec, plan: ParallelPlan, steps: u64) -> Replan {
+    let stage = spec.stages.iter().find(|stage| stage.name == jobs::TRAIN).expect("a training");
+    let mut phase = stage.phases[0].clone();
+    phase.fan = Fan::Gang(plan);
+    Replan {
+        job,
+        stage: stage.name.clone(),
+        from_json: stage.options_json.clone(),
+        options_json: jobs::options_json(&plan, steps),
+        phase,
     }
 }

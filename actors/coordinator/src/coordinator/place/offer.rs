@@ -10,16 +10,16 @@ use crate::job::Resources;
 use crate::state::node::{Node, NodeStatus};
 
 /// What a node has left.
-pub(super) struct Offer {
-    pub(super) name: NodeName,
-    pub(super) cores: u32,
+pub(crate) struct Offer {
+    pub(crate) name: NodeName,
+    pub(crate) cores: u32,
     /// Threads of tasks that have an end.
     pub(super) busy_threads: u32,
     /// Threads of services, which are idle most of the time.
     service_threads: u32,
     memory_bytes: u64,
     gpus: u32,
-    host: String,
+    pub(crate) host: String,
     failure_domain: String,
     /// All nodes of its failure domain.
     pub(super) domain_nodes: BTreeSet<NodeName>,
@@ -93,7 +93,7 @@ pub(crate) fn domain_of(name: &NodeName, node: &Node) -> String {
 
 impl Coordinator {
     /// What the nodes have left. A silent or quarantined node offers nothing while another can.
-    pub(super) fn offers(&self) -> Vec<Offer> {
+    pub(crate) fn offers(&self) -> Vec<Offer> {
         let members = self.state.nodes.iter().filter(|(_, node)| node.status == NodeStatus::Member);
         let mut offers: Vec<Offer> = members
             .filter_map(|(name, node)| {
