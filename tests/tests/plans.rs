@@ -6,17 +6,19 @@ use serde_json::Value;
 use sixfold_tests::{alone, has_namespaces, result};
 
 /// Degrees of a plan, and the node daemons that it is run on.
-const PLANS: [(usize, usize, usize, usize); 6] =
+type Degrees = (usize, usize, usize, usize);
+
+const PLANS: [Degrees; 6] =
     [(1, 1, 1, 1), (1, 2, 1, 2), (1, 1, 2, 2), (2, 1, 1, 2), (1, 2, 2, 4), (2, 2, 1, 4)];
 
 /// Pipelines whose stages take turns with their layers, or have as many as the job says: a plan, and the options.
-const LAYOUTS: [((usize, usize, usize, usize), &[&str]); 3] = [
+const LAYOUTS: [(Degrees, &[&str]); 3] = [
     ((1, 1, 2, 2), &["--set", "train.virtual_stages=2"]),
     ((1, 2, 2, 4), &["--set", "train.virtual_stages=2"]),
     ((1, 1, 3, 3), &["--set", "train.stage_layers=[1, 2, 1]"]),
 ];
 
-fn train((data, tensor, pipeline, nodes): (usize, usize, usize, usize), more: &[&str]) -> Value {
+fn train((data, tensor, pipeline, nodes): Degrees, more: &[&str]) -> Value {
     let nodes = nodes.to_string();
     let text = format!("data.text={}", sixfold_tests::root().join("LICENSE-APACHE").display());
     let degrees = [
