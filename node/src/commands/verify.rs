@@ -231,7 +231,7 @@ mod tests {
         before_start(&spec, false).await.unwrap();
         let stage = &to_json(&verdicts)["stages"][0];
         assert_eq!((&stage["plan"], &stage["same_bits"]), (&json!("dp1·tp2·pp2"), &json!(true)));
-        assert_eq!((&stage["virtual_stages"], &stage["stage_layers"]), (&json!(1), &json!([2, 2])));
+        assert_eq!((&stage["virtual_stages"], &stage["stage_layers"]), (&json!(1), &json!([3, 1])));
         assert!(stage["numbers_compared"].as_u64() > stage["parameters"].as_u64());
         let Outcome::Same(verified) = &verdicts[0].outcome else { panic!("{stage}") };
         let rows = rows(verified);

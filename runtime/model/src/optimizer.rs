@@ -95,21 +95,24 @@ impl SquareSums {
         gradients: &DeviceUnits,
         whole: bool,
     ) -> Self {
-        Self::of_units(stream, geometry, &slice.units(geometry), gradients, whole)
+        let (units, holds) = (slice.units(geometry), |unit| slice.holds(unit));
+        Self::of_units(stream, geometry, &units, gradients, holds, whole)
     }
 
-    /// As [`Self::of_slice`], with these units.
+    /// As [`Self::of_slice`], from these units, with those that `holds` is true of: a table of a tied head at the end of a
+    /// pipeline has a gradient, and is counted where the embedding is.
     pub fn of_units(
         stream: &Stream,
         geometry: &Geometry,
         units: &[UnitId],
         gradients: &DeviceUnits,
+        holds: impl Fn(UnitId) -> bool,
         whole: bool,
     ) -> Self {
         let of_units = units.iter().map(|unit| of_parameter(geometry, gradients, *unit));
         let blocks: BTreeMap<_, _> = units.iter().zip(square_sums(stream, of_units)).collect();
         let of_unit = |unit| blocks.get(&unit).cloned().unwrap_or_default();
-        Self::of_blocks(geometry, |unit| blocks.contains_key(&unit), whole, of_unit)
+        Self::of_blocks(geometry, holds, whole, of_unit)
     }
 
     /// As [`Self::of_slice`], with the units that `holds` is true of, from the square sums of the

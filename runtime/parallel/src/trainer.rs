@@ -345,11 +345,11 @@ impl Trainer {
     fn squares(&mut self) -> Result<SquareSums, StepError> {
         let (stream, geometry, gradients) = (&self.stream, &self.geometry, &self.gradients);
         let norms = self.place.tensor == 0;
+        let holds = |unit| self.slice.holds(unit);
         let Some(partition) = &self.partition else {
             let units = self.slice.units(geometry);
-            return Ok(SquareSums::of_units(stream, geometry, &units, gradients, norms));
+            return Ok(SquareSums::of_units(stream, geometry, &units, gradients, holds, norms));
         };
-        let holds = |unit| self.slice.holds(unit);
         let mut blocks = partition.squares(stream, geometry, gradients);
         self.links.data.all_gather(&mut blocks, &partition.blocks)?;
         let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
