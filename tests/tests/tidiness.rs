@@ -129,7 +129,7 @@ fn unsafe_is_where_it_is_expected() {
 }
 
 /// Where model and parallel have numbers in the host's memory, and which.
-const ON_THE_HOST: [(&str, &str); 10] = [
+const ON_THE_HOST: [(&str, &str); 11] = [
     ("runtime/model/src/unit_buffer", "units for files"),
     ("runtime/model/src/hugging_face", "units for files"),
     ("runtime/model/src/init", "units before they are uploaded"),
@@ -139,6 +139,7 @@ const ON_THE_HOST: [(&str, &str); 10] = [
     ("runtime/model/src/optimizer", "a sum of squares a block and a unit"),
     ("runtime/parallel/src/partition", "a sum of squares a block"),
     ("runtime/parallel/src/health", "what ranks tell of themselves"),
+    ("runtime/parallel/src/pipeline", "losses after an explicit copy"),
     ("runtime/parallel/src/trainer", "losses, and what ranks tell of themselves"),
 ];
 

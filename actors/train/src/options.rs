@@ -546,8 +546,12 @@ mod tests {
         for (name, value) in defaults.as_object().unwrap() {
             let other = match value {
                 serde_json::Value::Bool(flag) => (!flag).into(),
-                serde_json::Value::String(_) if name == "recompute" => "full".into(),
-                serde_json::Value::String(_) => "gpt2".into(),
+                serde_json::Value::String(_) => match name.as_str() {
+                    "recompute" => "full".into(),
+                    "dtype" => "bf16".into(),
+                    _ => "gpt2".into(),
+                },
+                serde_json::Value::Array(_) => vec![1].into(),
                 number => number.as_u64().map_or(0.25.into(), |number| (number + 1).into()),
             };
             let mut changed = defaults.clone();
