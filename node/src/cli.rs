@@ -59,8 +59,8 @@ pub(crate) enum Command {
     VerifyPlan(VerifyPlanArgs),
     /// Let a training that runs go on under another plan, or with other options that change no bit.
     ///
-    /// Can be changed: the degrees of the plan (data_parallel, tensor_parallel, pipeline_parallel), threads,
-    /// recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
+    /// Can be changed: the degrees of the plan (data_parallel, tensor_parallel, pipeline_parallel), how its pipeline is
+    /// cut (virtual_stages, stage_layers), what replicas share (zero_stage), threads, recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
     /// that come and go (elastic, shrink_after_seconds, widen_after_seconds). Every other option decides
     /// what is trained, and is refused by its name.
     ///

@@ -22,6 +22,8 @@ fn every_layout_gives_the_bits_of_the_serial_run_and_tells_its_bubble() {
         (("tp2.pp2", 2, &[]), "virtual stages"),
         (("dp2.tp2.pp2", 2, &[]), "virtual stages"),
         (("pp3", 1, &[1, 3, 0]), "dp1·tp1·pp3 (1+3+0 layers)"),
+        // As under a plan that was chosen where nodes are gone, with the layout that was wanted for four virtual stages.
+        (("pp3", 2, &[1, 1, 1, 1]), "dp1·tp1·pp3 ("),
     ] {
         let outcome = Gang::new(laid_out(layout)).run().unwrap();
         assert_eq!(outcome.hashes(), serial.hashes(), "{layout:?}");
