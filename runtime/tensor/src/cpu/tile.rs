@@ -18,6 +18,8 @@ use crate::cpu::{PANEL_COLUMNS, SimdLevel, Start};
 
 /// Rows of the largest tile: 12 x 32 accumulators fill 24 of AVX-512's 32 registers.
 pub(crate) const TILE_ROWS: usize = 12;
+/// Rows that a kernel of half a tile's columns does at once: 6 x 16 accumulators fill 12 of AVX2's 16 registers.
+pub(crate) const HALF_TILE_ROWS: usize = 6;
 
 /// Elements from row to row of an `a` operand that is stored by rows of a block of scores.
 pub(crate) const SCORE_STRIDE: usize = 64;
@@ -89,6 +91,8 @@ macro_rules! kernels {
 struct Family {
     /// Columns that a kernel does: all of a tile, or a half.
     columns: usize,
+    /// Rows that it does best, with the rows of the left operand side by side.
+    rows: usize,
     /// By row layout.
     layouts: [Kernels; 2],
     pairs: [PairKernel; TILE_ROWS],
@@ -96,18 +100,21 @@ struct Family {
 
 static PLAIN: Family = Family {
     columns: PANEL_COLUMNS,
+    rows: TILE_ROWS,
     layouts: [kernels!(plain::kernel, 1), kernels!(plain::kernel, SCORE_STRIDE)],
     pairs: kernels!(plain::pairs),
 };
 #[cfg(target_arch = "x86_64")]
 static AVX2: Family = Family {
     columns: HALF_COLUMNS,
+    rows: HALF_TILE_ROWS,
     layouts: [kernels!(avx2::kernel, 1), kernels!(avx2::kernel, SCORE_STRIDE)],
     pairs: kernels!(avx2::pairs),
 };
 #[cfg(target_arch = "x86_64")]
 static AVX512: Family = Family {
     columns: PANEL_COLUMNS,
+    rows: TILE_ROWS,
     layouts: [kernels!(avx512::kernel, 1), kernels!(avx512::kernel, SCORE_STRIDE)],
     pairs: kernels!(avx512::pairs),
 };
@@ -138,12 +145,19 @@ pub(crate) fn multiply(level: SimdLevel, rows: usize, operands: Operands<'_>, c:
     family.halves().for_each(|half| family.multiply(half, rows, operands, c, c_step));
 }
 
+/// Rows of the tiles that a product is best cut into.
+pub(crate) fn tile_rows(level: SimdLevel) -> usize {
+    Family::of(level).rows
+}
+
 /// Rows that are packed as `[tile][k][row]`, the last tile with the rows that are left.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles<'a> {
     pub(crate) data: &'a [f32],
     /// Packed terms of each row.
     pub(crate) depth: usize,
+    /// Rows of a whole tile.
+    pub(crate) rows: usize,
 }
 
 /// A panel of the right operand as `[half][k][column]`, from some term on.
@@ -162,37 +176,40 @@ pub(crate) enum Elements<'a> {
     Bf16(&'a [u32]),
 }
 
-/// [`multiply`] for tile after tile and the given terms of each, with the same terms of a panel: half of it stays in the
-/// first cache meanwhile.
+/// [`multiply`] for tile after tile and the given terms of each, with the same terms of neighbouring panels: a tile stays
+/// in the first cache while they go by.
 ///
 /// # Panics
 /// An operand is too short.
-pub(crate) fn multiply_tiles(
+pub(crate) fn multiply_tiles<'a>(
     level: SimdLevel,
     tiles: Tiles<'_>,
     terms: Range<usize>,
-    panel: PanelTerms<'_>,
+    panels: impl Iterator<Item = PanelTerms<'a>> + Clone,
     start: Start,
     c: &mut [f32],
     c_step: usize,
 ) {
     let family = Family::of(level);
-    for half in family.halves() {
-        for (tile, a) in tiles.data.chunks(tiles.depth * TILE_ROWS).enumerate() {
-            let rows = a.len() / tiles.depth;
-            let (depth, a) = (terms.len(), &a[terms.start * rows..]);
-            let c = &mut c[tile * TILE_ROWS * c_step..];
+    for (tile, a) in tiles.data.chunks(tiles.depth * tiles.rows).enumerate() {
+        let rows = a.len() / tiles.depth;
+        let (depth, a) = (terms.len(), &a[terms.start * rows..]);
+        let c = &mut c[tile * tiles.rows * c_step..];
+        for (number, panel) in panels.clone().enumerate() {
+            let c = &mut c[number * PANEL_COLUMNS..];
             match panel.elements {
                 Elements::F32(b) => {
                     let b = &b[terms.start * HALF_COLUMNS..];
                     let (b_step, b_half) = (HALF_COLUMNS, panel.half);
                     let a_layout = RowLayout::Packed;
                     let operands = Operands { depth, a, a_layout, a_step: rows, b, b_step, b_half, start };
-                    family.multiply(half, rows, operands, c, c_step);
+                    family.halves().for_each(|half| family.multiply(half, rows, operands, c, c_step));
                 }
                 Elements::Bf16(b) => {
                     let b = (&b[terms.start / 2 * HALF_COLUMNS..], panel.half);
-                    family.multiply_pairs(half, rows, terms.clone(), a, b, start, c, c_step);
+                    family.halves().for_each(|half| {
+                        family.multiply_pairs(half, rows, terms.clone(), a, b, start, c, c_step);
+                    });
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::tree::{LEVELS, Leaves};
 use crate::cpu::bf16::round_in_place_at;
 use crate::cpu::elementwise::add_assign_at;
 use crate::cpu::simd::Instructions;
-use crate::cpu::tile::{PanelTerms, TILE_ROWS, Tiles, multiply_tiles};
+use crate::cpu::tile::{HALF_TILE_ROWS, TILE_ROWS, Tiles, multiply_tiles, tile_rows};
 use crate::cpu::transpose::transpose;
 use crate::cpu::{Dtype, Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
@@ -34,34 +34,33 @@ pub(super) enum Sum<'a> {
     Tree(&'a Leaves),
 }
 
-/// The sizes of blocks, for the caches of the machines that have the level.
+/// Elements of packed rows that a product takes at a time: 512 KiB.
+const PACKED_ELEMENTS: usize = 1 << 17;
+
+/// The sizes of blocks: a tile of `A` stays in the first cache while panels go by, and these stay in the second while
+/// tiles do.
+#[derive(Clone, Copy)]
 struct Blocking {
-    /// Terms of one block of `k`.
-    terms: usize,
+    /// Rows of a tile.
+    tile: usize,
     /// Rows of `A` that are packed together.
     rows: usize,
-    /// Rows that a panel is multiplied by before the next panel comes.
-    rows_a_panel: usize,
-    /// Panels that such rows are multiplied by before the next rows come.
+    /// Panels that they are multiplied by before the next panels come.
     panels: usize,
 }
 
 impl Blocking {
-    /// For packed rows of `depth` terms.
-    fn new(level: SimdLevel, depth: usize) -> Self {
-        match level.instructions() {
-            // Half of a panel's block (384 x 16) stays in L1 while the rows go by; these stay in L2.
+    /// For packed rows of `depth` terms, of which no more than `terms` go into one accumulator.
+    fn new(level: SimdLevel, depth: usize, terms: usize) -> Self {
+        let tile = tile_rows(level);
+        // Two fifths of the second cache of machines that have the level, and more of the larger one.
+        let elements = match level.instructions() {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => {
-                let rows = ((96 << 10) / depth / TILE_ROWS * TILE_ROWS).clamp(2 * TILE_ROWS, 15 * TILE_ROWS);
-                Self { terms: 384, rows, rows_a_panel: rows, panels: 1 }
-            }
-            // A tile of `A` (12 x 512) stays in L1 while the panels go by; these stay in L2.
-            _ => {
-                let panels = ((192 << 10) / (depth * PANEL_COLUMNS)).max(1);
-                Self { terms: 512, rows: usize::MAX, rows_a_panel: TILE_ROWS, panels }
-            }
-        }
+            Instructions::Avx512 => 192 << 10,
+            _ => 48 << 10,
+        };
+        let rows = (PACKED_ELEMENTS / depth / tile * tile).max(NARROW_ROWS);
+        Self { tile, rows, panels: (elements / (terms.min(PACKED_TERMS) * PANEL_COLUMNS)).max(1) }
     }
 }
 
@@ -84,7 +83,8 @@ impl Product<'_> {
         let rows = c.rows;
         let mut packed = SCRATCH.take();
         self.pack_rows(a, &mut packed.0);
-        let a_rows = PackedRows { data: &packed.0, first_term: 0, depth: a.cols, rows };
+        let tile = tile_rows(self.level);
+        let a_rows = PackedRows { data: &packed.0, first_term: 0, depth: a.cols, rows, tile };
         let len = PANEL_COLUMNS * rows;
         let mut outputs = vec![0.0f32; self.b.count() * len];
         if matches!(self.sum, Sum::Plain(Start::FromC)) {
@@ -96,7 +96,8 @@ impl Product<'_> {
             let mut spare = Vec::new();
             for (offset, output) in outputs.chunks_exact_mut(len).enumerate() {
                 let mut out = Out { data: output, stride: PANEL_COLUMNS };
-                self.panel(a_rows, task * panels_a_task + offset, &mut out, &mut spare);
+                let panel = task * panels_a_task + offset;
+                self.panels(a_rows, panel..panel + 1, &mut out, &mut spare);
             }
         });
         exchange(c, &mut outputs, |c_row, output| c_row.copy_from_slice(output));
@@ -128,47 +129,41 @@ impl Product<'_> {
     /// The given terms of all rows and columns.
     fn terms(&self, a: Mat<'_>, terms: Range<usize>, c: &mut MatMut<'_>) {
         let (mut packed, mut spare) = SCRATCH.take();
-        let blocking = Blocking::new(self.level, terms.len());
-        for first in (0..a.rows).step_by(blocking.rows.min(a.rows)) {
-            let rows = first..a.rows.min(first.saturating_add(blocking.rows));
+        let whole_panels = c.cols / PANEL_COLUMNS;
+        let longest = match self.sum {
+            Sum::Plain(_) => terms.len(),
+            Sum::Tree(leaves) => leaves.longest(),
+        };
+        let Blocking { rows: rows_a_block, panels: panels_a_block, tile } =
+            Blocking::new(self.level, terms.len(), longest);
+        for first in (0..a.rows).step_by(rows_a_block) {
+            let rows = first..a.rows.min(first + rows_a_block);
             self.pack_rows(a.columns(terms.clone()).row_range(rows.clone()), &mut packed);
             let (first_term, depth) = (terms.start, terms.len());
-            let a_rows = PackedRows { data: &packed, first_term, depth, rows: rows.len() };
-            for first_panel in (0..self.b.count()).step_by(blocking.panels) {
-                let panels = first_panel..self.b.count().min(first_panel + blocking.panels);
-                for first_row in (0..a_rows.rows).step_by(blocking.rows_a_panel) {
-                    let part = a_rows.part(first_row..a_rows.rows.min(first_row + blocking.rows_a_panel));
-                    for panel in panels.clone() {
-                        self.panel_of(part, rows.start + first_row, panel, c, &mut spare);
-                    }
-                }
+            let a_rows = PackedRows { data: &packed, first_term, depth, rows: rows.len(), tile };
+            for first_panel in (0..whole_panels).step_by(panels_a_block) {
+                let panels = first_panel..whole_panels.min(first_panel + panels_a_block);
+                let stride = c.row_stride;
+                let data = &mut c.data[first * stride + first_panel * PANEL_COLUMNS..];
+                self.panels(a_rows, panels, &mut Out { data, stride }, &mut spare);
+            }
+            if self.b.count() > whole_panels {
+                self.last_columns(a_rows, first, c, &mut spare);
             }
         }
         SCRATCH.set((packed, spare));
     }
 
-    /// The columns of one panel for packed rows, of which the first is row `row` of `c`; the last columns go through a
+    /// The columns of a panel that is not whole, for packed rows of which the first is row `row` of `c`. They go through a
     /// buffer, so that the instructions are the same.
-    fn panel_of(
-        &self,
-        a: PackedRows<'_>,
-        row: usize,
-        panel: usize,
-        c: &mut MatMut<'_>,
-        spare: &mut Vec<f32>,
-    ) {
-        let column = panel * PANEL_COLUMNS;
-        let columns = PANEL_COLUMNS.min(c.cols - column);
-        if columns == PANEL_COLUMNS {
-            let stride = c.row_stride;
-            let mut out = Out { data: &mut c.data[row * stride + column..], stride };
-            return self.panel(a, panel, &mut out, spare);
-        }
+    fn last_columns(&self, a: PackedRows<'_>, row: usize, c: &mut MatMut<'_>, spare: &mut Vec<f32>) {
+        let panel = c.cols / PANEL_COLUMNS;
+        let (column, columns) = (panel * PANEL_COLUMNS, c.cols % PANEL_COLUMNS);
         let mut buffer = vec![0.0f32; a.rows * PANEL_COLUMNS];
         for (r, buffered) in buffer.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
             buffered[..columns].copy_from_slice(&c.row_mut(row + r)[column..]);
         }
-        self.panel(a, panel, &mut Out { data: &mut buffer, stride: PANEL_COLUMNS }, spare);
+        self.panels(a, panel..panel + 1, &mut Out { data: &mut buffer, stride: PANEL_COLUMNS }, spare);
         for (r, buffered) in buffer.chunks_exact(PANEL_COLUMNS).enumerate() {
             c.row_mut(row + r)[column..].copy_from_slice(&buffered[..columns]);
         }
@@ -176,19 +171,21 @@ impl Product<'_> {
 
     /// Packs `a`, rounded as the right operand is.
     fn pack_rows(&self, a: Mat<'_>, packed: &mut Vec<f32>) {
-        pack_rows(a, packed);
+        match tile_rows(self.level) {
+            HALF_TILE_ROWS => pack_rows::<HALF_TILE_ROWS>(a, packed),
+            _ => pack_rows::<TILE_ROWS>(a, packed),
+        }
         if self.b.dtype() == Dtype::Bf16 {
             round_in_place_at(self.level, packed);
         }
     }
 
-    fn panel(&self, a: PackedRows<'_>, panel: usize, out: &mut Out<'_>, spare: &mut Vec<f32>) {
-        let terms = Blocking::new(self.level, a.depth).terms;
-        let product = PanelProduct { level: self.level, a, b: self.b.panel(panel, a.first_term), terms };
+    fn panels(&self, a: PackedRows<'_>, panels: Range<usize>, out: &mut Out<'_>, spare: &mut Vec<f32>) {
+        let product = PanelProduct { level: self.level, a, b: self.b, panels };
         match self.sum {
             Sum::Plain(start) => product.multiply(0..a.depth, start, out),
             Sum::Tree(leaves) => {
-                spare.resize(LEVELS * a.rows * PANEL_COLUMNS, 0.0);
+                spare.resize(LEVELS * product.elements(), 0.0);
                 product.subtree(leaves.ranges(), out, spare);
             }
         }
@@ -214,39 +211,41 @@ struct PackedRows<'a> {
     first_term: usize,
     depth: usize,
     rows: usize,
+    /// Rows of a whole tile.
+    tile: usize,
 }
 
-impl<'a> PackedRows<'a> {
-    /// The rows of a range that begins with a tile.
-    fn part(self, rows: Range<usize>) -> Self {
-        let data = &self.data[rows.start * self.depth..rows.end * self.depth];
-        Self { data, rows: rows.len(), ..self }
-    }
-}
-
-/// Where a panel's sums go: row `r` begins at `data[r * stride]`.
+/// Where the sums of some panels go: row `r` begins at `data[r * stride]`.
 struct Out<'a> {
     data: &'a mut [f32],
     stride: usize,
 }
 
-/// Packed rows, and the panel that they are multiplied by.
+/// Packed rows, and the panels that they are multiplied by.
 struct PanelProduct<'a> {
     level: SimdLevel,
     a: PackedRows<'a>,
-    /// From the first packed term on.
-    b: PanelTerms<'a>,
-    /// Terms of one block of `k`.
-    terms: usize,
+    b: &'a Panels,
+    panels: Range<usize>,
 }
 
 impl PanelProduct<'_> {
+    fn columns(&self) -> usize {
+        self.panels.len() * PANEL_COLUMNS
+    }
+
+    /// Of the output.
+    fn elements(&self) -> usize {
+        self.a.rows * self.columns()
+    }
+
     /// The sum over `range`, block by block: each continues from what the one before it stored.
     fn multiply(&self, range: Range<usize>, start: Start, out: &mut Out<'_>) {
-        for (block, range) in blocks(range, self.terms).enumerate() {
+        let tiles = Tiles { data: self.a.data, depth: self.a.depth, rows: self.a.tile };
+        let panels = self.panels.clone().map(|panel| self.b.panel(panel, self.a.first_term));
+        for (block, range) in blocks(range, PACKED_TERMS).enumerate() {
             let start = if block == 0 { start } else { Start::FromC };
-            let tiles = Tiles { data: self.a.data, depth: self.a.depth };
-            multiply_tiles(self.level, tiles, range, self.b, start, out.data, out.stride);
+            multiply_tiles(self.level, tiles, range, panels.clone(), start, out.data, out.stride);
         }
     }
 
@@ -263,10 +262,11 @@ impl PanelProduct<'_> {
         if !self.subtree(left, out, spare) {
             return self.subtree(right, out, spare);
         }
-        let (other, spare) = spare.split_at_mut(self.a.rows * PANEL_COLUMNS);
-        if self.subtree(right, &mut Out { data: other, stride: PANEL_COLUMNS }, spare) {
-            for (sum, other) in out.data.chunks_mut(out.stride).zip(other.chunks_exact(PANEL_COLUMNS)) {
-                add_assign_at(self.level, &mut sum[..PANEL_COLUMNS], other);
+        let columns = self.columns();
+        let (other, spare) = spare.split_at_mut(self.elements());
+        if self.subtree(right, &mut Out { data: other, stride: columns }, spare) {
+            for (sum, other) in out.data.chunks_mut(out.stride).zip(other.chunks_exact(columns)) {
+                add_assign_at(self.level, &mut sum[..columns], other);
             }
         }
         true
@@ -285,15 +285,15 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
     }
 }
 
-/// Packs `a` as [`PackedRows`].
-fn pack_rows(a: Mat<'_>, packed: &mut Vec<f32>) {
+/// Packs `a` as [`PackedRows`] with tiles of `ROWS` rows.
+fn pack_rows<const ROWS: usize>(a: Mat<'_>, packed: &mut Vec<f32>) {
     packed.resize(a.rows * a.cols, 0.0);
     if a.row_stride == 1 {
-        return pack_columns(a, packed);
+        return pack_columns::<ROWS>(a, packed);
     }
-    for (tile, output) in packed.chunks_mut(TILE_ROWS * a.cols).enumerate() {
+    for (tile, output) in packed.chunks_mut(ROWS * a.cols).enumerate() {
         let rows = output.len() / a.cols;
-        let first = tile * TILE_ROWS;
+        let first = tile * ROWS;
         if a.col_stride == 1 {
             transpose(&a.data[first * a.row_stride..], a.row_stride, output, rows, rows, a.cols);
             continue;
@@ -307,13 +307,13 @@ fn pack_rows(a: Mat<'_>, packed: &mut Vec<f32>) {
 }
 
 /// [`pack_rows`] where a column of `a` lies in one piece.
-fn pack_columns(a: Mat<'_>, packed: &mut [f32]) {
-    let rows_left = a.rows % TILE_ROWS;
+fn pack_columns<const ROWS: usize>(a: Mat<'_>, packed: &mut [f32]) {
+    let rows_left = a.rows % ROWS;
     let (whole, last) = packed.split_at_mut((a.rows - rows_left) * a.cols);
     for k in 0..a.cols {
         let column = &a.data[k * a.col_stride..][..a.rows];
-        let (tiles, rest) = column.as_chunks::<TILE_ROWS>();
-        let targets = whole.as_chunks_mut::<TILE_ROWS>().0.iter_mut().skip(k).step_by(a.cols);
+        let (tiles, rest) = column.as_chunks::<ROWS>();
+        let targets = whole.as_chunks_mut::<ROWS>().0.iter_mut().skip(k).step_by(a.cols);
         targets.zip(tiles).for_each(|(target, tile)| *target = *tile);
         last[k * rows_left..][..rows_left].copy_from_slice(rest);
     }

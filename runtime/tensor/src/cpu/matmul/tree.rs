@@ -46,6 +46,11 @@ impl Leaves {
         &self.0
     }
 
+    /// The most terms that go into one accumulator without a pause.
+    pub(super) fn longest(&self) -> usize {
+        self.0.iter().flatten().map(Range::len).max().unwrap_or(0)
+    }
+
     fn end(&self) -> usize {
         self.0.iter().flatten().map(|range| range.end).max().unwrap_or(0)
     }
