@@ -32,6 +32,8 @@ pub struct Measured {
     pub first: Duration,
     /// Wall time of each step that counts.
     pub steps: Vec<Duration>,
+    /// Most bytes of buffers that rank 0 used at once, packed operands not among them.
+    pub buffer_bytes: usize,
     /// The part of that time in which each rank waited for others of its pipeline.
     pub bubble: Vec<f64>,
     /// The part in which each pipeline stage would have nothing to do if all ranks were as fast
@@ -47,6 +49,7 @@ struct Timed {
     /// Of each step, by rank.
     bubbles: Vec<Vec<f64>>,
     scheduled_bubble: Vec<f64>,
+    buffer_bytes: usize,
 }
 
 /// Trains `warmup` steps, then `steps` that are timed, under the options' plan with every rank in this process, all on the
@@ -87,7 +90,8 @@ pub fn measure(
     };
     let rank = |rank: Rank, links: Links, tell: &mut dyn FnMut(u64)| {
         let links = RankLinks::new(&plan, rank, links)?;
-        let mut trainer = Trainer::with_layout(&job, &plan, &layout, rank, links, Device::cpu().stream())?;
+        let device = Device::cpu();
+        let mut trainer = Trainer::with_layout(&job, &plan, &layout, rank, links, device.stream())?;
         trainer.set_execution(options.execution());
         let mut timed = Timed::default();
         for step in 0..=warmup + steps {
@@ -103,6 +107,7 @@ pub fn measure(
             tell(step + 1);
         }
         timed.scheduled_bubble = trainer.scheduled_bubble();
+        timed.buffer_bytes = device.memory_use().used_bytes_max;
         Ok::<Timed, TrainError>(timed)
     };
     let mut links = connect(&plan).into_iter();
@@ -135,6 +140,7 @@ pub fn measure(
         first: timed.steps[0],
         bubble: (0..ranks).map(bubble).collect(),
         scheduled_bubble: timed.scheduled_bubble,
+        buffer_bytes: timed.buffer_bytes,
         steps: timed.steps[counted].to_vec(),
     })
 }

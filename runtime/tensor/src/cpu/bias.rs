@@ -1,13 +1,10 @@
 //! A vector added to every row, as by projections with a bias, and its gradient.
 
 use crate::cpu::simd::{simd_dispatch, simd_level};
-use crate::cpu::threads;
+use crate::cpu::{Segment, segment::by_leaf, threads};
 
 /// Elements of one task.
 const TASK_ELEMENTS: usize = 1 << 15;
-/// Columns of one task of the gradient: whole lines, so that threads share none.
-const TASK_COLUMNS: usize = 128;
-
 /// `x[r][n] += bias[n]`; `x` is `[rows][bias.len()]`.
 ///
 /// # Panics
@@ -18,18 +15,23 @@ pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     threads::for_each_chunk(x, rows * bias.len().max(1), cost, |_, x| forward_at(level, x, bias));
 }
 
-/// Adds the sum of the rows of `dy` (`[rows][d_bias.len()]`) to `d_bias`, rows in ascending order.
+/// Adds the sum of the rows of `dy` (`[rows][width]`) of each leaf to that of `sums` (`[leaves][width]`), rows in ascending
+/// order.
 ///
-/// `d_bias` continues from its content, so a sequence block's gradient begins with zeros; blocks are then summed in the
-/// tree.
+/// A leaf continues from its content, so that of a sequence block begins with zeros; leaves are then summed in the tree.
 ///
 /// # Panics
-/// `dy` is not a whole number of rows.
-pub fn bias_gradient(dy: &[f32], d_bias: &mut [f32]) {
-    check(dy, d_bias);
-    let (level, width) = (simd_level(), d_bias.len());
-    threads::for_each_chunk(d_bias, TASK_COLUMNS, dy.len(), |index, d_bias| {
-        gradient_at(level, dy, width, index * TASK_COLUMNS, d_bias);
+/// The shapes disagree, or a segment lies beyond the rows or the leaves.
+pub fn bias_gradient(dy: &[f32], width: usize, segments: &[Segment], sums: &mut [f32]) {
+    if width == 0 {
+        return;
+    }
+    assert_eq!((dy.len() % width, sums.len() % width), (0, 0), "rows of {width}");
+    let level = simd_level();
+    let parts = by_leaf(segments, sums.len() / width, |rows| &dy[rows.start * width..rows.end * width]);
+    let mut tasks: Vec<_> = sums.chunks_exact_mut(width).zip(parts).collect();
+    threads::for_each(&mut tasks, dy.len(), |(sum, parts)| {
+        parts.iter().for_each(|dy| gradient_at(level, dy, sum));
     });
 }
 
@@ -39,7 +41,7 @@ fn check(rows: &[f32], bias: &[f32]) {
 }
 
 simd_dispatch!(fn forward_at(x: &mut [f32], bias: &[f32]) = forward);
-simd_dispatch!(fn gradient_at(dy: &[f32], width: usize, first: usize, d_bias: &mut [f32]) = gradient);
+simd_dispatch!(fn gradient_at(dy: &[f32], d_bias: &mut [f32]) = gradient);
 
 #[inline(always)]
 fn forward(x: &mut [f32], bias: &[f32]) {
@@ -48,11 +50,10 @@ fn forward(x: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// The columns from `first` on.
 #[inline(always)]
-fn gradient(dy: &[f32], width: usize, first: usize, d_bias: &mut [f32]) {
-    for row in dy.chunks_exact(width) {
-        d_bias.iter_mut().zip(&row[first..]).for_each(|(sum, dy)| *sum += dy);
+fn gradient(dy: &[f32], d_bias: &mut [f32]) {
+    for row in dy.chunks_exact(d_bias.len()) {
+        d_bias.iter_mut().zip(row).for_each(|(sum, dy)| *sum += dy);
     }
 }
 
@@ -79,19 +80,23 @@ mod tests {
             for level in SimdLevel::available() {
                 let (mut out, mut gradient) = (x.clone(), start.clone());
                 forward_at(level, &mut out, &bias);
-                gradient_at(level, &x, width, 0, &mut gradient);
+                gradient_at(level, &x, &mut gradient);
                 assert_eq!((&out, &gradient), (&expected, &e_gradient), "{} {rows}x{width}", level.name());
             }
             set_threads(3).unwrap();
             let (mut out, mut gradient) = (x.clone(), start);
             add_bias(&mut out, &bias);
-            bias_gradient(&x, &mut gradient);
+            let middle = rows / 3;
+            let segments = [middle, rows].map(|end| Segment { end, leaf: 0 });
+            bias_gradient(&x, width, &segments, &mut gradient);
             set_threads(1).unwrap();
             assert_eq!((out, gradient), (expected, e_gradient), "{rows}x{width}");
             let sums =
                 (0..width).map(|n| x.iter().skip(n).step_by(width).map(|&x| f64::from(x)).sum::<f64>());
             let mut gradient = vec![0.0; width];
-            bias_gradient(&x, &mut gradient);
+            let middle = rows / 3;
+            let segments = [middle, rows].map(|end| Segment { end, leaf: 0 });
+            bias_gradient(&x, width, &segments, &mut gradient);
             for (actual, expected) in gradient.iter().zip(sums) {
                 assert!((f64::from(*actual) - expected).abs() <= 1e-6 * (rows as f64), "{rows}x{width}");
             }

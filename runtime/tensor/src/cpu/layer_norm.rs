@@ -2,6 +2,12 @@
 
 use crate::cpu::order::{fold_lanes, sum_lanes};
 use crate::cpu::simd::{simd_dispatch, simd_level};
+use crate::cpu::{Segment, segment::rows_by_leaf, threads};
+
+/// Rows of one task.
+const TASK_ROWS: usize = 64;
+/// Cost of an element in multiply-adds.
+const COST: usize = 6;
 
 /// What forward read and found out, for backward.
 #[derive(Clone, Copy, Debug)]
@@ -34,22 +40,29 @@ pub fn layer_norm(
 ) {
     assert_eq!((x.len(), out.len()), (rstd.len() * w.len(), x.len()), "shapes of a norm");
     assert_eq!((bias.len(), mean.len()), (w.len(), rstd.len()), "shapes of a norm");
-    if !w.is_empty() {
-        forward_at(simd_level(), x, w, bias, eps, out, mean, rstd);
+    if w.is_empty() {
+        return;
     }
+    let (level, elements) = (simd_level(), TASK_ROWS * w.len());
+    let rows = x.chunks(elements).zip(out.chunks_mut(elements));
+    let found = mean.chunks_mut(TASK_ROWS).zip(rstd.chunks_mut(TASK_ROWS));
+    let mut tasks: Vec<_> = rows.zip(found).collect();
+    threads::for_each(&mut tasks, x.len() * COST, |((x, out), (mean, rstd))| {
+        forward_at(level, x, w, bias, eps, out, mean, rstd);
+    });
 }
 
-/// Writes the gradient of the input to `dx` and adds those of weight and bias to `dw` and `d_bias`, rows in ascending
-/// order.
+/// Writes the gradient of the input to `dx` and adds those of weight and bias to the leaves of `dw` and `d_bias`
+/// (`[leaves][width]`), rows of a leaf in ascending order.
 ///
-/// `dw` and `d_bias` continue from their content, so a sequence block's gradient begins with zeros; blocks are then summed in
-/// the tree.
+/// A leaf continues from its content, so that of a sequence block begins with zeros; leaves are then summed in the tree.
 ///
 /// # Panics
-/// The shapes disagree.
+/// The shapes disagree, or the segments do not cover the rows.
 pub fn layer_norm_backward(
     dy: &[f32],
     saved: &LayerNormSaved<'_>,
+    segments: &[Segment],
     dx: &mut [f32],
     dw: &mut [f32],
     d_bias: &mut [f32],
@@ -57,10 +70,22 @@ pub fn layer_norm_backward(
     let LayerNormSaved { x, w, mean, rstd } = *saved;
     assert_eq!((x.len(), mean.len()), (rstd.len() * w.len(), rstd.len()), "shapes of a norm");
     assert_eq!((dy.len(), dx.len()), (x.len(), x.len()), "shapes of a norm's gradients");
-    assert_eq!((dw.len(), d_bias.len()), (w.len(), w.len()), "shapes of a norm's gradients");
-    if !w.is_empty() {
-        backward_at(simd_level(), dy, saved, dx, dw, d_bias);
+    if w.is_empty() {
+        return;
     }
+    let (level, width) = (simd_level(), w.len());
+    assert_eq!((dw.len() % width, d_bias.len()), (0, dw.len()), "a norm's leaves");
+    let parts = rows_by_leaf(segments, dw.len() / width, width, dx);
+    let leaves = dw.chunks_exact_mut(width).zip(d_bias.chunks_exact_mut(width));
+    let mut tasks: Vec<_> = leaves.zip(parts).collect();
+    threads::for_each(&mut tasks, x.len() * COST, |((dw, d_bias), parts)| {
+        for (rows, dx) in parts {
+            let elements = rows.start * width..rows.end * width;
+            let (mean, rstd) = (&mean[rows.clone()], &rstd[rows.clone()]);
+            let saved = LayerNormSaved { x: &x[elements.clone()], w, mean, rstd };
+            backward_at(level, &dy[elements], &saved, dx, dw, d_bias);
+        }
+    });
 }
 
 simd_dispatch!(
@@ -163,7 +188,7 @@ fn sums(dy: &[f32], w: &[f32], x: &[f32], normed: impl Fn(f32) -> f32) -> [f32; 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{Counter, Purpose, SimdLevel};
+    use crate::cpu::{Counter, Purpose, SimdLevel, set_threads};
 
     const EPS: f32 = 1e-5;
 
@@ -276,8 +301,45 @@ mod tests {
                 mean: &mean[row..=row],
                 rstd: &rstd[row..=row],
             };
-            layer_norm_backward(&dy[elements], &saved, &mut dx, &mut dw, &mut d_bias);
+            let whole = [Segment { end: 1, leaf: 0 }];
+            layer_norm_backward(&dy[elements], &saved, &whole, &mut dx, &mut dw, &mut d_bias);
         }
         assert_eq!((dw, d_bias), (expected_w, expected_bias));
+    }
+
+    #[test]
+    fn a_leaf_is_summed_as_if_its_rows_were_alone_whatever_the_threads() {
+        const WIDTH: usize = 700;
+        let segments = [(20, 0), (31, 1), (40, 0), (70, 0), (95, 1)].map(|(end, leaf)| Segment { end, leaf });
+        let rows = 95;
+        let (x, dy) = (random(13, rows * WIDTH), random(14, rows * WIDTH));
+        let (w, bias) = (random(15, WIDTH), random(16, WIDTH));
+        let of_leaf = |leaf: usize, all: &[f32], width: usize| -> Vec<f32> {
+            let mut start = 0;
+            let mut kept = Vec::new();
+            for segment in &segments {
+                if segment.leaf == leaf {
+                    kept.extend_from_slice(&all[start * width..segment.end * width]);
+                }
+                start = segment.end;
+            }
+            kept
+        };
+        set_threads(3).unwrap();
+        let (mut out, mut dx) = (vec![9.0; x.len()], vec![9.0; x.len()]);
+        let (mut mean, mut rstd) = (vec![9.0; rows], vec![9.0; rows]);
+        let (mut dw, mut d_bias) = (vec![0.0; 2 * WIDTH], vec![0.0; 2 * WIDTH]);
+        layer_norm(&x, &w, &bias, EPS, &mut out, &mut mean, &mut rstd);
+        let saved = LayerNormSaved { x: &x, w: &w, mean: &mean, rstd: &rstd };
+        layer_norm_backward(&dy, &saved, &segments, &mut dx, &mut dw, &mut d_bias);
+        set_threads(1).unwrap();
+        for leaf in 0..2 {
+            let level = crate::cpu::simd_level();
+            let alone = run(level, &of_leaf(leaf, &x, WIDTH), &of_leaf(leaf, &dy, WIDTH), &w, &bias);
+            let here = [&out, &mean, &rstd, &dx].into_iter().zip([WIDTH, 1, 1, WIDTH]);
+            let here = here.map(|(all, width)| of_leaf(leaf, all, width));
+            let sums = [&dw, &d_bias].map(|sums| sums[leaf * WIDTH..][..WIDTH].to_vec());
+            assert_eq!(here.chain(sums).collect::<Vec<_>>(), alone);
+        }
     }
 }

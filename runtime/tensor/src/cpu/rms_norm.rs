@@ -2,7 +2,7 @@
 
 use crate::cpu::order::{dot_lanes, fold_lanes};
 use crate::cpu::simd::{simd_dispatch, simd_level};
-use crate::cpu::threads;
+use crate::cpu::{Segment, segment::rows_by_leaf, threads};
 
 /// Rows of one task.
 const TASK_ROWS: usize = 64;
@@ -28,15 +28,6 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32], rstd: &mut [f32
     threads::for_each(&mut tasks, x.len() * COST, |((x, out), rstd)| forward_at(level, x, w, eps, out, rstd));
 }
 
-/// A run of rows, which ends before row `end`, whose part of a weight's gradient belongs to leaf `leaf` of a sum.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Segment {
-    /// One past the last row; the first is where the segment before ended, or 0.
-    pub end: usize,
-    /// The leaf.
-    pub leaf: usize,
-}
-
 /// Writes the gradient of the input to `dx` and adds the weight's to the leaves of `dw` (`[leaves][width]`), rows of a
 /// leaf in ascending order.
 ///
@@ -58,19 +49,10 @@ pub fn rms_norm_backward(
     if w.is_empty() {
         return;
     }
-    assert_eq!(
-        (segments.last().map_or(0, |last| last.end), dw.len() % w.len()),
-        (rstd.len(), 0),
-        "a norm's leaves"
-    );
+    assert_eq!(dw.len() % w.len(), 0, "a norm's leaves");
     let (level, width) = (simd_level(), w.len());
-    let mut tasks: Vec<_> = dw.chunks_exact_mut(width).map(|dw| (dw, Vec::new())).collect();
-    let (mut start, mut rest) = (0, dx);
-    for segment in segments {
-        let (dx, after) = rest.split_at_mut((segment.end - start) * width);
-        tasks[segment.leaf].1.push((start..segment.end, dx));
-        (start, rest) = (segment.end, after);
-    }
+    let parts = rows_by_leaf(segments, dw.len() / width, width, dx);
+    let mut tasks: Vec<_> = dw.chunks_exact_mut(width).zip(parts).collect();
     threads::for_each(&mut tasks, x.len() * COST, |(dw, parts)| {
         for (rows, dx) in parts {
             let elements = rows.start * width..rows.end * width;

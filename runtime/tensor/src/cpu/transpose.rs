@@ -1,4 +1,5 @@
-//! Copying a matrix with rows and columns exchanged, in 4 x 4 blocks: eight shuffles of SSE2, which every x86-64 has.
+//! Copying a matrix with rows and columns exchanged, in 4 x 4 blocks: eight shuffles of SSE2, which every x86-64 has. Two
+//! rows that are left over, as of tiles of six, are half a block.
 #![allow(unsafe_code)]
 
 /// Side of a block.
@@ -23,14 +24,24 @@ pub(crate) fn transpose(
     }
     assert!(from.len() >= (rows - 1) * from_stride + columns, "the source is shorter than the matrix");
     assert!(to.len() >= (columns - 1) * to_stride + rows, "the target is shorter than the matrix");
-    let (full_rows, full_columns) = (rows - rows % BLOCK, columns - columns % BLOCK);
+    let full_columns = columns - columns % BLOCK;
+    let (four, full_rows) = (rows - rows % BLOCK, rows - rows % (BLOCK / 2));
     for strip in (0..full_columns).step_by(STRIP) {
-        for row in (0..full_rows).step_by(BLOCK) {
-            for column in (strip..full_columns.min(strip + STRIP)).step_by(BLOCK) {
+        let strip = strip..full_columns.min(strip + STRIP);
+        for row in (0..four).step_by(BLOCK) {
+            for column in strip.clone().step_by(BLOCK) {
                 let from = from[row * from_stride + column..].as_ptr();
                 let to = to[column * to_stride + row..].as_mut_ptr();
                 // SAFETY: the block lies inside of the rows and columns, which the assertions above found in the slices.
                 unsafe { block(from, from_stride, to, to_stride) };
+            }
+        }
+        if full_rows > four {
+            for column in strip.step_by(BLOCK) {
+                let from = from[four * from_stride + column..].as_ptr();
+                let to = to[column * to_stride + four..].as_mut_ptr();
+                // SAFETY: as above.
+                unsafe { half_block(from, from_stride, to, to_stride) };
             }
         }
     }
@@ -64,11 +75,53 @@ unsafe fn block(from: *const f32, from_stride: usize, to: *mut f32, to_stride: u
 }
 
 /// # Safety
+/// There are two rows of four elements at `from`, and four of two at `to`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn half_block(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    use std::arch::x86_64::{
+        _mm_castps_pd, _mm_loadu_ps, _mm_storeh_pd, _mm_storel_pd, _mm_unpackhi_ps, _mm_unpacklo_ps,
+    };
+    // SAFETY: the caller promises the elements; what is stored as two elements of 64 bits need not be aligned.
+    unsafe {
+        let (r0, r1) = (_mm_loadu_ps(from), _mm_loadu_ps(from.add(from_stride)));
+        let (low, high) = (_mm_castps_pd(_mm_unpacklo_ps(r0, r1)), _mm_castps_pd(_mm_unpackhi_ps(r0, r1)));
+        _mm_storel_pd(to.cast(), low);
+        _mm_storeh_pd(to.add(to_stride).cast(), low);
+        _mm_storel_pd(to.add(2 * to_stride).cast(), high);
+        _mm_storeh_pd(to.add(3 * to_stride).cast(), high);
+    }
+}
+
+/// # Safety
 /// There are four rows of four elements at `from`, and four of four at `to`.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 unsafe fn block(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-    for r in 0..BLOCK {
+    // SAFETY: as the caller promises.
+    unsafe { rows_of_block::<BLOCK>(from, from_stride, to, to_stride) };
+}
+
+/// # Safety
+/// There are two rows of four elements at `from`, and four of two at `to`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn half_block(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { rows_of_block::<{ BLOCK / 2 }>(from, from_stride, to, to_stride) };
+}
+
+/// # Safety
+/// There are `ROWS` rows of four elements at `from`, and four of `ROWS` at `to`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn rows_of_block<const ROWS: usize>(
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    for r in 0..ROWS {
         for c in 0..BLOCK {
             // SAFETY: the caller promises the elements.
             unsafe { *to.add(c * to_stride + r) = *from.add(r * from_stride + c) };
@@ -82,7 +135,7 @@ mod tests {
 
     #[test]
     fn exchanges_rows_and_columns_of_odd_shapes_and_touches_nothing_else() {
-        for (rows, columns) in [(1, 1), (4, 4), (3, 70), (12, 129), (65, 6)] {
+        for (rows, columns) in [(1, 1), (4, 4), (3, 70), (6, 130), (12, 129), (65, 6)] {
             let (from_stride, to_stride) = (columns + 2, rows + 3);
             let from: Vec<f32> = (0..rows * from_stride).map(|index| index as f32).collect();
             let mut to = vec![-1.0; columns * to_stride];

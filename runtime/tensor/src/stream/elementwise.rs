@@ -62,12 +62,7 @@ impl Stream {
     /// # Panics
     /// A segment lies beyond the rows or the leaves.
     pub fn bias_gradient(&self, dy: View<'_>, width: usize, segments: &[Segment], sums: ViewMut<'_>) {
-        let (dy, sums) = (dy.on_cpu(), sums.on_cpu());
-        let mut first = 0;
-        for &Segment { end, leaf } in segments {
-            cpu::bias_gradient(&dy[first * width..end * width], &mut sums[leaf * width..][..width]);
-            first = end;
-        }
+        cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu());
     }
 
     /// Sets elements to zero at random and scales the others up; see [`cpu::dropout`].

@@ -73,7 +73,7 @@ impl Stream {
     /// (`[leaves][width]` each), rows of a leaf in ascending order.
     ///
     /// # Panics
-    /// The shapes disagree, or a segment lies beyond the rows or the leaves.
+    /// The shapes disagree, or the segments do not cover the rows.
     pub fn layer_norm_backward(
         &self,
         dy: View<'_>,
@@ -84,19 +84,7 @@ impl Stream {
     ) {
         let [x, w, mean, rstd] = [saved.x, saved.w, saved.mean, saved.rstd].map(View::on_cpu);
         let (dy, dx, [dw, d_bias]) = (dy.on_cpu(), dx.on_cpu(), d_parameters.map(ViewMut::on_cpu));
-        let width = w.len();
-        let mut first = 0;
-        for &Segment { end, leaf } in segments {
-            let (elements, of_leaf) = (first * width..end * width, leaf * width..(leaf + 1) * width);
-            let saved = cpu::LayerNormSaved {
-                x: &x[elements.clone()],
-                w,
-                mean: &mean[first..end],
-                rstd: &rstd[first..end],
-            };
-            let (dw, d_bias) = (&mut dw[of_leaf.clone()], &mut d_bias[of_leaf]);
-            cpu::layer_norm_backward(&dy[elements.clone()], &saved, &mut dx[elements], dw, d_bias);
-            first = end;
-        }
+        let saved = cpu::LayerNormSaved { x, w, mean, rstd };
+        cpu::layer_norm_backward(dy, &saved, segments, dx, dw, d_bias);
     }
 }
