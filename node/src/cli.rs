@@ -132,6 +132,12 @@ pub(crate) enum DtypeArg {
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FamilyArg {
+    Llama,
+    Gpt2,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecomputeArg {
     None,
     Selective,
@@ -167,6 +173,12 @@ pub(crate) struct TrainBenchArgs {
     /// Sequences that go through the model together; 0: as the job's default.
     #[arg(long, default_value_t = 0)]
     pub(crate) micro_batch: usize,
+    /// Family of the model.
+    #[arg(long, value_enum, default_value_t = FamilyArg::Llama)]
+    pub(crate) family: FamilyArg,
+    /// Keys that a query sees at most; 0: all before it.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) window: usize,
     /// Logical tensor shards: what exactness on any plan is paid with.
     #[arg(long, default_value_t = 4)]
     pub(crate) shards: usize,

@@ -40,6 +40,6 @@ pub use links::{LinkFactory, LinkPurpose, Links};
 pub use measure::{Measured, measure};
 pub use options::{OptionsError, TrainOptions};
 pub use order::DataOrder;
-pub use sixfold_model::Recompute;
+pub use sixfold_model::{Family, Recompute};
 pub use sixfold_parallel::verify::{Difference, Found, Verified, VerifiedRank, VerifyError};
 pub use verify::{VerifyPlanError, verify_plan};

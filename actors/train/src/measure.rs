@@ -24,7 +24,7 @@ pub struct Measured {
     /// Trainable numbers of the model.
     pub parameters: usize,
     /// Multiply-adds of one step, as operations (two each): three passes over every weight but the embedding,
-    /// and causal attention.
+    /// and causal attention, of every query to the keys that it sees.
     pub flop: f64,
     /// Mean loss of the first step.
     pub first_loss: f32,
@@ -132,10 +132,16 @@ pub fn measure(
     };
     let embedding = if options.tie_embeddings { 0 } else { vocabulary * options.hidden_size };
     let tokens = options.batch_tokens() as f64;
-    let attention = 6 * options.layers * options.hidden_size * options.sequence();
+    let (sequence, window) = (options.sequence() as f64, options.sliding_window as f64);
+    let seen = if window == 0.0 || window >= sequence {
+        sequence / 2.0
+    } else {
+        window - window * window / (2.0 * sequence)
+    };
+    let attention = 12.0 * (options.layers * options.hidden_size) as f64 * seen;
     Ok(Measured {
         parameters,
-        flop: (6 * (parameters - embedding) + attention) as f64 * tokens,
+        flop: ((6 * (parameters - embedding)) as f64 + attention) * tokens,
         first_loss: timed.losses[0],
         first: timed.steps[0],
         bubble: (0..ranks).map(bubble).collect(),

@@ -1,6 +1,7 @@
 //! Options of a `train` stage, with everything that is fixed for the job whatever its plan.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct TrainOptions {
     pub context_length: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f32,
+    /// Keys that a query sees at most, its own among them, as in Mistral 7B; 0 for all of its document so far. Attention
+    /// then costs time by the window and not by the document. Not in the `gpt2` family.
+    pub sliding_window: usize,
     /// Whether the head is the embedding.
     pub tie_embeddings: bool,
     /// What the operands of matrix products are rounded to, when trained and when served: `f32` (not at all) or `bf16`.
@@ -141,6 +145,7 @@ impl Default for TrainOptions {
             feed_forward_size: 0,
             context_length: 128,
             rope_theta: 10_000.0,
+            sliding_window: 0,
             tie_embeddings: false,
             dtype: Dtype::F32,
             data_parallel: 1,
@@ -392,6 +397,7 @@ impl TrainOptions {
             max_position_embeddings: self.context_length,
             rms_norm_eps: RMS_NORM_EPSILON,
             rope_theta: self.rope_theta,
+            sliding_window: NonZeroUsize::new(self.sliding_window),
             tie_word_embeddings: self.tie_embeddings,
             dtype: self.dtype,
             bos_token_id: None,

@@ -5,6 +5,7 @@
 //! heads, columns, layers and positions fall on them, copies of key-value heads, a tied head, dropout,
 //! clipping, a shared optimizer, packed documents, what goes through the model together and what is computed again. What only costs time shrinks.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use sixfold_model::{Family, Geometry, GeometryError, MicroBatch, OptimizerOptions};
@@ -108,6 +109,9 @@ impl Small {
         let layout =
             PipelineLayout::new(stages.stages(), stages.chunks(), &stage_layers, config.num_hidden_layers);
         let layout = layout.map_err(OptionsError::from)?;
+        // Within the small sequence where it is within the stage's.
+        let within = config.sliding_window.is_some_and(|window| window.get() < options.sequence());
+        config.sliding_window = NonZeroUsize::new(length / 2).filter(|_| within);
         // As many more than there are tokens as make the shards of learned positions as uneven as the stage's.
         config.max_position_embeddings = length + (options.context_length - options.sequence()) % shards;
         let optimizer = OptimizerOptions {
@@ -192,7 +196,7 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 20] = [
+        let choices: [(&str, Choose); 21] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp2.tp2.pp2", |o| o.zero_stage = 0),
             ("dp4.pp2", |o| (o.family, o.tie_embeddings, o.dropout) = (Family::Gpt2, true, 0.1)),
@@ -212,6 +216,7 @@ mod tests {
                 (o.context_length, o.sequence_length) = (131, 64);
             }),
             ("pp2", |o| o.virtual_stages = 2),
+            ("dp2.tp2.pp2", |o| o.sliding_window = 48),
             ("dp2.tp2.pp2", |o| (o.virtual_stages, o.layers, o.tie_embeddings) = (3, 7, true)),
             ("tp2.pp3", |o| (o.stage_layers, o.layers) = (vec![1, 4, 2], 7)),
             ("pp2", |o| {
@@ -285,6 +290,18 @@ mod tests {
             assert_eq!((small.layout.stages(), small.layout.chunks()), (pipeline_parallel, virtual_stages));
             assert_eq!(small.layout.stage_layers(), expected);
         }
+    }
+
+    #[test]
+    fn a_window_is_within_the_small_sequence_where_it_is_within_the_stage_s() {
+        let of = |sliding_window| {
+            let stage = TrainOptions { sliding_window, ..TrainOptions::default() };
+            let small = Small::of(&stage).unwrap();
+            (small.job.geometry.config.sliding_window.map(NonZeroUsize::get), small.length)
+        };
+        assert_eq!(of(0).0, None);
+        assert_eq!(of(128).0, None, "as long as the sequence");
+        assert_eq!(of(127), (Some(of(0).1 / 2), of(0).1));
     }
 
     #[test]

@@ -14,11 +14,12 @@ use sixfold_tensor::cpu::{
 use sixfold_tensor::{
     AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, set_threads, simd_level,
 };
-use sixfold_train::{Recompute, TrainOptions, measure};
+use sixfold_train::{Family, Recompute, TrainOptions, measure};
 
 use super::print_json;
 use crate::cli::{
-    AttentionBenchArgs, BenchArgs, BenchCommand, DtypeArg, GemmBenchArgs, RecomputeArg, TrainBenchArgs,
+    AttentionBenchArgs, BenchArgs, BenchCommand, DtypeArg, FamilyArg, GemmBenchArgs, RecomputeArg,
+    TrainBenchArgs,
 };
 
 /// A kernel is repeated for so long ...
@@ -43,7 +44,13 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         RecomputeArg::Selective => Recompute::Selective,
         RecomputeArg::Full => Recompute::Full,
     };
+    let family = match args.family {
+        FamilyArg::Llama => Family::Llama,
+        FamilyArg::Gpt2 => Family::Gpt2,
+    };
     let options = TrainOptions {
+        family,
+        sliding_window: args.window,
         recompute,
         pass_tokens: if args.pass_tokens == 0 { defaults.pass_tokens } else { args.pass_tokens },
         layers: args.layers,
@@ -93,6 +100,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "cpu_s_per_step": (cpu.median * 100.0).round() / 100.0,
         "loss0": (f64::from(measured.first_loss) * 1e3).round() / 1e3,
         "first_s": tenths(measured.first.as_secs_f64()),
+        "buffers_mib": measured.buffer_bytes >> 20,
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
     });
     if args.pipeline > 1 {

@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_position_embeddings: 128,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        sliding_window: None,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,

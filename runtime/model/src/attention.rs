@@ -58,7 +58,7 @@ impl Heads {
                 head_dim,
                 keys: tokens,
                 query_offset: 0,
-                window: None,
+                window: pass.geometry.config.sliding_window,
             };
             let qkv = qkv.try_into().ok()?;
             (q_heads > 0).then(|| Self { shard, shape, qkv, o: o[0].clone() })
@@ -93,7 +93,7 @@ impl Heads {
 
     /// Operations of `products` matrix products between queries and the keys that they may see.
     fn flops(&self, products: u64, batch: &MicroBatch) -> u64 {
-        let seen: usize = batch.documents().map(|rows| rows.len() * (rows.len() + 1) / 2).sum();
+        let seen: usize = batch.documents().map(|rows| self.shape.pairs(rows.len())).sum();
         products * 2 * seen as u64 * self.o.len() as u64
     }
 }

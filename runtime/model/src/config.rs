@@ -7,6 +7,8 @@
 
 mod gpt2;
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sixfold_tensor::{Dtype, RopeTable, Stream};
@@ -21,6 +23,8 @@ const SIZE_MAX: usize = 1 << 20;
 const COUNT_MAX: usize = 1 << 10;
 /// Most sines and cosines of rotary positions, which are kept in memory.
 const ROTATIONS_MAX: usize = 1 << 27;
+/// What `MistralConfig` takes for a missing window.
+const MISTRAL_WINDOW: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Shape of a decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,10 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies; not used where positions are learned.
     pub rope_theta: f32,
+    /// Keys that a query sees at most, its own among them (Jiang et al., "Mistral 7B", 2023); without it, all of its
+    /// document so far. Not in the GPT-2 family.
+    #[serde(default)]
+    pub sliding_window: Option<NonZeroUsize>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
     /// What the operands of products with weights, and of those that make their gradients, are rounded to.
@@ -132,6 +140,9 @@ impl ModelConfig {
                 self.num_key_value_heads, self.head_dim, self.hidden_size
             ));
         }
+        if self.family == Family::Gpt2 && self.sliding_window.is_some() {
+            return shape("the GPT-2 family has no `sliding_window`".to_owned());
+        }
         if !self.head_dim.is_multiple_of(2) {
             return shape(format!("head_dim is {}; rotary positions need an even one", self.head_dim));
         }
@@ -173,8 +184,8 @@ impl ModelConfig {
         (self.family == Family::Llama).then(table)
     }
 
-    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM` or `GPT2LMHeadModel` reads it, with the logical
-    /// shards, the key block and the dtype of products under `sixfold`, so that every reader rounds as the trainer and adds
+    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM`, with a window `MistralForCausalLM`, or `GPT2LMHeadModel`
+    /// reads it, with the logical shards, the key block and the dtype of products under `sixfold`, so that every reader rounds as the trainer and adds
     /// in its order.
     pub fn to_hugging_face(&self, logical_shards: usize) -> Value {
         let mut value = match self.family {
@@ -190,9 +201,13 @@ impl ModelConfig {
     }
 
     fn to_llama(&self) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        let (architecture, model_type) = match self.sliding_window {
+            None => ("LlamaForCausalLM", "llama"),
+            Some(_) => ("MistralForCausalLM", "mistral"),
+        };
+        let mut value = json!({
+            "architectures": [architecture],
+            "model_type": model_type,
             "hidden_act": "silu",
             "attention_bias": false,
             "mlp_bias": false,
@@ -210,7 +225,11 @@ impl ModelConfig {
             "tie_word_embeddings": self.tie_word_embeddings,
             "bos_token_id": self.bos_token_id,
             "eos_token_id": self.eos_token_id,
-        })
+        });
+        if let Some(window) = self.sliding_window {
+            value["sliding_window"] = json!(window);
+        }
+        value
     }
 
     /// Reads a `config.json` of either family, ours or one that `transformers` saved. Returns
@@ -240,6 +259,7 @@ impl ModelConfig {
         let hidden_size = need(raw.hidden_size, "hidden_size")?;
         let heads = need(raw.num_attention_heads, "num_attention_heads")?;
         let rope = raw.rope_parameters.unwrap_or_default();
+        let sliding_window = raw.sliding_window.filter(|_| raw.model_type.as_deref() == Some("mistral"));
         Ok(Self {
             family: Family::Llama,
             vocab_size: need(raw.vocab_size, "vocab_size")?,
@@ -252,6 +272,7 @@ impl ModelConfig {
             max_position_embeddings: raw.max_position_embeddings.unwrap_or(2048),
             rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
             rope_theta: raw.rope_theta.or(rope.rope_theta).unwrap_or(10_000.0),
+            sliding_window,
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(false),
             dtype: Dtype::F32,
             bos_token_id: first_token(raw.bos_token_id.as_ref()),
@@ -308,9 +329,16 @@ struct HuggingFaceConfig {
     rope_theta: Option<f32>,
     rope_scaling: Option<RopeParameters>,
     rope_parameters: Option<RopeParameters>,
+    /// Of Mistral's; `null` for none.
+    #[serde(default = "mistral_window")]
+    sliding_window: Option<NonZeroUsize>,
     tie_word_embeddings: Option<bool>,
     bos_token_id: Option<Value>,
     eos_token_id: Option<Value>,
+}
+
+fn mistral_window() -> Option<NonZeroUsize> {
+    Some(MISTRAL_WINDOW)
 }
 
 #[derive(Default, Deserialize)]
@@ -330,7 +358,7 @@ struct FixedOrder {
 
 impl HuggingFaceConfig {
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
-        wants("model_type", self.model_type.as_deref(), &["llama"])?;
+        wants("model_type", self.model_type.as_deref(), &["llama", "mistral"])?;
         wants("hidden_act", self.hidden_act.as_deref(), &["silu"])?;
         for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
             wants("rope_type", rope.rope_type.as_deref(), &["default"])?;
@@ -356,6 +384,24 @@ mod tests {
             let text = serde_json::to_vec(&config.to_hugging_face(4)).unwrap();
             assert_eq!(ModelConfig::from_hugging_face(&text).unwrap(), (config, Some(4)));
         }
+    }
+
+    #[test]
+    fn a_window_makes_a_mistral_and_only_a_mistral_has_one() {
+        let window = NonZeroUsize::new(5);
+        let config = ModelConfig { sliding_window: window, ..tiny() };
+        let mut value = config.to_hugging_face(4);
+        let read =
+            |value: &Value| ModelConfig::from_hugging_face(&serde_json::to_vec(value).unwrap()).unwrap().0;
+        assert_eq!((value["model_type"].as_str(), read(&value)), (Some("mistral"), config));
+        value["sliding_window"] = Value::Null;
+        assert_eq!(read(&value).sliding_window, None);
+        value.as_object_mut().unwrap().remove("sliding_window");
+        assert_eq!(read(&value).sliding_window, Some(MISTRAL_WINDOW));
+        value["model_type"] = json!("llama");
+        assert_eq!(read(&value), tiny());
+        let gpt2 = ModelConfig { family: Family::Gpt2, sliding_window: window, ..tiny() };
+        assert!(gpt2.validate().is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Logits are by far the largest activations, so that forward computes them for some rows at a time and keeps a few
 //! numbers a row; backward computes those of one shard again, when it needs them. Only where all of them
-//! take little memory are they kept.
+//! take little memory are they kept, since their product is a large one.
 
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ pub(crate) fn forward(pass: &mut Pass<'_>, x: Buffer) -> Result<(Buffer, HeadTap
     // Of the whole vocabulary, so that all ranks of a group make the same calls.
     let columns = pass.geometry.config.vocab_size;
     let (stream, rows) = (pass.stream, pass.rows());
-    let keep = pass.recompute == Recompute::None && rows * columns <= KEPT_LOGITS;
+    let keep = pass.recompute != Recompute::Full && rows * columns <= KEPT_LOGITS;
     let at_a_time = if keep { rows } else { (LOGITS_AT_A_TIME / columns).clamp(1, rows) };
     let (mut statistics, mut logits) = (Statistics::new(stream, rows), None);
     for first in (0..rows).step_by(at_a_time) {

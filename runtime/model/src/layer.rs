@@ -22,7 +22,7 @@ pub enum Recompute {
     None,
     /// Norms and gated products, which cost little: `6 d + 2 f` numbers are kept.
     Selective,
-    /// All but a layer's input: `d` numbers are kept, and a layer's products are done a third time.
+    /// All but a layer's input: `d` numbers are kept, and the products of layers and head are done a third time.
     Full,
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use sixfold_model::{
@@ -26,6 +27,7 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
         max_position_embeddings: 200,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        sliding_window: None,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,
@@ -42,6 +44,12 @@ fn gpt2(logical: usize) -> Geometry {
 /// With operands of products rounded.
 fn bf16(logical: usize) -> Geometry {
     Geometry::new(ModelConfig { dtype: Dtype::Bf16, ..geometry(3, 1).config }, logical).unwrap()
+}
+
+/// With a window, in which keys of two blocks lie.
+fn windowed(logical: usize) -> Geometry {
+    let sliding_window = NonZeroUsize::new(20);
+    Geometry::new(ModelConfig { sliding_window, ..geometry(3, 1).config }, logical).unwrap()
 }
 
 fn parameters(geometry: &Geometry) -> UnitBuffer {
@@ -107,6 +115,7 @@ fn log_probabilities_have_the_bits_of_the_training_loss() {
     assert_training_agrees(&gpt2(4));
     assert_training_agrees(&gpt2(8));
     assert_training_agrees(&bf16(4));
+    assert_training_agrees(&windowed(4));
 }
 
 /// Two sequences of 120 tokens: documents of 9, 88 and 23 tokens, and of 1 and 119.
@@ -122,7 +131,7 @@ fn packed() -> MicroBatch {
 
 #[test]
 fn a_packed_document_has_the_bits_of_its_own_prefill_and_decode() {
-    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4), bf16(4)] {
+    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4), bf16(4), windowed(4)] {
         let batch = packed();
         let losses = training_losses(&geometry, batch.clone());
         let decoder = decoder(&geometry);
@@ -164,6 +173,7 @@ fn prefill_in_parts_and_decode_have_the_bits_of_one_prefill() {
     assert_parts_have_the_bits_of_the_whole(&geometry(3, 4));
     assert_parts_have_the_bits_of_the_whole(&gpt2(4));
     assert_parts_have_the_bits_of_the_whole(&bf16(4));
+    assert_parts_have_the_bits_of_the_whole(&windowed(4));
 }
 
 fn assert_parts_have_the_bits_of_the_whole(geometry: &Geometry) {
@@ -183,6 +193,19 @@ fn assert_parts_have_the_bits_of_the_whole(geometry: &Geometry) {
     for (token, row) in tokens.chunks(1).zip(&whole) {
         assert_eq!(&logits(&decoder, &mut sequence, token)[0], row);
     }
+}
+
+#[test]
+fn a_window_hides_what_is_before_it() {
+    let geometry = Geometry::new(ModelConfig { num_hidden_layers: 1, ..windowed(4).config }, 4).unwrap();
+    let decoder = decoder(&geometry);
+    let pool = decoder.kv_pool(100);
+    let tokens = tokens(7, TOKENS);
+    let mut other = tokens.clone();
+    other[..100].fill(60);
+    let [seen, changed] = [&tokens, &other].map(|tokens| logits(&decoder, &mut pool.sequence(), tokens));
+    assert_eq!(seen[119..], changed[119..]);
+    assert_ne!(seen[118], changed[118]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ impl Checkpoint {
             head_dim: word(0) / word(3),
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            sliding_window: None,
             tie_word_embeddings: true,
             dtype: Default::default(),
             bos_token_id: Some(1),

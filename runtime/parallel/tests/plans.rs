@@ -7,6 +7,8 @@ mod gang;
 #[path = "plans/layouts.rs"]
 mod layouts;
 
+use std::num::NonZeroUsize;
+
 use gang::{Account, Outcome, Run, batch, connect};
 use sixfold_model::{Dtype, Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
 use sixfold_parallel::{Execution, PlaceError, RankLinks, StepBatch, StepError, Trainer, TrainingJob};
@@ -28,6 +30,7 @@ fn config() -> ModelConfig {
         max_position_embeddings: 32,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        sliding_window: None,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,
@@ -87,6 +90,15 @@ const PLANS: [&str; 9] = ["tp2", "tp4", "pp2", "pp3", "dp2", "dp4", "tp2.pp2", "
 #[test]
 fn every_plan_has_the_bits_of_the_serial_run() {
     assert_all_equal(&job(config(), 4), &PLANS);
+}
+
+#[test]
+fn a_sliding_window_keeps_the_bits() {
+    let windowed = |window| ModelConfig { sliding_window: NonZeroUsize::new(window), ..config() };
+    assert_all_equal(&job(windowed(3), 4), &["tp4", "dp2.tp2.pp2", "pp3"]);
+    let losses = |config| run(&job(config, 4), "dp1").0.reports;
+    assert_eq!(losses(windowed(32)), losses(config()));
+    assert_ne!(losses(windowed(3)), losses(config()));
 }
 
 #[test]

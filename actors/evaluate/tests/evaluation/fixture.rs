@@ -52,6 +52,7 @@ pub(crate) fn geometry() -> Geometry {
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        sliding_window: None,
         tie_word_embeddings: true,
         dtype: Default::default(),
         bos_token_id: None,

@@ -48,6 +48,7 @@ pub(super) fn from_hugging_face(text: &[u8]) -> Result<ModelConfig, ConfigError>
         max_position_embeddings: need(raw.n_positions, "n_positions")?,
         rms_norm_eps: raw.layer_norm_epsilon.unwrap_or(EPSILON),
         rope_theta: 10_000.0,
+        sliding_window: None,
         tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
         dtype: Dtype::F32,
         bos_token_id: first_token(raw.bos_token_id.as_ref()),

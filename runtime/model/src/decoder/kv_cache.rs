@@ -3,6 +3,7 @@
 //! A sequence owns its blocks, so sequences of one call may be written side by side; the pool only
 //! counts. Read [`KvPool`] first.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +16,7 @@ use crate::config::ModelConfig;
 pub struct KvPool {
     stream: Stream,
     layout: KvBlocks,
+    window: Option<NonZeroUsize>,
     blocks_max: usize,
     in_use: Arc<AtomicUsize>,
 }
@@ -36,7 +38,8 @@ impl KvPool {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        Self { stream, layout, blocks_max, in_use: Arc::default() }
+        let window = config.sliding_window;
+        Self { stream, layout, window, blocks_max, in_use: Arc::default() }
     }
 
     /// An empty sequence. It gives its blocks back when it is dropped.
@@ -144,7 +147,7 @@ impl KvSequence {
             head_dim: layout.head_dim,
             keys: self.tokens + tokens,
             query_offset: self.tokens,
-            window: None,
+            window: self.pool.window,
         };
         let mut lse = stream.uninit(tokens * q_heads);
         let (q, out) = (Mat::row_major(q_thd, tokens, width), MatMut::row_major(out_thd, tokens, width));

@@ -93,16 +93,19 @@ impl Reference {
         let v = self.apply(h, place, Tensor::Value);
         let mut out = vec![vec![0.0; self.config.num_attention_heads * head_dim]; h.len()];
         for (t, row) in out.iter_mut().enumerate() {
+            let first = self.config.sliding_window.map_or(0, |window| (t + 1).saturating_sub(window.get()));
             for head in 0..self.config.num_attention_heads {
                 let (of_q, of_kv) = (head * head_dim, head / group * head_dim);
                 let score = |s: usize| {
                     (0..head_dim).map(|i| q[t][of_q + i] * k[s][of_kv + i]).sum::<f64>()
                         / (head_dim as f64).sqrt()
                 };
-                let weights: Vec<f64> = (0..=t).map(|s| score(s).exp()).collect();
+                let weights: Vec<f64> = (first..=t).map(|s| score(s).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for i in 0..head_dim {
-                    row[of_q + i] = (0..=t).map(|s| weights[s] * v[s][of_kv + i]).sum::<f64>() / total;
+                    row[of_q + i] =
+                        weights.iter().zip(first..).map(|(weight, s)| weight * v[s][of_kv + i]).sum::<f64>()
+                            / total;
                 }
             }
         }

@@ -68,6 +68,12 @@ impl AttentionShape {
         self.window.map_or(usize::MAX, NonZeroUsize::get)
     }
 
+    /// Pairs of a query and a key that it sees, in a document of `tokens`.
+    pub fn pairs(&self, tokens: usize) -> usize {
+        let window = self.window().min(tokens);
+        window * (window + 1) / 2 + (tokens - window) * window
+    }
+
     fn check(&self, q: &Mat<'_>, out: (usize, usize), lse_th: &[f32]) {
         let width = self.q_heads * self.head_dim;
         assert!(
