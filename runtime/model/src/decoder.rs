@@ -228,7 +228,7 @@ impl Decoder {
         let rows = x.len() / weight.rows();
         let mut y = self.stream.uninit(rows * weight.cols());
         let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
-        self.stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out);
+        self.stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out, Start::Zero);
         self.add_bias(y, bias.as_ref())
     }
 

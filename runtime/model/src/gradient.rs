@@ -83,9 +83,24 @@ impl GroupTree {
         self.free.push(sum);
     }
 
+    /// Takes out the group that was given last, if it is the left one of a pair, for the right one to be added to it.
+    pub fn take_left(&mut self) -> Option<GroupSum> {
+        self.waiting.pop_if(|(size, _)| *size == 1).map(|(_, left)| left)
+    }
+
+    /// Sums that it has memory for, those taken aside.
+    pub fn buffers(&self) -> usize {
+        self.waiting.len() + self.free.len()
+    }
+
     /// Adds the next group.
     pub fn push(&mut self, group: GroupSum) {
-        let (mut size, mut sum) = (1, group);
+        self.push_groups(1, group);
+    }
+
+    /// Adds the next `size` groups, which are summed: one, or a [left](Self::take_left) and a right one.
+    pub fn push_groups(&mut self, size: usize, groups: GroupSum) {
+        let (mut size, mut sum) = (size, groups);
         while let Some((_, mut left)) = self.waiting.pop_if(|(waiting, _)| *waiting == size) {
             left.add(&self.stream, &sum);
             self.free.push(sum);

@@ -58,6 +58,7 @@ pub use gradient::{
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
 pub use init::initialize;
 pub use layer::Recompute;
+pub use linear::Onto;
 pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums, square_sums};
 pub use packed::PackedWeights;

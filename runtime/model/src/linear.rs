@@ -11,6 +11,18 @@ use crate::batch::MicroBatch;
 use crate::unit::{Place, Tensor, UnitId};
 use crate::unit_buffer::DeviceUnits;
 
+/// What the gradients of a micro-batch meet in the sums that they go into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onto {
+    /// Nothing that counts: the micro-batch begins a data group, or holds several.
+    Nothing,
+    /// The sum of its group so far, which it continues. It holds no other group.
+    Group,
+    /// The sum of as many whole groups as it holds, those before its own: the left branch of a tree, to which
+    /// its own, which are whole, are added.
+    Branch,
+}
+
 /// The gradients that a micro-batch adds to.
 ///
 /// A sum over rows is one accumulator an element for a data group, which its micro-batches continue in order; groups are
@@ -18,8 +30,7 @@ use crate::unit_buffer::DeviceUnits;
 pub(crate) struct Gradients<'a> {
     stream: &'a Stream,
     sums: &'a mut DeviceUnits,
-    /// Whether the sums of the group so far are continued; whole groups begin at zero.
-    start: Start,
+    onto: Onto,
     groups: usize,
     leaves: Leaves,
     /// What the operands of products are rounded to.
@@ -30,17 +41,17 @@ impl<'a> Gradients<'a> {
     /// Those of `batch`, into `sums`.
     ///
     /// # Panics
-    /// If sums are to be continued by a micro-batch of several groups, which has no place in the order.
+    /// If the sum of a group is to be continued by a micro-batch of several groups, which has no place in the order.
     pub(crate) fn new(
         stream: &'a Stream,
         sums: &'a mut DeviceUnits,
-        start: Start,
+        onto: Onto,
         batch: &MicroBatch,
         dtype: Dtype,
     ) -> Self {
-        assert!(start == Start::Zero || batch.groups == 1, "sums of whole groups are continued");
+        assert!(onto != Onto::Group || batch.groups == 1, "sums of whole groups are continued");
         let leaves = Leaves::new(batch.group_rows().map(|rows| vec![rows]));
-        Self { stream, sums, start, groups: batch.groups, leaves, dtype }
+        Self { stream, sums, onto, groups: batch.groups, leaves, dtype }
     }
 
     /// Where the units of `tensors` and `shards` lie; see [`Self::of_outputs`].
@@ -52,7 +63,7 @@ impl<'a> Gradients<'a> {
     pub(crate) fn of_outputs(&mut self, run: Range<usize>, dy: View<'_>, x: &Panels) {
         let outputs = run.len() / x.cols();
         let out = MatMut::row_major(self.sums.slice_mut(run), outputs, x.cols());
-        product(self.stream, self.start, &self.leaves, Mat::row_major(dy, x.rows(), outputs), x, out);
+        product(self.stream, self.onto, &self.leaves, Mat::row_major(dy, x.rows(), outputs), x, out);
     }
 
     /// `dW = dy^T x` for units whose inputs are cut: each has the given columns of `x`, which they cover.
@@ -69,7 +80,7 @@ impl<'a> Gradients<'a> {
         }
         let x = pack(stream, x, width, self.dtype);
         let mut whole = stream.uninit(outputs * width);
-        if self.start == Start::FromC {
+        if self.onto != Onto::Nothing {
             for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
                 let from = Mat::row_major(self.sums.unit(*unit), outputs, columns.len());
                 let to = MatMut::row_major(whole.view_mut(), outputs, width).columns(columns.clone());
@@ -78,7 +89,7 @@ impl<'a> Gradients<'a> {
         }
         let dy = Mat::row_major(dy, x.rows(), outputs);
         let out = MatMut::row_major(whole.view_mut(), outputs, width);
-        product(stream, self.start, &self.leaves, dy, &x, out);
+        product(stream, self.onto, &self.leaves, dy, &x, out);
         let whole = Mat::row_major(whole.view(), outputs, width);
         for (unit, columns) in units.iter().filter(|(_, columns)| !columns.is_empty()) {
             let to = MatMut::row_major(self.sums.unit_mut(*unit), outputs, columns.len());
@@ -89,8 +100,8 @@ impl<'a> Gradients<'a> {
     /// Has `add` add to the leaves of a unit that is kept in parts (sequence blocks): `[groups][the unit's numbers]`.
     pub(crate) fn add_leaves(&mut self, unit: UnitId, add: impl FnOnce(ViewMut<'_>)) {
         let (stream, mut sum) = (self.stream, self.sums.unit_mut(unit));
-        if self.groups == 1 {
-            if self.start == Start::Zero {
+        if self.groups == 1 && self.onto != Onto::Branch {
+            if self.onto == Onto::Nothing {
                 stream.fill(sum.reborrow(), 0.0);
             }
             return add(sum);
@@ -98,7 +109,11 @@ impl<'a> Gradients<'a> {
         let mut leaves = stream.zeros(self.groups * sum.len());
         add(leaves.view_mut());
         stream.tree_sum(leaves.view_mut(), sum.len());
-        stream.copy(leaves.slice(0..sum.len()), sum);
+        let groups = leaves.slice(0..sum.len());
+        match self.onto {
+            Onto::Branch => stream.add_assign(sum, groups),
+            Onto::Nothing | Onto::Group => stream.copy(groups, sum),
+        }
     }
 
     /// Adds the gradient `dx` (`[rows, d]`) of each row to the row of its token in a shard of the embedding, whose
@@ -112,18 +127,22 @@ impl<'a> Gradients<'a> {
         ids: IndexView<'_>,
     ) {
         let (stream, mut table) = (self.stream, self.sums.unit_mut(unit));
-        if self.start == Start::Zero {
+        if self.onto == Onto::Nothing {
             stream.fill(table.reborrow(), 0.0);
         }
-        stream.embed_backward(dx, d, first_id, ids, self.groups, table);
+        let whole = self.groups > 1 || self.onto == Onto::Branch;
+        stream.embed_backward(dx, d, first_id, ids, whole.then_some(self.groups), table);
     }
 }
 
 /// `out = (out +) dy^T x` for `dy` of `[rows, outputs]`.
-fn product(stream: &Stream, start: Start, leaves: &Leaves, dy: Mat<'_>, x: &Panels, out: MatMut<'_>) {
-    match leaves.count() {
-        1 => stream.matmul_panels(dy.transposed(), x, out, start),
-        _ => stream.matmul_tree(dy.transposed(), x, leaves, out),
+fn product(stream: &Stream, onto: Onto, leaves: &Leaves, dy: Mat<'_>, x: &Panels, out: MatMut<'_>) {
+    let dy = dy.transposed();
+    match (onto, leaves.count()) {
+        (Onto::Nothing, 1) => stream.matmul_panels(dy, x, out, Start::Zero),
+        (Onto::Nothing, _) => stream.matmul_tree(dy, x, leaves, out, Start::Zero),
+        (Onto::Group, _) => stream.matmul_panels(dy, x, out, Start::FromC),
+        (Onto::Branch, _) => stream.matmul_tree(dy, x, leaves, out, Start::FromC),
     }
 }
 

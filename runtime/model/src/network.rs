@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use sixfold_tensor::{Buffer, RopeTable, Start, Stream};
+use sixfold_tensor::{Buffer, RopeTable, Stream};
 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::embedding;
 use crate::head::{self, HeadTape};
 use crate::layer::{self, LayerTape, Recompute};
-use crate::linear::Gradients;
+use crate::linear::{Gradients, Onto};
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
 use crate::row_parts::RowParts;
@@ -138,9 +138,8 @@ impl Network {
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
     }
 
-    /// Takes the gradient back through the slice and into `sums` (laid out by [`gradient_index`]), which begin at zero
-    /// or continue as `start` says: the first micro-batch of a data group overwrites what was there, and so does one that
-    /// holds several groups. `received` is the gradient of the slice's output, which the slice that
+    /// Takes the gradient back through the slice and into `sums` (laid out by [`gradient_index`]), where it meets what `onto`
+    /// says. `received` is the gradient of the slice's output, which the slice that
     /// holds the head makes itself: there each row's loss counts `scale` times. Returns the
     /// gradient of the slice's input, or nothing from the slice that holds the embedding.
     ///
@@ -158,10 +157,10 @@ impl Network {
         received: Option<Buffer>,
         scale: f32,
         sums: &mut DeviceUnits,
-        start: Start,
+        onto: Onto,
     ) -> Result<Option<Buffer>, GroupError> {
         let Tape { batch, layers, head } = tape;
-        let gradients = &mut Gradients::new(&self.stream, sums, start, &batch, self.geometry.config.dtype);
+        let gradients = &mut Gradients::new(&self.stream, sums, onto, &batch, self.geometry.config.dtype);
         let mut pass = self.pass(around, &batch);
         pass.enter(true, Part::Head);
         let mut dx = match head {

@@ -292,6 +292,6 @@ fn product(stream: &Stream, x: View<'_>, rows: usize, weight: &Panels) -> Buffer
 fn tree(stream: &Stream, x: View<'_>, rows: usize, weight: &Panels, leaves: &Leaves) -> Buffer {
     let mut y = stream.uninit(rows * weight.cols());
     let out = MatMut::row_major(y.view_mut(), rows, weight.cols());
-    stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out);
+    stream.matmul_tree(Mat::row_major(x, rows, weight.rows()), weight, leaves, out, Start::Zero);
     y
 }

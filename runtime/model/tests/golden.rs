@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use sixfold_model::{
-    Alone, Chunk, Decoder, DeviceUnits, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Optimizer,
-    OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitIndex, Wanted, Work,
-    finish_gradients, gradient_index, gradient_of, read_parameters, write_parameters,
+    Alone, Chunk, Decoder, DeviceUnits, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Onto,
+    Optimizer, OptimizerOptions, Output, PackedWeights, SquareSums, StepSeed, Surroundings, UnitIndex,
+    Wanted, Work, finish_gradients, gradient_index, gradient_of, read_parameters, write_parameters,
 };
-use sixfold_tensor::{Device, Start, Stream};
+use sixfold_tensor::{Device, Stream};
 
 const FILES: [&str; 5] = ["llama", "llama_untied", "llama_tied", "gpt2_untied", "gpt2_tied"];
 /// Some with copies of key-value heads (4), some with empty shards (8).
@@ -117,7 +117,7 @@ impl Model {
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
         let losses = stream.to_vec(losses.view());
         let mut sums = DeviceUnits::zeros(stream, Arc::new(gradient_index(&self.geometry, &slice)));
-        network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
+        network.backward(&mut around, tape, None, scale, &mut sums, Onto::Nothing).unwrap();
         let index = Arc::new(UnitIndex::of_parameters(&self.geometry, &slice));
         finish_gradients(stream, &self.geometry, &slice, &mut sums, &mut Alone, false).unwrap();
         let mut gradients = DeviceUnits::zeros(stream, index);

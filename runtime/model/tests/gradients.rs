@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use reference::Reference;
 use sixfold_model::{
-    Alone, DeviceUnits, Dtype, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Output,
+    Alone, DeviceUnits, Dtype, Family, Geometry, MicroBatch, ModelConfig, ModelSlice, Network, Onto, Output,
     PackedWeights, Recompute, SquareSums, StepSeed, Surroundings, Tensor, UnitBuffer, UnitIndex, Work,
     finish_gradients, gradient_index, gradient_of, initialize,
 };
-use sixfold_tensor::{Device, IGNORED_TARGET, Start};
+use sixfold_tensor::{Device, IGNORED_TARGET};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -77,7 +77,7 @@ fn network(
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
     let losses = stream.to_vec(losses.view());
     let mut sums = DeviceUnits::zeros(stream, Arc::new(gradient_index(geometry, &slice)));
-    let before = network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
+    let before = network.backward(&mut around, tape, None, scale, &mut sums, Onto::Nothing).unwrap();
     assert!(before.is_none());
     let index = Arc::new(UnitIndex::of_parameters(geometry, &slice));
     finish_gradients(stream, geometry, &slice, &mut sums, &mut Alone, false).unwrap();

@@ -18,7 +18,7 @@ pub struct Execution {
 impl Default for Execution {
     fn default() -> Self {
         // Enough rows for products near the machine's speed.
-        Self { recompute: Recompute::None, pass_tokens: 2048, sequence_parallel: true }
+        Self { recompute: Recompute::None, pass_tokens: 1024, sequence_parallel: true }
     }
 }
 

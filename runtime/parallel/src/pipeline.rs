@@ -8,14 +8,18 @@ use sixfold_model::{
     DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, StepSeed, Surroundings,
     Tape, UnitIndex, Work, gradient_index,
 };
-use sixfold_tensor::{Buffer, Start, Stream, tree_sum_scalars};
+use sixfold_tensor::{Buffer, Stream, tree_sum_scalars};
 use sixfold_topology::{PipelineOp, pipeline_schedule};
 
 use crate::error::StepError;
 use crate::job::Execution;
 use crate::links::{RankLinks, receive, send};
 use crate::slice::RankSlice;
-use crate::sums::ChunkSums;
+use crate::sums::{ChunkSums, Target};
+
+/// Rows of a pass that are worth packing weights for: a few hundredths of the products' time. Of fewer, several passes read
+/// the same packed copies, which are as large as the parameters twice.
+const ROWS_PACKED_FOR: usize = 1024;
 
 /// The chunks of layers of one pipeline stage on one rank.
 pub(crate) struct Pipeline {
@@ -86,7 +90,7 @@ impl Pipeline {
     /// Takes all micro-batches through, forward and back. Returns the sum of the losses, which is zero unless the
     /// stage has the head.
     pub(crate) fn run(&mut self, mut passes: Passes<'_>) -> Result<f32, StepError> {
-        if passes.micro_batches.len() > 1 {
+        if passes.micro_batches.len() > 1 && passes.micro_batches[0].tokens.len() < ROWS_PACKED_FOR {
             self.chunks.iter_mut().for_each(|chunk| chunk.weights.keep(&self.stream, passes.parameters));
         }
         let schedule =
@@ -148,8 +152,8 @@ impl Chunk {
         let numbers = self.network.numbers(tape.batch());
         let after = passes.links.after().filter(|_| !self.network.slice().output);
         let received = take(stream, after, Kind::Gradients, numbers)?;
-        let start = if micro_batch.is_multiple_of(passes.per_sum) { Start::Zero } else { Start::FromC };
-        let (gradients, losses) = self.sums.group(passes.gradients);
+        let Target { gradients, onto, loss: losses } =
+            self.sums.target(passes.gradients, passes.per_sum == 1);
         *losses += loss;
         let mut around = Surroundings {
             parameters: passes.parameters,
@@ -158,7 +162,7 @@ impl Chunk {
             group: &mut passes.links.tensor,
             work: passes.work,
         };
-        let before = self.network.backward(&mut around, tape, received, passes.scale, gradients, start)?;
+        let before = self.network.backward(&mut around, tape, received, passes.scale, gradients, onto)?;
         if let (Some(dx), Some(link)) = (before, passes.links.before()) {
             send(stream, link, Kind::Gradients, dx.view())?;
         }

@@ -2,12 +2,13 @@
 //!
 //! A rank has one buffer for its finished gradients, in which chunks of layers lie one after another. What the first
 //! data group adds up to is summed there; later groups need memory of their own, of one chunk at a time, until they
-//! are added. So a rank with several chunks holds no more than one with as many layers in one.
+//! are added. So a rank with several chunks holds no more than one with as many layers in one. A group that goes through
+//! the model at once and is the right one of a pair needs none: its gradients are added to the left one's as they come.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use sixfold_model::{DeviceUnits, GroupSum, GroupTree, UnitIndex};
+use sixfold_model::{DeviceUnits, GroupSum, GroupTree, Onto, UnitIndex};
 use sixfold_tensor::Stream;
 
 /// Adds the data groups of one chunk of layers, given in order, in a balanced binary tree.
@@ -21,10 +22,26 @@ pub(crate) struct ChunkSums {
     groups: usize,
     /// Groups that are in the branch.
     waiting: usize,
-    /// The group under way, unless it is the first.
-    open: Option<GroupSum>,
+    open: Option<Open>,
     /// Of the groups that are in the rank's gradients.
     loss: f32,
+}
+
+/// The group under way.
+struct Open {
+    /// Where it is summed; nothing for the rank's gradients.
+    sum: Option<GroupSum>,
+    /// How many groups are summed there once it is whole: it alone, or it and the left one of its pair.
+    size: usize,
+    /// Its own.
+    loss: f32,
+}
+
+/// Where the gradients and the loss of a pass go.
+pub(crate) struct Target<'a> {
+    pub(crate) gradients: &'a mut DeviceUnits,
+    pub(crate) onto: Onto,
+    pub(crate) loss: &'a mut f32,
 }
 
 impl ChunkSums {
@@ -34,25 +51,39 @@ impl ChunkSums {
         Self { stream: stream.clone(), place, branch, groups: 0, waiting: 0, open: None, loss: 0.0 }
     }
 
-    /// Where the micro-batches of the group under way are added: gradients, and losses.
-    pub(crate) fn group<'a>(
-        &'a mut self,
-        gradients: &'a mut DeviceUnits,
-    ) -> (&'a mut DeviceUnits, &'a mut f32) {
-        if self.groups == 0 {
-            return (gradients, &mut self.loss);
-        }
-        let open = self.open.get_or_insert_with(|| self.branch.take());
-        (&mut open.gradients, &mut open.loss)
+    /// Where the next pass of the group under way goes, which is all of it if it is `whole`. (A pass that holds several
+    /// groups, summed, is one here.)
+    pub(crate) fn target<'a>(&'a mut self, gradients: &'a mut DeviceUnits, whole: bool) -> Target<'a> {
+        let continued = self.open.is_some();
+        let Self { open, branch, groups, waiting, .. } = self;
+        let Open { sum, size, loss } = open.get_or_insert_with(|| match (*groups, *waiting) {
+            (0, _) => Open { sum: None, size: 1, loss: 0.0 },
+            (1, 0) if whole => Open { sum: None, size: 2, loss: 0.0 },
+            _ => {
+                let left = if whole { branch.take_left() } else { None };
+                let size = if left.is_some() { 2 } else { 1 };
+                Open { sum: Some(left.unwrap_or_else(|| branch.take())), size, loss: 0.0 }
+            }
+        });
+        let onto = match *size {
+            _ if continued => Onto::Group,
+            1 => Onto::Nothing,
+            _ => Onto::Branch,
+        };
+        let gradients = sum.as_mut().map_or(gradients, |sum| &mut sum.gradients);
+        Target { gradients, onto, loss }
     }
 
     /// The group under way is whole.
     pub(crate) fn end_group(&mut self, gradients: &mut DeviceUnits) {
-        let Some(group) = self.open.take() else {
-            self.groups = 1;
+        let Some(Open { sum, size, loss }) = self.open.take() else { return };
+        let Some(mut sum) = sum else {
+            self.loss += loss;
+            self.groups = size;
             return;
         };
-        self.branch.push(group);
+        sum.loss += loss;
+        self.branch.push_groups(size, sum);
         self.waiting += 1;
         if self.waiting == self.groups {
             self.add_branch(gradients);
@@ -90,7 +121,7 @@ mod tests {
             (0..16).map(|group| 1.0 + f32::powi(0.37, group) + f32::powi(2.0, -23)).collect();
         // Gradients of two units, of which the second is the chunk.
         let all = Arc::new(UnitIndex::new([(UnitId::embedding(0), 2), (UnitId::head(0), 1)]));
-        for count in [1, 2, 4, 8, 16] {
+        for (count, whole) in [1, 2, 4, 8, 16].into_iter().flat_map(|count| [(count, false), (count, true)]) {
             let index = UnitIndex::new([(UnitId::head(0), 1)]);
             let mut tree = GroupTree::new(stream.clone(), Arc::new(index.clone()));
             let mut sums = ChunkSums::new(stream, 2..3, index);
@@ -101,9 +132,17 @@ mod tests {
                     let mut expected = tree.take();
                     stream.fill(expected.gradients.view_mut(), group);
                     tree.push(GroupSum { loss: group, ..expected });
-                    let (buffer, loss) = sums.group(&mut gradients);
-                    stream.fill(buffer.unit_mut(UnitId::head(0)), group);
-                    *loss += group;
+                    let target = sums.target(&mut gradients, whole);
+                    let to = target.gradients.unit_mut(UnitId::head(0));
+                    match target.onto {
+                        Onto::Nothing => stream.fill(to, group),
+                        Onto::Branch if whole => stream.add_assign(to, stream.filled(1, group).view()),
+                        onto => panic!("{onto:?} of a group in one pass"),
+                    }
+                    *target.loss += group;
+                    if !whole {
+                        assert_eq!(sums.target(&mut gradients, whole).onto, Onto::Group);
+                    }
                     sums.end_group(&mut gradients);
                 }
                 let expected = tree.finish().unwrap();
@@ -113,6 +152,8 @@ mod tests {
                 assert_eq!((loss, all[2]), (expected.loss, of_tree[0]), "{step}");
                 assert_eq!(all[..2], [7.0, 7.0]);
                 tree.give_back(expected);
+                let buffers = count.ilog2() as usize - usize::from(whole && count > 1);
+                assert_eq!(sums.branch.buffers(), buffers, "beside the rank's gradients");
             }
         }
     }

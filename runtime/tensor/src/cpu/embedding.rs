@@ -51,8 +51,9 @@ pub fn embed_backward(d_out: &[f32], width: usize, first_id: usize, ids: &[u32],
     }
 }
 
-/// As [`embed_backward`] for rows of several groups, of as many rows each, into a table of zeros: in the order of the rows
-/// within a group, and groups in the balanced binary tree.
+/// As [`embed_backward`] for rows of whole groups, of as many rows each: those of a token are summed in the order of the rows
+/// within a group, groups in the balanced binary tree, and their sum is added to the table, of zeros or of the sums of
+/// other groups.
 ///
 /// # Panics
 /// As for [`embed`].
@@ -75,7 +76,7 @@ pub fn embed_backward_groups(
     let group_len = ids.len() / groups;
     for rows in of_table.chunk_by(|a, b| a.0 == b.0) {
         let sum = tree_of_groups(rows, 0..groups, group_len, width, d_out);
-        d_table[rows[0].0 * width..][..width].copy_from_slice(&sum);
+        add_assign(&mut d_table[rows[0].0 * width..][..width], &sum);
     }
 }
 

@@ -34,8 +34,8 @@ impl Stream {
         cpu::embed_add(table.on_cpu(), width, first_id, ids.on_cpu(), out.on_cpu());
     }
 
-    /// Adds row `t` of `d_out` to row `ids[t]` of `d_table`. With one group, in the order of the rows; with several, each of
-    /// equally many rows, the table begins at zero and groups are added in the tree.
+    /// Adds row `t` of `d_out` to row `ids[t]` of `d_table`: in the order of the rows; or, of whole `groups`, each of equally
+    /// many rows, the sum of a token's rows in the tree.
     ///
     /// # Panics
     /// As [`Self::embed`].
@@ -45,13 +45,13 @@ impl Stream {
         width: usize,
         first_id: usize,
         ids: IndexView<'_>,
-        groups: usize,
+        groups: Option<usize>,
         d_table: ViewMut<'_>,
     ) {
         let (d_out, ids, d_table) = (d_out.on_cpu(), ids.on_cpu(), d_table.on_cpu());
         match groups {
-            1 => cpu::embed_backward(d_out, width, first_id, ids, d_table),
-            _ => cpu::embed_backward_groups(d_out, width, first_id, ids, groups, d_table),
+            None => cpu::embed_backward(d_out, width, first_id, ids, d_table),
+            Some(groups) => cpu::embed_backward_groups(d_out, width, first_id, ids, groups, d_table),
         }
     }
 }

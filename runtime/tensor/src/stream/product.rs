@@ -74,7 +74,7 @@ impl Stream {
     ///
     /// # Panics
     /// The dims disagree, or a leaf lies beyond `k`.
-    pub fn matmul_tree(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>) {
-        cpu::matmul_tree(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu());
+    pub fn matmul_tree(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>, start: Start) {
+        cpu::matmul_tree(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu(), start);
     }
 }

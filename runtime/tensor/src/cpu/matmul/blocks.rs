@@ -30,8 +30,9 @@ thread_local! {
 pub(super) enum Sum<'a> {
     /// One accumulator over all of `k`.
     Plain(Start),
-    /// One accumulator a leaf, and the leaves in the tree. At least one leaf has terms.
-    Tree(&'a Leaves),
+    /// One accumulator a leaf, and the leaves in the tree; its root may be added to other leaves' sum. At least one leaf has
+    /// terms.
+    Tree(&'a Leaves, Start),
 }
 
 /// Elements of packed rows that a product takes at a time: 512 KiB.
@@ -87,7 +88,7 @@ impl Product<'_> {
         let a_rows = PackedRows { data: &packed.0, first_term: 0, depth: a.cols, rows, tile };
         let len = PANEL_COLUMNS * rows;
         let mut outputs = vec![0.0f32; self.b.count() * len];
-        if matches!(self.sum, Sum::Plain(Start::FromC)) {
+        if matches!(self.sum, Sum::Plain(Start::FromC) | Sum::Tree(_, Start::FromC)) {
             exchange(c, &mut outputs, |c_row, output| output.copy_from_slice(c_row));
         }
         let cost = rows * a.cols * c.cols;
@@ -132,7 +133,7 @@ impl Product<'_> {
         let whole_panels = c.cols / PANEL_COLUMNS;
         let longest = match self.sum {
             Sum::Plain(_) => terms.len(),
-            Sum::Tree(leaves) => leaves.longest(),
+            Sum::Tree(leaves, _) => leaves.longest(),
         };
         let Blocking { rows: rows_a_block, panels: panels_a_block, tile } =
             Blocking::new(self.level, terms.len(), longest);
@@ -184,9 +185,12 @@ impl Product<'_> {
         let product = PanelProduct { level: self.level, a, b: self.b, panels };
         match self.sum {
             Sum::Plain(start) => product.multiply(0..a.depth, start, out),
-            Sum::Tree(leaves) => {
-                spare.resize(LEVELS * product.elements(), 0.0);
-                product.subtree(leaves.ranges(), out, spare);
+            Sum::Tree(leaves, start) => {
+                spare.resize((LEVELS + 1) * product.elements(), 0.0);
+                match start {
+                    Start::Zero => product.subtree(leaves.ranges(), out, spare),
+                    Start::FromC => product.add_subtree(leaves.ranges(), out, spare),
+                };
             }
         }
     }
@@ -262,14 +266,21 @@ impl PanelProduct<'_> {
         if !self.subtree(left, out, spare) {
             return self.subtree(right, out, spare);
         }
+        self.add_subtree(right, out, spare);
+        true
+    }
+
+    /// Adds such a sum to `out`.
+    fn add_subtree(&self, leaves: &[Vec<Range<usize>>], out: &mut Out<'_>, spare: &mut [f32]) -> bool {
         let columns = self.columns();
         let (other, spare) = spare.split_at_mut(self.elements());
-        if self.subtree(right, &mut Out { data: other, stride: columns }, spare) {
+        let any = self.subtree(leaves, &mut Out { data: other, stride: columns }, spare);
+        if any {
             for (sum, other) in out.data.chunks_mut(out.stride).zip(other.chunks_exact(columns)) {
                 add_assign_at(self.level, &mut sum[..columns], other);
             }
         }
-        true
+        any
     }
 }
 

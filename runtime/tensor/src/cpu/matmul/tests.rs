@@ -139,7 +139,8 @@ fn rounded_operands_have_the_bits_of_their_product_in_f32() {
                 let panels = Panels::pack(b, dtype);
                 let (mut plain, mut tree) = (vec![1.5; m * n], vec![0.0; m * n]);
                 matmul_panels_at(level, a, &panels, &mut MatMut::row_major(&mut plain, m, n), start);
-                tree::matmul_tree_at(level, a, &panels, &leaves, &mut MatMut::row_major(&mut tree, m, n));
+                let mut out = MatMut::row_major(&mut tree, m, n);
+                tree::matmul_tree_at(level, a, &panels, &leaves, &mut out, Start::Zero);
                 (plain, tree)
             };
             let expected = product(round_a, round_b, Dtype::F32);

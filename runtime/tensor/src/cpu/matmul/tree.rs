@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::blocks::{Product, Sum};
 use crate::cpu::simd::simd_level;
-use crate::cpu::{Mat, MatMut, Panels, SimdLevel};
+use crate::cpu::{Mat, MatMut, Panels, SimdLevel, Start};
 
 /// Leaves at most: 2 to the number of levels.
 pub(super) const LEVELS: usize = 6;
@@ -56,16 +56,24 @@ impl Leaves {
     }
 }
 
-/// `c = a · b`, the sum over `k` cut into `leaves`; where all of them are empty, `c` is filled with -0, which changes
-/// nothing when it is added.
+/// `c = a · b`, the sum over `k` cut into `leaves`, or `c += a · b` when `c` is the sum of other leaves
+/// ([`Start::FromC`]): the root of a larger tree. Where all leaves are empty, a `c` that is not added to is filled with -0,
+/// which changes nothing when it is added.
 ///
 /// # Panics
 /// The dims disagree, or a leaf lies beyond `k`.
-pub fn matmul_tree(a: Mat<'_>, b: &Panels, leaves: &Leaves, c: &mut MatMut<'_>) {
-    matmul_tree_at(simd_level(), a, b, leaves, c);
+pub fn matmul_tree(a: Mat<'_>, b: &Panels, leaves: &Leaves, c: &mut MatMut<'_>, start: Start) {
+    matmul_tree_at(simd_level(), a, b, leaves, c, start);
 }
 
-pub(crate) fn matmul_tree_at(level: SimdLevel, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: &mut MatMut<'_>) {
+pub(crate) fn matmul_tree_at(
+    level: SimdLevel,
+    a: Mat<'_>,
+    b: &Panels,
+    leaves: &Leaves,
+    c: &mut MatMut<'_>,
+    start: Start,
+) {
     assert_eq!(
         (a.cols, a.rows, b.cols()),
         (b.rows(), c.rows, c.cols),
@@ -76,15 +84,18 @@ pub(crate) fn matmul_tree_at(level: SimdLevel, a: Mat<'_>, b: &Panels, leaves: &
         return;
     }
     if leaves.end() == 0 {
-        return (0..c.rows).for_each(|row| c.row_mut(row).fill(NOTHING));
+        if start == Start::Zero {
+            (0..c.rows).for_each(|row| c.row_mut(row).fill(NOTHING));
+        }
+        return;
     }
-    Product { level, b, sum: Sum::Tree(leaves) }.run(a, c);
+    Product { level, b, sum: Sum::Tree(leaves, start) }.run(a, c);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{Counter, Dtype, Purpose, Start, matmul, tree_sum};
+    use crate::cpu::{Counter, Dtype, Purpose, matmul, tree_sum};
 
     fn random(stream: u32, len: usize) -> Vec<f32> {
         let mut values = vec![0.0; len];
@@ -131,8 +142,15 @@ mod tests {
                 for level in SimdLevel::available() {
                     let mut c = vec![7.0; rows * cols];
                     let mut out = MatMut::row_major(&mut c, rows, cols);
-                    matmul_tree_at(level, a, &Panels::pack(b, Dtype::F32), &leaves, &mut out);
+                    let panels = Panels::pack(b, Dtype::F32);
+                    matmul_tree_at(level, a, &panels, &leaves, &mut out, Start::Zero);
                     assert_eq!(bits(&c), bits(&expected), "{rows}x{cols} {cut:?} {}", level.name());
+                    let mut added = random(2, rows * cols);
+                    let root: Vec<f32> =
+                        added.iter().zip(&expected).map(|(left, right)| left + right).collect();
+                    let mut out = MatMut::row_major(&mut added, rows, cols);
+                    matmul_tree_at(level, a, &panels, &leaves, &mut out, Start::FromC);
+                    assert_eq!(bits(&added), bits(&root), "{rows}x{cols} {cut:?} {}", level.name());
                 }
             }
         }
@@ -142,8 +160,11 @@ mod tests {
     fn no_leaf_at_all_changes_nothing_when_it_is_added() {
         let mut c = [7.0];
         let (a, b) = (Mat::row_major(&[], 1, 0), Panels::pack(Mat::row_major(&[], 0, 1), Dtype::F32));
-        matmul_tree(a, &b, &Leaves::new([vec![], vec![]]), &mut MatMut::row_major(&mut c, 1, 1));
-        assert_eq!(c[0].to_bits(), (-0.0_f32).to_bits());
+        for (start, expected) in [(Start::FromC, 7.0), (Start::Zero, -0.0_f32)] {
+            let none = Leaves::new([vec![], vec![]]);
+            matmul_tree(a, &b, &none, &mut MatMut::row_major(&mut c, 1, 1), start);
+            assert_eq!(c[0].to_bits(), expected.to_bits());
+        }
     }
 
     #[test]
