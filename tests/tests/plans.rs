@@ -11,11 +11,13 @@ type Degrees = (usize, usize, usize, usize);
 const PLANS: [Degrees; 6] =
     [(1, 1, 1, 1), (1, 2, 1, 2), (1, 1, 2, 2), (2, 1, 1, 2), (1, 2, 2, 4), (2, 2, 1, 4)];
 
-/// Pipelines whose stages take turns with their layers, or have as many as the job says: a plan, and the options.
-const LAYOUTS: [(Degrees, &[&str]); 3] = [
+/// Pipelines whose stages take turns with their layers, or have as many as the job says, and tensor-parallel ranks that do not
+/// share rows: a plan, and the options.
+const LAYOUTS: [(Degrees, &[&str]); 4] = [
     ((1, 1, 2, 2), &["--set", "train.virtual_stages=2"]),
     ((1, 2, 2, 4), &["--set", "train.virtual_stages=2"]),
     ((1, 1, 3, 3), &["--set", "train.stage_layers=[1, 2, 1]"]),
+    ((1, 2, 1, 2), &["--set", "train.sequence_parallel=false"]),
 ];
 
 fn train((data, tensor, pipeline, nodes): Degrees, more: &[&str]) -> Value {

@@ -63,6 +63,10 @@ pub struct TrainOptions {
     /// What data-parallel ranks share instead of each having a copy: 0 for nothing, 1 for the optimizer (stage 1 of ZeRO:
     /// a rank keeps the moments of its part of the parameters and updates that part). Changes no bit.
     pub zero_stage: u8,
+    /// Whether tensor-parallel ranks share what lies between products (norms, residuals, dropout, biases after sums)
+    /// instead of each doing all of it: each does it for its part of every sequence, and keeps that part only for the
+    /// backward pass. Has a meaning where `tensor_parallel` is more than 1. Changes no bit.
+    pub sequence_parallel: bool,
     /// Whether the plan is tried before the job starts: a small model with the same choices is trained under
     /// it and by one rank, and the bits must be the same. Takes about a second.
     pub verify_plan: bool,
@@ -149,6 +153,7 @@ impl Default for TrainOptions {
             virtual_stages: 1,
             stage_layers: Vec::new(),
             zero_stage: 1,
+            sequence_parallel: Execution::default().sequence_parallel,
             verify_plan: true,
             elastic: true,
             shrink_after_seconds: 3,
@@ -213,13 +218,14 @@ fn require(
 
 impl TrainOptions {
     /// The options that change no bit of loss and weights, see [`TrainOptions::without_plan`].
-    pub const FREE: [&str; 15] = [
+    pub const FREE: [&str; 16] = [
         "data_parallel",
         "tensor_parallel",
         "pipeline_parallel",
         "virtual_stages",
         "stage_layers",
         "zero_stage",
+        "sequence_parallel",
         "verify_plan",
         "elastic",
         "shrink_after_seconds",
@@ -353,7 +359,11 @@ impl TrainOptions {
 
     /// How steps are computed.
     pub fn execution(&self) -> Execution {
-        Execution { recompute: self.recompute, pass_tokens: self.pass_tokens }
+        Execution {
+            recompute: self.recompute,
+            pass_tokens: self.pass_tokens,
+            sequence_parallel: self.sequence_parallel,
+        }
     }
 
     /// Tokens of a training sequence.
@@ -425,6 +435,7 @@ impl TrainOptions {
             virtual_stages,
             stage_layers,
             zero_stage,
+            sequence_parallel,
             verify_plan,
             elastic,
             shrink_after_seconds,
@@ -443,6 +454,7 @@ impl TrainOptions {
             virtual_stages,
             stage_layers,
             zero_stage,
+            sequence_parallel,
             verify_plan,
             elastic,
             shrink_after_seconds,
@@ -531,6 +543,7 @@ mod tests {
             stage_layers: vec![1, 1, 1, 1],
             threads: 3,
             zero_stage: 0,
+            sequence_parallel: !TrainOptions::default().sequence_parallel,
             commit_every_steps: 0,
             verify_plan: false,
             ..TrainOptions::default()

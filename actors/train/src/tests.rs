@@ -4,6 +4,7 @@ mod commits;
 mod gang;
 mod layouts;
 pub(crate) mod meeting;
+mod shared_rows;
 
 use std::time::Duration;
 

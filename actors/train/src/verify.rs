@@ -3,7 +3,8 @@
 //!
 //! What decides which code a rank runs stays: the plan, logical shards and data groups, how unevenly
 //! heads, columns, layers and positions fall on them, copies of key-value heads, a tied head, dropout,
-//! clipping, a shared optimizer, packed documents, what goes through the model together and what is computed again. What only costs time shrinks.
+//! clipping, a shared optimizer, packed documents, what goes through the model together, what is computed again and
+//! which rows ranks share. What only costs time shrinks.
 
 use std::ops::Range;
 
@@ -174,7 +175,7 @@ impl Small {
 
 #[cfg(test)]
 mod tests {
-    use sixfold_model::Recompute;
+    use sixfold_model::{Dtype, Recompute};
     use sixfold_topology::ParallelPlan;
 
     use super::*;
@@ -192,7 +193,7 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 20] = [
+        let choices: [(&str, Choose); 24] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp2.tp2.pp2", |o| o.zero_stage = 0),
             ("dp4.pp2", |o| (o.family, o.tie_embeddings, o.dropout) = (Family::Gpt2, true, 0.1)),
@@ -216,6 +217,13 @@ mod tests {
             ("tp2.pp3", |o| (o.stage_layers, o.layers) = (vec![1, 4, 2], 7)),
             ("pp2", |o| {
                 (o.virtual_stages, o.stage_layers, o.micro_batch_sequences) = (2, vec![0, 3, 1, 0], 1);
+            }),
+            ("dp2.tp2.pp2", |o| o.sequence_parallel = false),
+            ("tp4", |o| (o.sequence_parallel, o.recompute) = (true, Recompute::Selective)),
+            ("tp4.pp2", |o| (o.sequence_length, o.dropout, o.micro_batch_sequences) = (3, 0.1, 1)),
+            ("tp2.pp2", |o| {
+                (o.family, o.virtual_stages, o.recompute) = (Family::Gpt2, 2, Recompute::Full);
+                (o.dtype, o.sequence_length, o.tie_embeddings) = (Dtype::Bf16, 5, true);
             }),
             ("tp2", |o| (o.tensor_shards, o.learning_rate, o.weight_decay) = (2, 1e-3, 0.0)),
         ];

@@ -2,11 +2,12 @@
 //!
 //! The bias of a projection whose outputs are cut lies with its shard. That of one whose inputs are cut is whole on every
 //! rank of a tensor-parallel group, and is added once, after the sum over shards.
-//! Shapes: `y`, `dy` are `[rows, outputs]`.
+//! Shapes: `y`, `dy` are `[rows, outputs]`; of a whole bias they are the rows that the rank has
+//! ([`row_parts`](crate::row_parts)).
 
 use std::ops::Range;
 
-use sixfold_tensor::{Mat, MatMut, View, ViewMut};
+use sixfold_tensor::{Mat, MatMut, Segment, View, ViewMut};
 
 use crate::linear::Gradients;
 use crate::packed::shard_ranges;
@@ -40,7 +41,8 @@ pub(crate) fn backward(
             units.extend(bias.map(|bias| (bias, columns)));
         }
     }
-    of_units(pass, units, dy, gradients);
+    let width = dy.len() / pass.rows();
+    of_units(pass, units, (dy, width, &pass.segments()), gradients);
 }
 
 /// Where the biases of projections lie among the parameters.
@@ -58,23 +60,24 @@ pub(crate) fn add_whole(pass: &Pass<'_>, bias: UnitId, y: ViewMut<'_>) {
 
 /// The gradient of [`add_whole`]'s bias.
 pub(crate) fn backward_whole(pass: &Pass<'_>, bias: UnitId, dy: View<'_>, gradients: &mut Gradients<'_>) {
-    of_units(pass, vec![(bias, 0..pass.width())], dy, gradients);
+    let width = pass.width();
+    of_units(pass, vec![(bias, 0..width)], (dy, width, &pass.own_segments()), gradients);
 }
 
-/// The gradients of biases, each of given columns of `dy`, by sequence block.
+/// The gradients of biases, each of given columns of `dy`, whose rows are `width` wide, by sequence block.
 fn of_units(
     pass: &Pass<'_>,
     mut units: Vec<(UnitId, Range<usize>)>,
-    dy: View<'_>,
+    (dy, width, segments): (View<'_>, usize, &[Segment]),
     gradients: &mut Gradients<'_>,
 ) {
     units.retain(|(unit, _)| pass.parameters.get(*unit).is_some());
     if units.is_empty() {
         return;
     }
-    let (stream, leaves, width) = (pass.stream, pass.leaves(), dy.len() / pass.rows());
+    let (stream, leaves) = (pass.stream, pass.leaves());
     let mut sums = stream.zeros(leaves * width);
-    stream.bias_gradient(dy, width, &pass.segments(), sums.view_mut());
+    stream.bias_gradient(dy, width, segments, sums.view_mut());
     for (unit, columns) in units {
         gradients.add_leaves(unit, |to| {
             let of_unit = Mat::row_major(sums.view(), leaves, width).columns(columns.clone());

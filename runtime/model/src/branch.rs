@@ -1,7 +1,8 @@
 //! A residual branch: norm, a sharded body, the sum over shards, a bias, dropout, addition to the stream.
 //!
 //! Attention and the feed-forward layer are the two [`Body`]s; everything that they share is here.
-//! Shapes: `x`, `h`, `y` are `[rows, d]`.
+//! Shapes: the stream `x` and all that is added to it are `[own rows, d]`, the rows that the rank has
+//! ([`row_parts`](crate::row_parts)); `h` and what the body makes of it are `[rows, d]`.
 
 use sixfold_tensor::{Buffer, Purpose, Stream, View};
 
@@ -66,9 +67,9 @@ pub(crate) fn forward<B: Body>(
     x: Buffer,
 ) -> Result<(Buffer, BranchTape<B::Tape>), GroupError> {
     let stream = pass.stream;
-    let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x);
-    let (mut y, body) = B::forward(pass, layer, normed.rows.h.view());
-    pass.group.sum(stream, y.view_mut())?;
+    let normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), x)?;
+    let (y, body) = B::forward(pass, layer, normed.rows.h.view());
+    let mut y = pass.sum_rows(y)?;
     bias::add_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), y.view_mut());
     pass.dropout(y.view_mut(), layer, B::DROPOUT);
     stream.add_assign(y.view_mut(), normed.x.view());
@@ -86,13 +87,14 @@ pub(crate) fn backward<B: Body>(
     let stream = pass.stream;
     let BranchTape { mut normed, body } = tape;
     if normed.rows.h.is_empty() {
-        normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x);
+        normed = Normed::forward(pass, UnitId::of_layer(layer, B::NORM, 0), normed.x)?;
     }
     let mut dy = stream.copy_of(dx.view());
     pass.dropout(dy.view_mut(), layer, B::DROPOUT);
     bias::backward_whole(pass, UnitId::of_layer(layer, B::BIAS, 0), dy.view(), gradients);
-    let mut dh = B::backward(pass, layer, &body, normed.rows.h.view(), dy.view(), gradients);
-    pass.group.sum(stream, dh.view_mut())?;
+    let dy = pass.all_rows(dy)?;
+    let dh = B::backward(pass, layer, &body, normed.rows.h.view(), dy.view(), gradients);
+    let dh = pass.sum_rows(dh)?;
     let mut dx_branch = normed.backward(pass, UnitId::of_layer(layer, B::NORM, 0), dh.view(), gradients);
     stream.add_assign(dx_branch.view_mut(), dx.view());
     Ok(dx_branch)

@@ -10,7 +10,7 @@ use crate::pass::Pass;
 use crate::tensor_group::{GroupError, NOTHING};
 use crate::unit::UnitId;
 
-/// The residual stream before the first layer: `[rows, d]`.
+/// The residual stream before the first layer: `[own rows, d]`, the rows that the rank has.
 pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Buffer, GroupError> {
     let (stream, d) = (pass.stream, pass.width());
     let mut x = stream.filled(pass.rows() * d, NOTHING);
@@ -24,15 +24,20 @@ pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Buffer, GroupError> {
         let first = pass.geometry.positions(shard).start;
         stream.embed_add(table, d, first, pass.positions.view(), x.view_mut());
     }
-    pass.group.sum(stream, x.view_mut())?;
+    let mut x = pass.sum_rows(x)?;
     pass.dropout(x.view_mut(), 0, Purpose::EMBEDDING_DROPOUT);
     Ok(x)
 }
 
 /// Adds the gradient of each row of the batch, in order, to the row of its token and to that of its position.
-pub(crate) fn backward(pass: &Pass<'_>, mut dx: Buffer, gradients: &mut Gradients<'_>) {
+pub(crate) fn backward(
+    pass: &mut Pass<'_>,
+    mut dx: Buffer,
+    gradients: &mut Gradients<'_>,
+) -> Result<(), GroupError> {
     let d = pass.width();
     pass.dropout(dx.view_mut(), 0, Purpose::EMBEDDING_DROPOUT);
+    let dx = pass.all_rows(dx)?;
     for shard in pass.slice.shards.clone() {
         let vocabulary = &pass.geometry.sharding.shard(shard).vocabulary;
         if !vocabulary.is_empty() {
@@ -45,4 +50,5 @@ pub(crate) fn backward(pass: &Pass<'_>, mut dx: Buffer, gradients: &mut Gradient
             gradients.of_embedding(of_positions, dx.view(), d, first, pass.positions.view());
         }
     }
+    Ok(())
 }

@@ -108,20 +108,28 @@ impl GroupTree {
 
 /// Adds what belongs to one parameter but was summed apart, in place. Takes a buffer laid out by
 /// [`gradient_index`], already summed over all data groups; afterwards each parameter's gradient is
-/// where [`of_parameter`] finds it.
+/// where [`of_parameter`] finds it. `sequence_parallel` says whether the ranks of `group` have had rows of their own
+/// ([`Network::sequence_parallel`](crate::Network::sequence_parallel)).
 ///
 /// # Errors
-/// [`GroupError`] if the tensor-parallel group, asked for copies of key-value heads, fails.
+/// [`GroupError`] if the tensor-parallel group, asked for copies of key-value heads or for sequence blocks, fails.
 pub fn finish(
     stream: &Stream,
     geometry: &Geometry,
     slice: &ModelSlice,
     sums: &mut DeviceUnits,
     group: &mut dyn TensorGroup,
+    sequence_parallel: bool,
 ) -> Result<(), GroupError> {
+    let shared = sequence_parallel && slice.shards.len() < geometry.sharding.logical();
     for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector()) {
-        // Sequence blocks, in the tree, into the first of them.
-        stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
+        if !(shared && unit.tensor.is_whole()) {
+            // Sequence blocks, in the tree, into the first of them.
+            stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
+        }
+    }
+    if shared {
+        sum_shared_blocks(stream, geometry, slice, sums, group)?;
     }
     if geometry.config.tie_word_embeddings && slice.input && slice.output {
         for shard in slice.shards.clone() {
@@ -136,6 +144,32 @@ pub fn finish(
                 sum_copies(stream, geometry, slice, (layer, tensor), sums, group)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Sums the sequence blocks of norms and whole biases where each rank has filled in its own: the blocks with the numbers of
+/// its shards.
+fn sum_shared_blocks(
+    stream: &Stream,
+    geometry: &Geometry,
+    slice: &ModelSlice,
+    sums: &mut DeviceUnits,
+    group: &mut dyn TensorGroup,
+) -> Result<(), GroupError> {
+    let units: Vec<UnitId> =
+        slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_whole()).collect();
+    let d = geometry.config.hidden_size;
+    let own = slice.shards.start * d..slice.shards.end * d;
+    let mut all = stream.uninit(units.len() * d);
+    for (index, unit) in units.iter().enumerate() {
+        let mut blocks = sums.unit_mut(*unit).slice(own.clone());
+        stream.tree_sum(blocks.reborrow(), d);
+        stream.copy(blocks.as_view().slice(0..d), all.slice_mut(index * d..(index + 1) * d));
+    }
+    group.sum(stream, all.view_mut())?;
+    for (index, unit) in units.iter().enumerate() {
+        stream.copy(all.slice(index * d..(index + 1) * d), sums.unit_mut(*unit).slice(0..d));
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ pub(crate) fn table(geometry: &Geometry, shard: usize) -> UnitId {
 
 /// The loss of each row (zero where its target does not count), and the tape.
 pub(crate) fn forward(pass: &mut Pass<'_>, x: Buffer) -> Result<(Buffer, HeadTape), GroupError> {
-    let normed = Normed::forward(pass, UnitId::FINAL_NORM, x);
+    let normed = Normed::forward(pass, UnitId::FINAL_NORM, x)?;
     // Of the whole vocabulary, so that all ranks of a group make the same calls.
     let columns = pass.geometry.config.vocab_size;
     let (stream, rows) = (pass.stream, pass.rows());
@@ -153,7 +153,7 @@ pub(crate) fn backward(
     let (stream, rows) = (pass.stream, pass.rows());
     let h = pack(stream, normed.rows.h.view(), pass.width(), pass.geometry.config.dtype);
     let [max, exp_sum, _] = statistics.views();
-    let dh = pass.sum(normed.rows.h.len(), |pass, shard| {
+    let dh = pass.partial_sum(normed.rows.h.len(), |pass, shard| {
         let kept = logits.as_mut().and_then(|kept| kept[shard - first].take());
         let mut dlogits = kept.unwrap_or_else(|| logits_of(pass, shard, normed.rows.h.view()));
         if dlogits.is_empty() {
@@ -166,6 +166,7 @@ pub(crate) fn backward(
         let weight = &pass.weights.head[shard - first];
         pass.work.head += 2 * weight.flops(rows);
         Some(weight.backward(stream, pass.parameters, dlogits.view(), rows))
-    })?;
+    });
+    let dh = pass.sum_rows(dh)?;
     Ok(normed.backward(pass, UnitId::FINAL_NORM, dh.view(), gradients))
 }

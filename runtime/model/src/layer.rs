@@ -13,6 +13,10 @@ use crate::tensor_group::GroupError;
 
 /// What the backward pass computes again instead of keeping it (Korthikanti et al., "Reducing Activation
 /// Recomputation in Large Transformer Models", 2022). The bits are the same in any case.
+///
+/// Tensor-parallel ranks share what attention (`4 d`) and the feed-forward layer keep. With
+/// [sequence parallelism](crate::Network::sequence_parallel) they share the rest too, but for the outputs of norms (`2 d`),
+/// which [`Self::None`] keeps whole rather than have them sent again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {

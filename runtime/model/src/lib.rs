@@ -33,6 +33,7 @@ mod norm;
 mod optimizer;
 mod packed;
 mod pass;
+mod row_parts;
 mod sampling;
 mod sharding;
 mod site;

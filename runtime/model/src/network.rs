@@ -14,6 +14,7 @@ use crate::layer::{self, LayerTape, Recompute};
 use crate::linear::Gradients;
 use crate::packed::PackedWeights;
 use crate::pass::{Pass, Work};
+use crate::row_parts::RowParts;
 use crate::site::Part;
 use crate::tensor_group::{GroupError, TensorGroup};
 use crate::unit::{Geometry, ModelSlice};
@@ -29,6 +30,8 @@ pub struct Network {
     rope: Option<RopeTable>,
     /// What backward passes compute again.
     pub recompute: Recompute,
+    /// Whether the ranks of the tensor-parallel group share the rows between products.
+    pub sequence_parallel: bool,
 }
 
 /// What forward needs beside the parameters, for one micro-batch.
@@ -53,9 +56,9 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// Tokens of the micro-batch.
-    pub fn rows(&self) -> usize {
-        self.batch.tokens.len()
+    /// The micro-batch.
+    pub fn batch(&self) -> &MicroBatch {
+        &self.batch
     }
 
     /// Data groups of the micro-batch.
@@ -67,7 +70,7 @@ impl Tape {
 /// What a slice hands on.
 #[derive(Debug)]
 pub enum Output {
-    /// Activations `[rows, d]` for the next pipeline stage.
+    /// Activations for the next pipeline stage, of the rows that the rank has: as many numbers as [`Network::numbers`] says.
     Activations(Buffer),
     /// The loss of each row (zero where it does not count), from the slice that holds the head.
     Losses(Buffer),
@@ -77,7 +80,7 @@ impl Network {
     /// The network of `slice`, computed on the device of `stream`.
     pub fn new(stream: Stream, geometry: Arc<Geometry>, slice: ModelSlice) -> Self {
         let rope = geometry.config.rotations(&stream);
-        Self { stream, geometry, slice, rope, recompute: Recompute::None }
+        Self { stream, geometry, slice, rope, recompute: Recompute::None, sequence_parallel: false }
     }
 
     /// Where its operations are enqueued.
@@ -93,6 +96,15 @@ impl Network {
     /// What the network computes.
     pub fn slice(&self) -> &ModelSlice {
         &self.slice
+    }
+
+    /// Numbers of the activations of `batch` that the rank has between layers, receives and hands on.
+    pub fn numbers(&self, batch: &MicroBatch) -> usize {
+        self.row_parts(batch).own_rows() * self.geometry.config.hidden_size
+    }
+
+    fn row_parts(&self, batch: &MicroBatch) -> RowParts {
+        RowParts::new(batch, &self.slice, self.geometry.sharding.logical(), self.sequence_parallel)
     }
 
     /// Takes a micro-batch through the slice. `received` is the previous pipeline stage's output;
@@ -162,7 +174,8 @@ impl Network {
         if !self.slice.input {
             return Ok(Some(dx));
         }
-        embedding::backward(&pass, dx, gradients);
+        pass.enter(true, Part::Embedding);
+        embedding::backward(&mut pass, dx, gradients)?;
         Ok(None)
     }
 
@@ -177,6 +190,7 @@ impl Network {
             parameters: around.parameters,
             weights: around.weights,
             batch,
+            parts: self.row_parts(batch),
             tokens: stream.upload_indices(&batch.tokens),
             targets: stream.upload_indices(&batch.targets),
             positions: stream.upload_indices(&batch.positions()),

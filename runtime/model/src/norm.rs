@@ -1,11 +1,12 @@
 //! The norm before a branch and before the head: RMSNorm, or LayerNorm where there is a bias.
 //!
-//! Shapes: `x`, `h` are `[rows, d]`.
+//! Shapes: `x` is `[own rows, d]`, the rows that the rank has ([`row_parts`](crate::row_parts)); `h` is `[rows, d]`.
 
 use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View};
 
 use crate::linear::Gradients;
 use crate::pass::Pass;
+use crate::tensor_group::GroupError;
 use crate::unit::UnitId;
 
 /// A norm's parameters, `[d]` each.
@@ -41,20 +42,21 @@ impl Norm<'_> {
     }
 }
 
-/// A norm's input, and what it made of it.
+/// A norm's input, of the rows that the rank has, and what it made of it: `h` is of all rows, as the product that follows
+/// takes it.
 pub(crate) struct Normed {
     pub(crate) x: Buffer,
     pub(crate) rows: Rows,
 }
 
 impl Normed {
-    pub(crate) fn forward(pass: &Pass<'_>, norm: UnitId, x: Buffer) -> Self {
+    pub(crate) fn forward(pass: &mut Pass<'_>, norm: UnitId, x: Buffer) -> Result<Self, GroupError> {
         let eps = pass.geometry.config.rms_norm_eps;
-        let rows = parameters(pass, norm).forward(pass.stream, x.view(), eps);
-        Self { x, rows }
+        let Rows { h, mean, rstd } = parameters(pass, norm).forward(pass.stream, x.view(), eps);
+        Ok(Self { x, rows: Rows { h: pass.all_rows(h)?, mean, rstd } })
     }
 
-    /// The gradient of the norm's input; the parameters' gradients are kept by sequence block, summed over the
+    /// The gradient of the norm's input, from that of the rows of `h` that the rank has; the parameters' gradients are kept by sequence block, summed over the
     /// micro-batch's data groups.
     pub(crate) fn backward(
         &self,
@@ -65,7 +67,7 @@ impl Normed {
     ) -> Buffer {
         let (stream, w) = (pass.stream, pass.parameters.unit(norm));
         let (x, rstd) = (self.x.view(), self.rows.rstd.view());
-        let (mut dx, segments) = (stream.uninit(dh.len()), pass.segments());
+        let (mut dx, segments) = (stream.uninit(dh.len()), pass.own_segments());
         let Some(bias) = bias_of(pass, norm) else {
             gradients.add_leaves(norm, |leaves| {
                 let saved = RmsNormSaved { x, w, rstd };

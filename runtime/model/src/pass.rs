@@ -6,7 +6,7 @@ use sixfold_tensor::{Buffer, Counter, IndexBuffer, Purpose, RopeTable, Segment, 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::layer::Recompute;
 use crate::packed::PackedWeights;
-use crate::sharding::even_part;
+use crate::row_parts::RowParts;
 use crate::site::{Part, Site};
 use crate::tensor_group::{GroupError, NOTHING, TensorGroup, sum_shards};
 use crate::unit::{Geometry, ModelSlice};
@@ -44,6 +44,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) parameters: &'a DeviceUnits,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
+    /// Which of the batch's rows this rank has between products.
+    pub(crate) parts: RowParts,
     /// The batch's tokens.
     pub(crate) tokens: IndexBuffer,
     /// The batch's targets.
@@ -81,44 +83,68 @@ impl Pass<'_> {
     pub(crate) fn sum(
         &mut self,
         len: usize,
-        mut leaf: impl FnMut(&mut Self, usize) -> Option<Buffer>,
+        leaf: impl FnMut(&mut Self, usize) -> Option<Buffer>,
     ) -> Result<Buffer, GroupError> {
-        let stream = self.stream;
-        let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
-        let own = sum_shards(self.slice.shards.clone(), &mut |shard| leaf(self, shard), &add);
-        let mut partial = own.unwrap_or_else(|| stream.filled(len, NOTHING));
-        self.group.sum(stream, partial.view_mut())?;
+        let mut partial = self.partial_sum(len, leaf);
+        self.group.sum(self.stream, partial.view_mut())?;
         Ok(partial)
     }
 
-    /// Sets elements of `x` (`[rows, d]`) to zero at random and scales the others up. Calling it
-    /// on a gradient with the same arguments is the backward pass.
+    /// As [`Self::sum`], without the group.
+    pub(crate) fn partial_sum(
+        &mut self,
+        len: usize,
+        mut leaf: impl FnMut(&mut Self, usize) -> Option<Buffer>,
+    ) -> Buffer {
+        let stream = self.stream;
+        let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
+        let own = sum_shards(self.slice.shards.clone(), &mut |shard| leaf(self, shard), &add);
+        own.unwrap_or_else(|| stream.filled(len, NOTHING))
+    }
+
+    /// The sum over the group of each rank's `partial` (`[rows, d]`): those rows of it that this rank has.
+    pub(crate) fn sum_rows(&mut self, mut partial: Buffer) -> Result<Buffer, GroupError> {
+        if self.parts.are_cut() {
+            let width = self.width();
+            return self.parts.reduce_scatter(self.stream, self.group, partial, width);
+        }
+        self.group.sum(self.stream, partial.view_mut())?;
+        Ok(partial)
+    }
+
+    /// The rows that all ranks have, from those that this rank has.
+    pub(crate) fn all_rows(&mut self, own: Buffer) -> Result<Buffer, GroupError> {
+        if !self.parts.are_cut() {
+            return Ok(own);
+        }
+        let width = self.width();
+        self.parts.all_gather(self.stream, self.group, own, width)
+    }
+
+    /// Sets elements of the rows `x` that this rank has (`[own rows, d]`) to zero at random and scales the others up.
+    /// Calling it on a gradient with the same arguments is the backward pass.
     pub(crate) fn dropout(&self, mut x: ViewMut<'_>, layer: usize, purpose: Purpose) {
         if self.seed.dropout == 0.0 {
             return;
         }
-        let per_sequence = self.batch.length * self.width();
+        let (own, width) = (self.parts.own(), self.width());
+        let per_sequence = own.len() * width;
         for sequence in 0..self.batch.sequences() {
             let sample = self.batch.first_sample + sequence as u64;
             let random = Counter::new(self.seed.seed, self.seed.step, sample, layer as u32, purpose);
             let elements = x.reborrow().slice(sequence * per_sequence..(sequence + 1) * per_sequence);
-            self.stream.dropout(elements, &random, 0, self.seed.dropout);
+            self.stream.dropout(elements, &random, (own.start * width) as u64, self.seed.dropout);
         }
     }
 
-    /// For each sequence block of each sequence, in order: its last row plus one, and the leaf that sums over it
-    /// belong to. Leaves are data groups, and within a group sequence blocks.
+    /// The sequence blocks of all rows, with the leaf of a sum over rows to which each belongs. Leaves are data groups,
+    /// and within a group sequence blocks.
     pub(crate) fn segments(&self) -> Vec<Segment> {
-        let (length, blocks) = (self.batch.length, self.geometry.sharding.logical());
-        let sequences = self.batch.sequences();
-        let mut segments = Vec::with_capacity(sequences * blocks);
-        for sequence in 0..sequences {
-            let group = sequence * self.batch.groups / sequences;
-            for block in 0..blocks {
-                let end = sequence * length + even_part(length, blocks, block).end;
-                segments.push(Segment { end, leaf: group * blocks + block });
-            }
-        }
-        segments
+        self.parts.segments(self.batch.groups, 0..self.geometry.sharding.logical())
+    }
+
+    /// As [`Self::segments`], of the rows that this rank has.
+    pub(crate) fn own_segments(&self) -> Vec<Segment> {
+        self.parts.segments(self.batch.groups, self.parts.own_blocks())
     }
 }

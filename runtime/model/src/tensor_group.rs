@@ -35,6 +35,27 @@ pub trait TensorGroup {
     /// As [`Self::sum`].
     fn max(&mut self, stream: &Stream, values: ViewMut<'_>) -> Result<(), GroupError>;
 
+    /// The first half of [`Self::sum`], with the same bits: of the pieces `cuts[i]..cuts[i + 1]` of `partial`, one for
+    /// each rank, this rank's ([`Self::piece`]) becomes the sum over the group. The rest holds anything afterwards.
+    ///
+    /// # Errors
+    /// As [`Self::sum`].
+    fn reduce_scatter(
+        &mut self,
+        stream: &Stream,
+        partial: ViewMut<'_>,
+        cuts: &[usize],
+    ) -> Result<(), GroupError>;
+
+    /// The second half: gives every rank the pieces of all others.
+    ///
+    /// # Errors
+    /// As [`Self::sum`].
+    fn all_gather(&mut self, stream: &Stream, whole: ViewMut<'_>, cuts: &[usize]) -> Result<(), GroupError>;
+
+    /// Which piece the group's rank `index` has. Ranks are counted in the order of their logical shards.
+    fn piece(&self, index: usize) -> usize;
+
     /// Says what the sums that follow are a part of, so that a group can tell where a number went wrong.
     fn enter(&mut self, _site: Site) {}
 }
@@ -50,6 +71,28 @@ impl TensorGroup for Alone {
 
     fn max(&mut self, _stream: &Stream, _values: ViewMut<'_>) -> Result<(), GroupError> {
         Ok(())
+    }
+
+    fn reduce_scatter(
+        &mut self,
+        _stream: &Stream,
+        _partial: ViewMut<'_>,
+        _cuts: &[usize],
+    ) -> Result<(), GroupError> {
+        Ok(())
+    }
+
+    fn all_gather(
+        &mut self,
+        _stream: &Stream,
+        _whole: ViewMut<'_>,
+        _cuts: &[usize],
+    ) -> Result<(), GroupError> {
+        Ok(())
+    }
+
+    fn piece(&self, index: usize) -> usize {
+        index
     }
 }
 

@@ -119,7 +119,7 @@ impl Model {
         let mut sums = DeviceUnits::zeros(stream, Arc::new(gradient_index(&self.geometry, &slice)));
         network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
         let index = Arc::new(UnitIndex::of_parameters(&self.geometry, &slice));
-        finish_gradients(stream, &self.geometry, &slice, &mut sums, &mut Alone).unwrap();
+        finish_gradients(stream, &self.geometry, &slice, &mut sums, &mut Alone, false).unwrap();
         let mut gradients = DeviceUnits::zeros(stream, index);
         for unit in slice.units(&self.geometry) {
             stream.copy(gradient_of(&self.geometry, &sums, unit), gradients.unit_mut(unit));

@@ -78,7 +78,7 @@ fn network(
     let before = network.backward(&mut around, tape, None, scale, &mut sums, Start::Zero).unwrap();
     assert!(before.is_none());
     let index = Arc::new(UnitIndex::of_parameters(geometry, &slice));
-    finish_gradients(stream, geometry, &slice, &mut sums, &mut Alone).unwrap();
+    finish_gradients(stream, geometry, &slice, &mut sums, &mut Alone, false).unwrap();
     let mut gradients = UnitBuffer::zeros(index);
     for unit in slice.units(geometry) {
         stream.to_host(gradient_of(geometry, &sums, unit), gradients.unit_mut(unit));

@@ -10,12 +10,15 @@ pub struct Execution {
     /// How many tokens go through the model together, at most, where a data group is one micro-batch of
     /// fewer.
     pub pass_tokens: usize,
+    /// Whether the ranks of a tensor-parallel group share what lies between products (norms, residuals, dropout, biases
+    /// after sums), each doing it for the rows of its sequence blocks. Without such a group it changes nothing.
+    pub sequence_parallel: bool,
 }
 
 impl Default for Execution {
     fn default() -> Self {
         // Enough rows for products near the machine's speed.
-        Self { recompute: Recompute::None, pass_tokens: 2048 }
+        Self { recompute: Recompute::None, pass_tokens: 2048, sequence_parallel: true }
     }
 }
 

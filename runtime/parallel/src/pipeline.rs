@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use sixfold_collective::{Kind, PointToPoint};
 use sixfold_model::{
-    DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, Recompute, StepSeed,
-    Surroundings, Tape, UnitIndex, Work, gradient_index,
+    DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, StepSeed, Surroundings,
+    Tape, UnitIndex, Work, gradient_index,
 };
 use sixfold_tensor::{Buffer, Start, Stream, tree_sum_scalars};
 use sixfold_topology::{PipelineOp, pipeline_schedule};
 
 use crate::error::StepError;
+use crate::job::Execution;
 use crate::links::{RankLinks, receive, send};
 use crate::slice::RankSlice;
 use crate::sums::ChunkSums;
@@ -76,8 +77,10 @@ impl Pipeline {
         Self { stream, stages, stage, chunks: slice.chunks().iter().map(chunk).collect() }
     }
 
-    pub(crate) fn set_recompute(&mut self, recompute: Recompute) {
-        self.chunks.iter_mut().for_each(|chunk| chunk.network.recompute = recompute);
+    pub(crate) fn set_execution(&mut self, Execution { recompute, sequence_parallel, .. }: Execution) {
+        for Chunk { network, .. } in &mut self.chunks {
+            (network.recompute, network.sequence_parallel) = (recompute, sequence_parallel);
+        }
     }
 
     /// Takes all micro-batches through, forward and back. Returns the sum of the losses, which is zero unless the
@@ -112,7 +115,7 @@ impl Chunk {
         micro_batch: usize,
     ) -> Result<(), StepError> {
         let micro_batch = passes.micro_batches[micro_batch].clone();
-        let numbers = micro_batch.tokens.len() * self.network.geometry().config.hidden_size;
+        let numbers = self.network.numbers(&micro_batch);
         let before = passes.links.before().filter(|_| !self.network.slice().input);
         let received = take(stream, before, Kind::Activations, numbers)?;
         let (output, tape) =
@@ -142,7 +145,7 @@ impl Chunk {
         micro_batch: usize,
     ) -> Result<(), StepError> {
         let Some((tape, loss)) = self.tapes.pop_front() else { return Ok(()) };
-        let numbers = tape.rows() * self.network.geometry().config.hidden_size;
+        let numbers = self.network.numbers(tape.batch());
         let after = passes.links.after().filter(|_| !self.network.slice().output);
         let received = take(stream, after, Kind::Gradients, numbers)?;
         let start = if micro_batch.is_multiple_of(passes.per_sum) { Start::Zero } else { Start::FromC };
@@ -190,3 +193,6 @@ fn take(
     receive(stream, link, kind, received.view_mut())?;
     Ok(Some(received))
 }
+
+#[cfg(test)]
+mod tests;

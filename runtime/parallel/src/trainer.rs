@@ -37,7 +37,7 @@ pub struct Trainer {
     optimizer: Optimizer,
     seed: u64,
     dropout: f32,
-    pass_tokens: usize,
+    execution: Execution,
     /// How many micro-batches the last step took through the pipeline.
     passes: usize,
     links: RankLinks,
@@ -104,7 +104,7 @@ impl Trainer {
         let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
         let sums = Arc::new(slice.gradient_index(&geometry));
         let at = (stages, place.pipeline);
-        Self {
+        let mut trainer = Self {
             plan: *plan,
             layout: layout.clone(),
             rank,
@@ -117,7 +117,7 @@ impl Trainer {
             parameters,
             seed: job.seed,
             dropout: job.dropout,
-            pass_tokens: Execution::default().pass_tokens,
+            execution: Execution::default(),
             passes: 0,
             links,
             work: Work::default(),
@@ -128,13 +128,15 @@ impl Trainer {
             health: StepHealth::default(),
             flag: Arc::default(),
             partition: None,
-        }
+        };
+        trainer.set_execution(Execution::default());
+        trainer
     }
 
     /// Chooses how the next steps are computed. All ranks must choose alike.
     pub fn set_execution(&mut self, execution: Execution) {
-        self.pipeline.set_recompute(execution.recompute);
-        self.pass_tokens = execution.pass_tokens;
+        self.pipeline.set_execution(execution);
+        self.execution = execution;
     }
 
     /// From now on the ranks of the data-parallel group share the optimizer: each keeps its part of the moments
@@ -298,7 +300,8 @@ impl Trainer {
     /// Runs the pipeline over all micro-batches, which leaves the sums of the rank's groups in its gradients. Returns that
     /// of their losses.
     fn accumulate(&mut self, step: u64, batch: StepBatch, scale: f32) -> Result<f32, StepError> {
-        let (micro_batches, per_sum) = passes(batch.groups, self.plan.pipeline_parallel, self.pass_tokens);
+        let (micro_batches, per_sum) =
+            passes(batch.groups, self.plan.pipeline_parallel, self.execution.pass_tokens);
         self.passes = micro_batches.len();
         self.pipeline.run(Passes {
             micro_batches: &micro_batches,
@@ -332,8 +335,8 @@ impl Trainer {
     /// Adds what belongs to one parameter but was summed apart.
     fn finish_gradients(&mut self) -> Result<(), StepError> {
         for chunk in self.slice.chunks() {
-            let tensor = &mut self.links.tensor;
-            finish_gradients(&self.stream, &self.geometry, chunk, &mut self.gradients, tensor)?;
+            let (tensor, shared) = (&mut self.links.tensor, self.execution.sequence_parallel);
+            finish_gradients(&self.stream, &self.geometry, chunk, &mut self.gradients, tensor, shared)?;
         }
         if self.geometry.config.tie_word_embeddings {
             self.add_tied_ends()?;

@@ -30,7 +30,7 @@ use compare::{first_difference, tensors};
 use gang::{RankRun, connect, run_gang};
 
 /// How the run computes with which others are compared.
-const PLAIN: Execution = Execution { recompute: Recompute::None, pass_tokens: 1 };
+const PLAIN: Execution = Execution { recompute: Recompute::None, pass_tokens: 1, sequence_parallel: false };
 
 /// The part of a step's batch that lies in some of its data groups.
 pub type Batches<'a> = dyn Fn(u64, Range<usize>) -> StepBatch + Sync + 'a;

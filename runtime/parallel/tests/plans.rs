@@ -6,6 +6,8 @@
 mod gang;
 #[path = "plans/layouts.rs"]
 mod layouts;
+#[path = "plans/shared_rows.rs"]
+mod shared_rows;
 
 use gang::{Account, Outcome, Run, batch, connect};
 use sixfold_model::{Dtype, Family, Geometry, ModelConfig, OptimizerOptions, Recompute, UnitId};
@@ -59,26 +61,20 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
-    Run {
-        job,
-        plan,
-        groups: GROUPS,
-        steps: 0..3,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: false,
-    }
-    .go()
+    Run::new(job, plan).go()
 }
 
 fn assert_all_equal(job: &TrainingJob, plans: &[&str]) {
     let (serial, _) = run(job, "dp1.tp1.pp1");
     for plan in plans {
-        let (outcome, _) = run(job, plan);
-        assert_eq!(outcome.reports, serial.reports, "loss, norm or learning rate of {plan}");
-        assert_eq!(outcome.weights_blake3(), serial.weights_blake3(), "weights of {plan}");
-        assert!(outcome == serial, "moments of {plan}");
+        for sequence_parallel in [true, false].into_iter().take(if plan.contains("tp") { 2 } else { 1 }) {
+            let execution = Execution { sequence_parallel, ..Execution::default() };
+            let (outcome, _) = Run { execution, ..Run::new(job, plan) }.go();
+            let plan = format!("{plan}, sequence parallel {sequence_parallel}");
+            assert_eq!(outcome.reports, serial.reports, "loss, norm or learning rate of {plan}");
+            assert_eq!(outcome.weights_blake3(), serial.weights_blake3(), "weights of {plan}");
+            assert!(outcome == serial, "moments of {plan}");
+        }
     }
 }
 
@@ -167,20 +163,12 @@ fn what_goes_together_and_what_is_computed_again_keeps_the_bits() {
 fn assert_execution_keeps_the_bits(job: &TrainingJob) {
     let (expected, kept) = run(job, "tp2.pp2");
     for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
-        for pass_tokens in [1, 24, 1 << 20] {
-            let execution = Execution { recompute, pass_tokens };
+        for (pass_tokens, sequence_parallel) in
+            [(1, false), (24, false), (1 << 20, false), (1, true), (24, true), (1 << 20, true)]
+        {
+            let execution = Execution { recompute, pass_tokens, sequence_parallel };
             for plan in ["dp1", "tp2.pp2"] {
-                let run = Run {
-                    job,
-                    plan,
-                    groups: GROUPS,
-                    steps: 0..3,
-                    from: None,
-                    swapped: None,
-                    execution,
-                    shared: false,
-                };
-                let (outcome, accounts) = run.go();
+                let (outcome, accounts) = Run { execution, ..Run::new(job, plan) }.go();
                 assert!(outcome == expected, "{plan} {execution:?}");
                 let again = accounts[0].work.projections > kept[0].work.projections;
                 assert!(again == (recompute == Recompute::Full) || plan == "dp1", "{execution:?}");
@@ -194,16 +182,7 @@ fn swapping_two_leaves_of_the_tree_changes_the_hash() {
     let job = job(config(), 4);
     let (straight, _) = run(&job, "tp4");
     let swap = Some((Rank(1), Rank(2)));
-    let tensor = Run {
-        job: &job,
-        plan: "tp4",
-        groups: GROUPS,
-        steps: 0..3,
-        from: None,
-        swapped: swap,
-        execution: Execution::default(),
-        shared: false,
-    };
+    let tensor = Run { swapped: swap, ..Run::new(&job, "tp4") };
     assert_ne!(tensor.go().0.weights_blake3(), straight.weights_blake3());
     let data = Run { plan: "dp4", ..tensor };
     assert_ne!(data.go().0.weights_blake3(), straight.weights_blake3());
@@ -212,16 +191,7 @@ fn swapping_two_leaves_of_the_tree_changes_the_hash() {
 #[test]
 fn another_plan_continues_a_run() {
     let job = job(config(), 4);
-    let whole = Run {
-        job: &job,
-        plan: "pp1",
-        groups: GROUPS,
-        steps: 0..6,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: false,
-    };
+    let whole = Run { steps: 0..6, ..Run::new(&job, "pp1") };
     let (begun, _) = Run { plan: "dp2.tp2", steps: 0..2, ..whole }.go();
     let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
     let (ended, _) = Run { plan: "tp4", steps: 4..6, from: Some(&moved), ..whole }.go();
@@ -269,17 +239,7 @@ fn assert_shares(job: &TrainingJob) {
 
 /// As [`run`], where replicas share the optimizer.
 fn run_shared(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {
-    Run {
-        job,
-        plan,
-        groups: GROUPS,
-        steps: 0..3,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: true,
-    }
-    .go()
+    Run { shared: true, ..Run::new(job, plan) }.go()
 }
 
 #[test]
@@ -320,16 +280,7 @@ fn replicas_that_share_the_optimizer_hold_their_part_of_the_moments_and_send_wha
 #[test]
 fn a_shared_optimizer_is_continued_by_other_plans_and_back() {
     let job = job(config(), 4);
-    let whole = Run {
-        job: &job,
-        plan: "dp1",
-        groups: GROUPS,
-        steps: 0..6,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: false,
-    };
+    let whole = Run { steps: 0..6, ..Run::new(&job, "dp1") };
     let (begun, _) = Run { plan: "dp4", steps: 0..2, shared: true, ..whole }.go();
     let (moved, _) = Run { plan: "tp2.pp2", steps: 2..4, from: Some(&begun), ..whole }.go();
     let (ended, _) = Run { plan: "dp2.tp2", steps: 4..6, from: Some(&moved), shared: true, ..whole }.go();
@@ -339,16 +290,7 @@ fn a_shared_optimizer_is_continued_by_other_plans_and_back() {
 #[test]
 fn training_learns() {
     let job = TrainingJob { dropout: 0.0, ..job(config(), 4) };
-    let steps = Run {
-        job: &job,
-        plan: "dp1",
-        groups: GROUPS,
-        steps: 0..20,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: false,
-    };
+    let steps = Run { steps: 0..20, ..Run::new(&job, "dp1") };
     let losses: Vec<f32> = steps.go().0.reports.iter().map(|report| f32::from_bits(report[0])).collect();
     assert!((losses[0] - 41.0_f32.ln()).abs() < 0.1, "{losses:?}");
     assert!(losses[19] < losses[0] - 1.0, "{losses:?}");

@@ -10,7 +10,7 @@ use sixfold_transport::link::{LinkError, TensorLink};
 use sixfold_topology::ParallelPlan;
 
 use super::*;
-use crate::job::StepBatch;
+use crate::job::{Execution, StepBatch};
 use crate::trainer::Trainer;
 use crate::verify::gang::{Links, connect, run_gang};
 use crate::verify::small::{batch, config, job};
@@ -94,6 +94,14 @@ fn all_ranks_name_the_rank_and_the_layer_of_the_first_number_that_is_not_finite(
         let found = not_finite_with(plan, Rank(rank), unit, f32::NAN);
         assert_eq!(found, NotFinite { rank: Rank(rank), origin: pass(part, first_sample) }, "{plan}");
     }
+    // Ranks that share rows get those that went wrong elsewhere, and do not take them for their own.
+    for (plan, rank) in [("tp2", 1), ("tp4", 2), ("dp2.tp2", 3)] {
+        let norm = UnitId::of_layer(1, Tensor::FeedForwardNorm, 0);
+        let first_sample = if plan == "dp2.tp2" { 8 } else { 0 };
+        let found = not_finite_with(plan, Rank(rank), norm, f32::NAN);
+        let origin = pass(Part::FeedForward(1), first_sample);
+        assert_eq!(found, NotFinite { rank: Rank(rank), origin }, "{plan}");
+    }
     let found = not_finite_with("dp2.tp2", Rank(1), UnitId::of_layer(2, Tensor::Value, 3), f32::INFINITY);
     assert_eq!(found, NotFinite { rank: Rank(1), origin: pass(Part::Attention(2), 0) });
     assert_eq!(
@@ -104,8 +112,9 @@ fn all_ranks_name_the_rank_and_the_layer_of_the_first_number_that_is_not_finite(
 
 /// The final norm's weight scales every gradient behind it; an embedding of tiny numbers, which the first norm
 /// scales up, has the largest of all.
-fn with_large_gradients(plan: &str, from: Rank, weight: f32) -> NotFinite {
+fn with_large_gradients(plan: &str, from: Rank, weight: f32, sequence_parallel: bool) -> NotFinite {
     let healths = step_of(plan, connect(&plan.parse().unwrap()), |rank, trainer, _| {
+        trainer.set_execution(Execution { sequence_parallel, ..Execution::default() });
         change(trainer, |parameters| {
             let units: Vec<UnitId> = parameters.iter().map(|(unit, _)| unit).collect();
             for unit in units.into_iter().filter(|unit| unit.tensor == Tensor::Embedding) {
@@ -122,16 +131,23 @@ fn with_large_gradients(plan: &str, from: Rank, weight: f32) -> NotFinite {
 #[test]
 fn a_gradient_that_overflows_is_named_by_the_replica_s_rank_and_the_tensor() {
     // Gradients of the second replica, whose ranks are 2 and 3, leave the range of numbers; its activations do not.
-    let found = with_large_gradients("dp2.tp2", Rank(2), 8e37);
+    let found = with_large_gradients("dp2.tp2", Rank(2), 8e37, false);
     assert_eq!(found, NotFinite { rank: Rank(3), origin: Origin::Gradient(UnitId::embedding(2)) });
     let said = found.origin.to_string();
     assert_eq!(said, "the gradient of model.embed_tokens.weight, logical shard 2");
+    // Ranks that share rows exchange those of the embedding's gradient before they sum them, and see it then.
+    let found = with_large_gradients("dp2.tp2", Rank(2), 8e37, true);
+    let said = found.origin.to_string();
+    assert_eq!(found.rank, Rank(2));
+    assert_eq!(said, "the backward pass of model.embed_tokens, micro-batch from sequence 10");
 }
 
 #[test]
 fn squares_that_overflow_are_named_by_their_tensor() {
-    let found = with_large_gradients("tp2", Rank(0), 1e30);
-    assert_eq!(found, NotFinite { rank: Rank(0), origin: Origin::Gradient(UnitId::embedding(0)) });
+    for sequence_parallel in [false, true] {
+        let found = with_large_gradients("tp2", Rank(0), 1e30, sequence_parallel);
+        assert_eq!(found, NotFinite { rank: Rank(0), origin: Origin::Gradient(UnitId::embedding(0)) });
+    }
 }
 
 #[test]

@@ -309,6 +309,42 @@ fn activations_of_another_chunk() -> Planted {
     Planted { chunks: 2, harm: Box::new(harm), ..Planted::nothing(config(), "pp2") }
 }
 
+/// A fault of the second of two ranks that share the rows between products.
+fn in_shared_rows(harm: impl Fn(&mut Message<'_>) -> bool + Send + Sync + 'static) -> Planted {
+    let planted = Planted::messages("tp2", move |message| {
+        message.rank == Rank(1) && message.step == 1 && harm(message)
+    });
+    Planted { sequence_parallel: true, ..planted }
+}
+
+/// The first message of a step scatters the sum of the embedding, the second gathers the rows of the first norm, the third
+/// scatters a layer's output.
+fn rows_not_gathered() -> Planted {
+    in_shared_rows(|message| message.long == 2 && drop_theirs(message))
+}
+
+/// The rank's own rows, again, in the place of those of the other rank.
+fn own_rows_for_those_of_another() -> Planted {
+    in_shared_rows(|message| {
+        let hit = message.long == 2;
+        if hit {
+            message.theirs.copy_from_slice(message.own);
+        }
+        hit
+    })
+}
+
+fn rows_not_summed() -> Planted {
+    in_shared_rows(|message| message.long == 3 && drop_theirs(message))
+}
+
+/// The gradients of norms lack those sequence blocks whose rows the other rank has.
+fn norm_gradients_of_own_rows() -> Planted {
+    let config = config();
+    let norms = (2 * config.num_hidden_layers + 1) * config.hidden_size;
+    in_shared_rows(move |message| message.theirs.len() == norms && drop_theirs(message))
+}
+
 /// A fault, and what must be said of it.
 struct Case {
     name: &'static str,
@@ -390,6 +426,14 @@ fn cases() -> Vec<Case> {
     case("activations of another chunk", activations_of_another_chunk(), true, |found| {
         is(found, 1, Gradient, "")
     });
+    case("rows of another rank not gathered", rows_not_gathered(), true, |found| is(found, 1, Gradient, ""));
+    case("own rows for those of another rank", own_rows_for_those_of_another(), true, |found| {
+        is(found, 1, Gradient, "")
+    });
+    case("shared rows not summed", rows_not_summed(), true, |found| is(found, 1, Gradient, ""));
+    case("norm gradients of a rank's own rows only", norm_gradients_of_own_rows(), true, |found| {
+        is(found, 1, Gradient, "layers.0.input_layernorm") && found.rank == Rank(1)
+    });
     for (name, bit) in [("a middle bit of a partial sum", 11), ("the highest bit of a partial sum", 22)] {
         case(name, flipped_bit_of_a_partial_sum(bit), true, |found| is(found, 1, Gradient, ""));
     }
@@ -422,8 +466,11 @@ fn a_gang_without_a_fault_is_the_same() {
     for (plan, chunks) in plans {
         for config in [config(), one_kv_head(), tied()] {
             for (per_group, shared) in [(1, false), (2, false), (2, true)] {
-                let planted = Planted { per_group, chunks, shared, ..Planted::nothing(config.clone(), plan) };
-                assert_eq!(planted.find(), (None, 0), "{plan} {chunks}");
+                for sequence_parallel in [false, true] {
+                    let nothing = Planted::nothing(config.clone(), plan);
+                    let planted = Planted { per_group, chunks, shared, sequence_parallel, ..nothing };
+                    assert_eq!(planted.find(), (None, 0), "{plan} {chunks}");
+                }
             }
         }
     }

@@ -56,6 +56,8 @@ pub(crate) struct Run<'a> {
     /// each, `1+2+3` for their layers, `v2 2+1+1+1` for both.
     pub(crate) plan: &'a str,
     pub(crate) groups: usize,
+    /// Tokens of a sequence.
+    pub(crate) length: usize,
     pub(crate) steps: Range<u64>,
     /// State to begin with; initial parameters without.
     pub(crate) from: Option<&'a Outcome>,
@@ -66,7 +68,22 @@ pub(crate) struct Run<'a> {
     pub(crate) shared: bool,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Three steps of four data groups from initial parameters, computed as by default.
+    pub(crate) fn new(job: &'a TrainingJob, plan: &'a str) -> Self {
+        Self {
+            job,
+            plan,
+            groups: super::GROUPS,
+            length: 10,
+            steps: 0..3,
+            from: None,
+            swapped: None,
+            execution: Execution::default(),
+            shared: false,
+        }
+    }
+
     /// Runs every rank in a thread. Links live until the last rank has ended.
     pub(crate) fn go(&self) -> (Outcome, Vec<Account>) {
         let (plan, layout) = parse(self.plan, self.job);
@@ -105,6 +122,10 @@ impl Run<'_> {
         (whole, accounts)
     }
 
+    fn batch(&self, plan: &ParallelPlan, rank: Rank, step: u64) -> StepBatch {
+        batch_of_length(self.job, plan, rank, step, (self.groups, self.length))
+    }
+
     fn position(&self, rank: Rank) -> Rank {
         match self.swapped {
             Some((a, b)) if rank == a => b,
@@ -129,7 +150,7 @@ impl Run<'_> {
             trainer.share_optimizer();
         }
         let reports = self.steps.clone().map(|step| {
-            let report = trainer.step(step, batch(self.job, plan, rank, step, self.groups)).unwrap();
+            let report = trainer.step(step, self.batch(plan, rank, step)).unwrap();
             [report.loss, report.gradient_norm, report.learning_rate].map(f32::to_bits)
         });
         let reports = reports.collect();
@@ -257,10 +278,20 @@ pub(crate) fn batch(
     step: u64,
     groups: usize,
 ) -> StepBatch {
+    batch_of_length(job, plan, rank, step, (groups, Run::new(job, "dp1").length))
+}
+
+fn batch_of_length(
+    job: &TrainingJob,
+    plan: &ParallelPlan,
+    rank: Rank,
+    step: u64,
+    (groups, length): (usize, usize),
+) -> StepBatch {
     const PER_GROUP: usize = 2;
     const SEQUENCES: usize = 2;
-    const LENGTH: usize = 10;
     const SECOND_DOCUMENT: usize = 3;
+    let second_document = length > SECOND_DOCUMENT;
     let vocabulary = job.geometry.config.vocab_size as u64;
     // The next token follows from the last one, so that there is something to learn.
     let token = |sample: u64, i: u64| ((sample * 31 + step * 13 + i * 5) % vocabulary) as u32;
@@ -268,18 +299,20 @@ pub(crate) fn batch(
         let first_sample = (index * SEQUENCES) as u64;
         let samples = first_sample..first_sample + SEQUENCES as u64;
         let all = |shift: u64| {
-            let positions = move |sample| (shift..LENGTH as u64 + shift).map(move |i| token(sample, i));
+            let positions = move |sample| (shift..length as u64 + shift).map(move |i| token(sample, i));
             samples.clone().flat_map(positions).collect()
         };
-        let mut batch = MicroBatch::of_documents(all(0), all(1), LENGTH);
-        // The second sequence of each micro-batch begins with the last tokens of a document.
-        batch.document_starts.push(LENGTH + SECOND_DOCUMENT);
-        batch.targets[LENGTH + SECOND_DOCUMENT - 1] = IGNORED_TARGET;
+        let mut batch = MicroBatch::of_documents(all(0), all(1), length);
+        if second_document {
+            // The second sequence of each micro-batch begins with the last tokens of a document.
+            batch.document_starts.push(length + SECOND_DOCUMENT);
+            batch.targets[length + SECOND_DOCUMENT - 1] = IGNORED_TARGET;
+        }
         MicroBatch { first_sample, ..batch }
     };
     let own = plan.groups(rank, groups);
     let groups_of_rank =
         own.map(|group| (0..PER_GROUP).map(|i| micro_batch(group * PER_GROUP + i)).collect()).collect();
-    let global_targets = (groups * PER_GROUP * (SEQUENCES * LENGTH - 1)) as u64;
+    let global_targets = (groups * PER_GROUP * (SEQUENCES * length - usize::from(second_document))) as u64;
     StepBatch { groups: groups_of_rank, global_targets }
 }

@@ -6,7 +6,7 @@ use sixfold_tensor::Device;
 use sixfold_topology::Rank;
 
 use super::gang::{Run, connect, parse};
-use super::{GROUPS, assert_all_equal, config, gpt2, job, run};
+use super::{assert_all_equal, config, gpt2, job, run};
 
 /// As the plans, but stages take turns with their chunks of layers, or have as many layers as the test says.
 const LAYOUTS: [&str; 8] = [
@@ -67,16 +67,7 @@ fn any_number_of_micro_batches_goes_through_interleaved_stages() {
 }
 
 fn layout_run(job: &TrainingJob) -> Run<'_> {
-    Run {
-        job,
-        plan: "pp1",
-        groups: GROUPS,
-        steps: 0..2,
-        from: None,
-        swapped: None,
-        execution: Execution::default(),
-        shared: false,
-    }
+    Run { steps: 0..2, ..Run::new(job, "pp1") }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use sixfold_tensor::Device;
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::link::{LinkError, TensorLink};
 
-use crate::job::{StepBatch, TrainingJob};
+use crate::job::{Execution, StepBatch, TrainingJob};
 use crate::links::RankLinks;
 use crate::slice::{RankSlice, balanced_layout};
 use crate::trainer::Trainer;
@@ -22,8 +22,8 @@ use crate::verify::small::{batch, job};
 const STEPS: u64 = 3;
 const GROUPS: usize = 4;
 const PER_GROUP: usize = 2;
-/// Fewer numbers than the activations of a micro-batch have, and more than any smaller message.
-const LONG: usize = 200;
+/// Fewer numbers than the activations of a micro-batch have, or half of them, and more than any smaller message.
+const LONG: usize = 150;
 
 /// A message as a rank receives it.
 pub(super) struct Message<'a> {
@@ -81,6 +81,8 @@ pub(super) struct Planted {
     pub(super) per_group: usize,
     /// Whether replicas share the optimizer.
     pub(super) shared: bool,
+    /// Whether the ranks of a tensor-parallel group share the rows between products.
+    pub(super) sequence_parallel: bool,
     pub(super) harm: Box<Harm>,
     /// Whose place among the links a rank takes.
     pub(super) position: fn(Rank) -> Rank,
@@ -101,6 +103,7 @@ impl Planted {
             groups: GROUPS,
             per_group: PER_GROUP,
             shared: false,
+            sequence_parallel: false,
             harm: Box::new(|_| false),
             position: |rank| rank,
             part: |rank| rank,
@@ -130,6 +133,7 @@ impl Planted {
     /// What is found, and how many messages were harmed.
     pub(super) fn find(self) -> (Option<Difference>, usize) {
         let Self { job, plan, chunks, shared, harm, position, part, slice, input, before, .. } = self;
+        let execution = Execution { sequence_parallel: self.sequence_parallel, ..Execution::default() };
         let batches = |step, own| batch(&job, self.groups, self.per_group, step, own);
         let layout_of = |plan: &ParallelPlan, chunks| -> PipelineLayout {
             balanced_layout(&job.geometry, plan, chunks).unwrap()
@@ -159,6 +163,7 @@ impl Planted {
             let trainer =
                 Trainer::of_slice(&job, &plan, &layout, part(rank), own, links, Device::cpu().stream());
             let mut run = RankRun::of_trainer(&job, part(rank), trainer);
+            run.trainer.set_execution(execution);
             if shared {
                 run.share_optimizer();
             }
