@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Let a training that runs go on under another plan, or with other options that change no bit.
     ///
     /// Can be changed: the degrees of the plan (data_parallel, tensor_parallel, pipeline_parallel), how its pipeline is
-    /// cut (virtual_stages, stage_layers), what replicas share (zero_stage), threads, recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
+    /// cut (virtual_stages, stage_layers), what ranks share (zero_stage, sequence_parallel), threads, recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
     /// that come and go (elastic, shrink_after_seconds, widen_after_seconds). Every other option decides
     /// what is trained, and is refused by its name.
     ///
@@ -182,6 +182,12 @@ pub(crate) struct TrainBenchArgs {
     /// The head is the embedding.
     #[arg(long)]
     pub(crate) tied: bool,
+    /// Tensor-parallel ranks; every rank is in this process.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) tensor: usize,
+    /// Whether tensor-parallel ranks share the rows between products.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) sequence_parallel: bool,
     /// Pipeline stages; every rank is in this process.
     #[arg(long, default_value_t = 1)]
     pub(crate) pipeline: usize,

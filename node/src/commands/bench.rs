@@ -54,6 +54,8 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         context_length: args.seq,
         tie_embeddings: args.tied,
         dtype: dtype(&args.bench),
+        tensor_parallel: args.tensor,
+        sequence_parallel: args.sequence_parallel,
         pipeline_parallel: args.pipeline,
         virtual_stages: args.virtual_stages,
         stage_layers: args.stage_layers.clone(),
