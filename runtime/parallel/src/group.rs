@@ -38,31 +38,22 @@ impl ModelGroup {
             self.first_not_finite = self.site;
         }
     }
-
-    /// Does what the host does with numbers of a device.
-    fn on_host(
-        &mut self,
-        stream: &Stream,
-        values: ViewMut<'_>,
-        work: impl FnOnce(&mut TreeGroup, &mut [f32]) -> Result<(), CollectiveError>,
-    ) -> Result<(), GroupError> {
-        if self.tree.size() == 1 {
-            return Ok(());
-        }
-        stream
-            .with_host(values, |values| work(&mut self.tree, values))
-            .map_err(|error| GroupError(Box::new(error)))
-    }
 }
 
 impl TensorGroup for ModelGroup {
     fn sum(&mut self, stream: &Stream, partial: ViewMut<'_>) -> Result<(), GroupError> {
         self.look(stream, partial.as_view());
-        self.on_host(stream, partial, TreeGroup::sum)
+        if self.tree.size() == 1 {
+            return Ok(());
+        }
+        stream.with_host(partial, |partial| self.tree.sum(partial)).map_err(failed)
     }
 
     fn max(&mut self, stream: &Stream, values: ViewMut<'_>) -> Result<(), GroupError> {
-        self.on_host(stream, values, TreeGroup::max)
+        if self.tree.size() == 1 {
+            return Ok(());
+        }
+        stream.with_host(values, |values| self.tree.max(values)).map_err(failed)
     }
 
     fn reduce_scatter(
@@ -72,7 +63,7 @@ impl TensorGroup for ModelGroup {
         cuts: &[usize],
     ) -> Result<(), GroupError> {
         self.look(stream, partial.as_view());
-        self.on_host(stream, partial, |tree, partial| tree.reduce_scatter(partial, cuts))
+        stream.with_host(partial, |partial| self.tree.reduce_scatter(partial, cuts)).map_err(failed)
     }
 
     fn all_gather(
@@ -81,7 +72,7 @@ impl TensorGroup for ModelGroup {
         mut whole: ViewMut<'_>,
         cuts: &[usize],
     ) -> Result<(), GroupError> {
-        self.on_host(stream, whole.reborrow(), |tree, whole| tree.all_gather(whole, cuts))?;
+        stream.with_host(whole.reborrow(), |whole| self.tree.all_gather(whole, cuts)).map_err(failed)?;
         if self.is_looking() && !stream.are_finite(whole.as_view()) {
             let piece = self.tree.piece();
             self.look(stream, whole.as_view().slice(cuts[piece]..cuts[piece + 1]));
@@ -97,4 +88,8 @@ impl TensorGroup for ModelGroup {
     fn enter(&mut self, site: Site) {
         self.site = Some(site);
     }
+}
+
+fn failed(error: CollectiveError) -> GroupError {
+    GroupError(Box::new(error))
 }
