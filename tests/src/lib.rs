@@ -31,11 +31,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The sixfold binary, built now if it is not up to date. With other features or flags than it was built
-/// with before, that is a build of every dependency, and takes its time.
+/// The sixfold binary: the one that `SIXFOLD_BINARY` names, or one that is built now if it is not up to date. With other
+/// features or flags than it was built with before, that is a build of every dependency, and takes its time.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(named) = std::env::var_os("SIXFOLD_BINARY") {
+            return std::path::absolute(named).unwrap();
+        }
         // The cargo that runs the tests, where one does.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         eprintln!("building the sixfold binary, unless it is up to date");

@@ -186,7 +186,9 @@ impl Ended<'_> {
         let all: Vec<&Value> = recoveries.iter().chain(&changes).collect();
         let most = |name: &str| all.iter().filter_map(|one| one[name].as_u64()).max();
         let first = all.iter().filter_map(|one| one["at_ms"].as_u64()).min();
-        let injected = self.injections.first().map(|injection| injection.at_ms);
+        // What was noticed first was done last before.
+        let injected =
+            self.injections.iter().map(|injection| injection.at_ms).filter(|&at| Some(at) <= first).max();
         let times = |name: &str| -> Vec<Value> { all.iter().map(|one| one[name].clone()).collect() };
         // Faults that one new attempt mended have cost its steps once.
         let attempts: BTreeSet<_> = all
@@ -204,7 +206,7 @@ impl Ended<'_> {
         object(json!({
             "injections": injections,
             "step": self.step,
-            "detected_ms": first.zip(injected).and_then(|(first, injected)| first.checked_sub(injected)),
+            "detected_ms": first.zip(injected).map(|(first, injected)| first - injected),
             "placed_ms": most("place_ms"),
             "resumed_ms": most("resume_ms"),
             "detected_at_ms": times("at_ms"),
