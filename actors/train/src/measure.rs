@@ -331,7 +331,7 @@ mod tests {
         assert_eq!((alone.ranks[0].bytes_sent, alone.ranks[0].ring_bytes), (0, 0));
         let all = &alone.ranks[0];
         for rank in &measured.ranks {
-            assert!(rank.bytes_sent > 0 && rank.ring_bytes > 0 && rank.computed <= rank.steps.iter().sum());
+            assert!(rank.bytes_sent > 0 && rank.ring_bytes > 0 && rank.computed > Duration::ZERO);
             assert!(
                 rank.moment_bytes < all.moment_bytes * 2 / 3 && rank.buffer_bytes_max < all.buffer_bytes_max
             );
