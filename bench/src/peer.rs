@@ -37,10 +37,7 @@ pub fn start(arguments: &[&str]) -> Result<(Partner, Identity)> {
     let authority = Authority::create(now)?;
     let theirs = authority.issue_identity(&Peer::node("b")?, now, LIFETIME)?;
     let Spawned { child, stdin, address, .. } = spawn(&theirs, arguments)?;
-    Ok((
-        Partner { child, stdin: stdin, address },
-        authority.issue_identity(&Peer::node("a")?, now, LIFETIME)?,
-    ))
+    Ok((Partner { child, stdin, address }, authority.issue_identity(&Peer::node("a")?, now, LIFETIME)?))
 }
 
 /// A child that has said where it listens.
@@ -85,7 +82,7 @@ pub fn gang(count: usize, arguments: &[&str]) -> Result<Vec<String>> {
         let Spawned { child, mut stdin, stdout, address } =
             spawn(&identity, &[&[rank.as_str()], arguments].concat())?;
         writeln!(stdin, "{count}")?;
-        members.push((Partner { child, stdin: stdin, address }, stdout));
+        members.push((Partner { child, stdin, address }, stdout));
     }
     let all: String = members.iter().map(|(member, _)| format!("{}\n", member.address)).collect();
     for (member, _) in &mut members {

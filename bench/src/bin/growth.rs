@@ -52,7 +52,7 @@ struct Arguments {
     /// Print a line of JSON for each table.
     #[arg(long)]
     json: bool,
-    /// Also write the tables to this file.
+    /// Also write the tables to this file, and their figures to the file of the same name with `.json`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Be a rank, of this task.
@@ -88,6 +88,7 @@ struct Figures {
     parameters: usize,
     /// Median.
     step_seconds: f64,
+    mean_seconds: f64,
     cpu_seconds: f64,
     computed_seconds: f64,
     bubble: f64,
@@ -105,10 +106,11 @@ fn main() -> Result<()> {
     for report in &reports {
         report.publish(arguments.json, None)?;
     }
-    match &arguments.out {
-        Some(out) => Ok(std::fs::write(out, reports.map(|report| report.markdown()).join("\n"))?),
-        None => Ok(()),
+    if let Some(out) = &arguments.out {
+        std::fs::write(out.with_extension("json"), serde_json::to_string(&reports)?)?;
+        std::fs::write(out, reports.map(|report| report.markdown()).join("\n"))?;
     }
+    Ok(())
 }
 
 fn task(size: &str, plan: &str, steps: u64) -> Result<Task> {
@@ -175,7 +177,7 @@ fn models(arguments: &Arguments) -> Result<Report> {
                 Some(cpu),
                 own_core.then(|| sum(|rank| rank.computed_seconds) * 1e3 / tokens),
                 alone.as_ref().map(|(alone, _)| alone / cpu),
-                own_core.then(|| most(|rank| 1.0 - rank.computed_seconds / rank.step_seconds).max(0.0)),
+                own_core.then(|| most(|rank| 1.0 - rank.computed_seconds / rank.mean_seconds).max(0.0)),
                 own_core.then(|| most(|rank| rank.bubble)),
                 Some(most(|rank| rank.bytes_sent) / f64::from(1 << 20)),
                 Some(most(|rank| mib(rank.peak_bytes))),
@@ -199,7 +201,8 @@ fn mib(bytes: u64) -> f64 {
 
 fn lengths(arguments: &Arguments) -> Result<Report> {
     let columns = ["tokens/s", "step s", "CPU ms a token", "peak MiB", "forward ms", "backward ms"];
-    let mut report = Report::new("growth with the length of a sequence", 1, &columns);
+    let mut report = Report::new("growth", 1, &columns);
+    report.benchmark += " with the length of a sequence";
     for length in arguments.lengths.iter().filter(|length| !length.is_empty()) {
         let length: usize = length.parse().with_context(|| format!("{length} is no length"))?;
         let mut task = task("17M", "dp1", if length < LONG { arguments.steps } else { 0 })?;
@@ -285,6 +288,7 @@ fn be_a_rank(rank: Rank, task: &Task) -> Result<()> {
     let figures = Figures {
         parameters: course.parameters(),
         step_seconds: steps.get(steps.len() / 2).copied().unwrap_or(measured.first.as_secs_f64()),
+        mean_seconds: steps.iter().sum::<f64>() / counted,
         cpu_seconds: (cpu[cpu.len() - 1] - cpu[since]) / counted,
         computed_seconds: measured.computed.as_secs_f64() / counted,
         bubble: measured.bubble,

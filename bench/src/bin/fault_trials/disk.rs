@@ -104,10 +104,10 @@ pub(crate) fn damage(cluster: &Path, dice: &mut Dice) -> Result<(u64, String)> {
     let files =
         |one: &Found| one.manifest.files.iter().find(|file| file.name.ends_with(".safetensors")).cloned();
     let target = all.iter().find(of_step(newest)).and_then(files).context("a checkpoint without numbers")?;
-    let others = all.iter().filter_map(files).filter(|file| file.hash != target.hash);
+    let mut others = all.iter().filter_map(files).filter(|file| file.hash != target.hash);
     // Another rank's of the same step where there is one: both lie where one expects the other.
     let other = all.iter().filter(of_step(newest)).filter_map(files).find(|file| file.hash != target.hash);
-    let other = other.or_else(|| others.last());
+    let other = other.or_else(|| others.next_back());
     let how = dice.below(3);
     let (at, bit) = (dice.below(target.bytes), dice.below(8));
     let paths = |file: &FileEntry| -> BTreeSet<PathBuf> {

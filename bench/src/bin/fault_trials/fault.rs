@@ -39,7 +39,7 @@ impl Fault {
             Self::ShortFreeze | Self::LongFreeze => "X-F3",
             Self::Coordinator => "X-F4",
             Self::TwoAtOnce | Self::InRecovery => "X-F6",
-            Self::Replan | Self::Elastic => "plan",
+            Self::Replan | Self::Elastic => "Plan:",
             Self::FullDisk => "X-S1",
             Self::DamagedCheckpoint => "X-S4",
         }

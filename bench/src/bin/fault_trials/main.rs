@@ -13,7 +13,7 @@ mod trial;
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum as _};
@@ -64,6 +64,9 @@ struct Arguments {
     /// Seed of the first trial; the others follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Go on from the trials in the file of `--out`: they stay, and stand in the table too.
+    #[arg(long, requires = "out")]
+    append: bool,
     /// Print one line of JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -75,28 +78,43 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let faults = if arguments.only.is_empty() { Fault::value_variants() } else { &arguments.only };
-    let mut report = Report::new("fault_trials", arguments.trials as usize, &FIGURES.map(|(_, title)| title));
+    let mut report = Report::new("fault_trials", 1, &FIGURES.map(|(_, title)| title));
+    let mut records = Vec::new();
     let mut file = match &arguments.out {
-        Some(out) => Some(File::create(out.with_extension("jsonl")).context("cannot write the trials")?),
+        Some(out) => {
+            let path = out.with_extension("jsonl");
+            if arguments.append {
+                records = earlier(&path)?;
+            }
+            let mut options = File::options();
+            options.create(true).write(true).append(arguments.append).truncate(!arguments.append);
+            Some(options.open(&path).with_context(|| format!("cannot write {}", path.display()))?)
+        }
         None => None,
     };
-    let (mut undisturbed, mut records) = (Undisturbed::default(), Vec::new());
+    let mut undisturbed = Undisturbed::default();
     for seed in arguments.seed..arguments.seed + arguments.trials {
-        let trial = Trial::draw(seed, faults);
-        let fault = trial.fault;
-        let record = trial.run(&mut undisturbed);
+        let mut record = Trial::draw(seed, faults).run(&mut undisturbed);
+        record["commit"] = report.commit.as_str().into();
         eprintln!("{record}");
         if let Some(file) = &mut file {
             writeln!(file, "{record}")?;
         }
-        records.push((fault, record));
+        records.push(record);
     }
+    report.repeats = records.len();
     for &fault in Fault::value_variants() {
-        let of_kind = records.iter().filter(|(kind, _)| *kind == fault).map(|(_, record)| record);
+        let of_kind = records.iter().filter(|record| record["fault"] == fault.name());
         add_rows(&mut report, fault, &of_kind.collect::<Vec<_>>());
     }
     report.notes = notes(&records);
     report.publish(arguments.json, arguments.out.as_deref())
+}
+
+/// The trials that a file has.
+fn earlier(path: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 fn add_rows(report: &mut Report, fault: Fault, records: &[&Value]) {
@@ -113,17 +131,17 @@ fn add_rows(report: &mut Report, fault: Fault, records: &[&Value]) {
 }
 
 /// What a reader must know beside the figures: every trial that is not as it should be.
-fn notes(records: &[(Fault, Value)]) -> Vec<String> {
+fn notes(records: &[Value]) -> Vec<String> {
     let mut notes = vec![
         "Equal: the loss of every step and the weights have the bits of the undisturbed run of one rank. As expected: the \
          fault took effect and what must follow did (a frozen node that was not evicted after half a second, a checkpoint \
-         that failed aloud, a damaged one that was not read ...)."
+         that failed aloud, a damaged one that was not read ...). The commit of each trial stands in its record."
             .to_owned(),
     ];
     let wrong = |record: &&Value| record["equal"] != true || record["as_expected"] != true;
-    let wrong: Vec<&Value> = records.iter().map(|(_, record)| record).filter(wrong).collect();
+    let wrong: Vec<&Value> = records.iter().filter(wrong).collect();
     if wrong.is_empty() {
-        notes.push("All trials were equal and as expected.".to_owned());
+        notes.push(format!("All {} trials were equal and as expected.", records.len()));
     }
     for record in wrong {
         let why = match record["failed"].as_str() {
@@ -131,7 +149,8 @@ fn notes(records: &[(Fault, Value)]) -> Vec<String> {
             None if record["equal"] == true => "equal, but not as expected".to_owned(),
             None => format!("other bits from step {}", record["first_step_with_other_bits"]),
         };
-        notes.push(format!("- seed {}, {}, {}: {why}", record["seed"], record["fault"], record["plan"]));
+        let [fault, plan] = ["fault", "plan"].map(|name| record[name].as_str().unwrap_or_default());
+        notes.push(format!("- seed {}, {fault}, {plan}: {why}", record["seed"]));
     }
     notes
 }

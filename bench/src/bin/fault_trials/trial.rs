@@ -1,6 +1,7 @@
 //! One trial: a seed, what follows from it, and the record of what came of it.
 
 use std::any::Any;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -42,14 +43,16 @@ pub(crate) struct Undisturbed(HashMap<(u64, &'static str), Bits>);
 impl Undisturbed {
     /// Runs it if it was not yet.
     fn get(&mut self, steps: u64, dtype: &'static str) -> Result<&Bits> {
-        if !self.0.contains_key(&(steps, dtype)) {
-            let settings = [Shape::serial(dtype).settings(), vec!["train.commit_every_steps=0".to_owned()]];
-            let settings = with_set(settings.concat());
-            let more: Vec<&str> = settings.iter().map(String::as_str).collect();
-            let (run, job) = Rig::training(steps).start(1, &more).finish_and_keep();
-            self.0.insert((steps, dtype), Bits::of(&run, &job)?);
-        }
-        Ok(&self.0[&(steps, dtype)])
+        Ok(match self.0.entry((steps, dtype)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let settings = Shape::serial(dtype).settings();
+                let settings = with_set([settings, vec!["train.commit_every_steps=0".to_owned()]].concat());
+                let more: Vec<&str> = settings.iter().map(String::as_str).collect();
+                let (run, job) = Rig::training(steps).start(1, &more).finish_and_keep();
+                unknown.insert(Bits::of(&run, &job)?)
+            }
+        })
     }
 }
 
@@ -59,7 +62,7 @@ fn with_set(settings: Vec<String>) -> Vec<String> {
 
 /// A trial before it is run.
 pub(crate) struct Trial {
-    pub(crate) fault: Fault,
+    fault: Fault,
     seed: u64,
     dice: Dice,
     shape: Shape,
