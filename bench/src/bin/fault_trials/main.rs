@@ -24,10 +24,11 @@ use fault::Fault;
 use trial::{Trial, Undisturbed};
 
 /// Figures of a trial that the table shows, with their titles.
-const FIGURES: [(&str, &str); 8] = [
+const FIGURES: [(&str, &str); 9] = [
     ("detected_ms", "noticed after ms"),
     ("placed_ms", "placed ms after notice"),
     ("resumed_ms", "works again ms after notice"),
+    ("coordinator_answers_again_ms", "coordinator answers again ms"),
     ("steps_redone", "steps redone"),
     ("samples_skipped", "samples skipped"),
     ("samples_doubled", "samples doubled"),
@@ -135,7 +136,8 @@ fn notes(records: &[Value]) -> Vec<String> {
     let mut notes = vec![
         "Equal: the loss of every step and the weights have the bits of the undisturbed run of one rank. As expected: the \
          fault took effect and what must follow did (a frozen node that was not evicted after half a second, a checkpoint \
-         that failed aloud, a damaged one that was not read ...). The commit of each trial stands in its record."
+         that failed aloud, a damaged one that was not read, a job that says so when two nodes were all that had its input \
+         ...). The commit of each trial stands in its record."
             .to_owned(),
     ];
     let wrong = |record: &&Value| record["equal"] != true || record["as_expected"] != true;
@@ -144,10 +146,12 @@ fn notes(records: &[Value]) -> Vec<String> {
         notes.push(format!("All {} trials were equal and as expected.", records.len()));
     }
     for record in wrong {
-        let why = match record["failed"].as_str() {
-            Some(failed) => format!("failed: {}", failed.lines().next().unwrap_or_default()),
-            None if record["equal"] == true => "equal, but not as expected".to_owned(),
-            None => format!("other bits from step {}", record["first_step_with_other_bits"]),
+        let said = |what: &str| record[what].as_str().and_then(|text| text.lines().next());
+        let why = match (said("failed"), said("stopped")) {
+            (Some(failed), _) => format!("failed: {failed}"),
+            (_, Some(stopped)) => format!("the job stopped: {stopped}"),
+            _ if record["equal"] == true => "equal, but not as expected".to_owned(),
+            _ => format!("other bits from step {}", record["first_step_with_other_bits"]),
         };
         let [fault, plan] = ["fault", "plan"].map(|name| record[name].as_str().unwrap_or_default());
         notes.push(format!("- seed {}, {fault}, {plan}: {why}", record["seed"]));

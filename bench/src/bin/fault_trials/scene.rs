@@ -31,20 +31,20 @@ pub(crate) struct Injection {
 }
 
 /// A running cluster, and what was done to it.
-pub(crate) struct Scene {
+pub(crate) struct Scene<'a> {
     /// Unmounted before the cluster's folder is removed.
     pub(crate) _disks: Option<SmallDisks>,
     pub(crate) run: Running,
     pub(crate) dice: Dice,
     pub(crate) shape: Shape,
-    pub(crate) injections: Vec<Injection>,
+    pub(crate) injections: &'a mut Vec<Injection>,
     /// The training's step when the first was decided.
     pub(crate) step: Option<u64>,
     /// What else is worth a record.
     pub(crate) facts: Vec<(&'static str, Value)>,
 }
 
-impl Scene {
+impl Scene<'_> {
     /// Lets the training come to a random step, and does to it what the fault says.
     ///
     /// # Errors
