@@ -20,10 +20,14 @@ pub struct Report {
     pub command: String,
     /// Repetitions of each row; rows are medians.
     pub repeats: usize,
-    /// Names of the columns after the first.
+    /// Names of columns of words, which stand after the first.
+    pub word_columns: Vec<String>,
+    /// Names of the columns of figures.
     pub columns: Vec<String>,
     /// Rows.
     pub rows: Vec<Row>,
+    /// Paragraphs after the table.
+    pub notes: Vec<String>,
 }
 
 /// One row.
@@ -31,6 +35,8 @@ pub struct Report {
 pub struct Row {
     /// What was measured.
     pub name: String,
+    /// One text a column of words.
+    pub words: Vec<String>,
     /// One figure a column; none where it does not apply.
     pub figures: Vec<Option<f64>>,
 }
@@ -44,9 +50,22 @@ impl Report {
             commit: commit(),
             command: command(benchmark),
             repeats,
+            word_columns: Vec::new(),
             columns: columns.iter().map(|&column| column.to_owned()).collect(),
             rows: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// The same report with columns of words.
+    pub fn with_words(mut self, columns: &[&str]) -> Self {
+        self.word_columns = columns.iter().map(|&column| column.to_owned()).collect();
+        self
+    }
+
+    /// Adds a row of one run, which has words.
+    pub fn add_told(&mut self, name: &str, words: Vec<String>, figures: Vec<Option<f64>>) {
+        self.rows.push(Row { name: name.to_owned(), words, figures });
     }
 
     /// Adds a row of the medians of `runs`, one list of figures a run.
@@ -68,7 +87,7 @@ impl Report {
             pick(&values)
         };
         let figures = (0..self.columns.len()).map(column).collect();
-        self.rows.push(Row { name: name.to_owned(), figures });
+        self.rows.push(Row { name: name.to_owned(), words: Vec::new(), figures });
     }
 
     /// The report in Markdown.
@@ -78,19 +97,23 @@ impl Report {
             self.benchmark, self.machine, self.commit, self.command, self.repeats
         );
         // Writing to a String cannot fail.
-        for column in &self.columns {
+        for column in self.word_columns.iter().chain(&self.columns) {
             let _ = write!(text, " {column} |");
         }
         text.push_str("\n|---|");
+        text.push_str(&"---|".repeat(self.word_columns.len()));
         text.push_str(&"---:|".repeat(self.columns.len()));
         for row in &self.rows {
             let _ = write!(text, "\n| {} |", row.name);
-            for figure in &row.figures {
-                let cell = figure.map(readable).unwrap_or_default();
+            let figures = row.figures.iter().map(|figure| figure.map(readable).unwrap_or_default());
+            for cell in row.words.iter().cloned().chain(figures) {
                 let _ = write!(text, " {cell} |");
             }
         }
         text.push('\n');
+        for note in &self.notes {
+            let _ = write!(text, "\n{note}\n");
+        }
         text
     }
 
@@ -161,5 +184,17 @@ mod tests {
         assert!(report.markdown().ends_with("| row | 3.000 |  |\n"));
         report.add_largest("row", &[vec![Some(3.0), None], vec![Some(1.0), Some(4.0)]]);
         assert_eq!(report.rows[1].figures, [Some(3.0), Some(4.0)]);
+    }
+
+    #[test]
+    fn words_stand_before_figures_and_notes_after_the_table() {
+        let mut report = Report::new("x", 1, &["a"]).with_words(&["hash"]);
+        report.add_told("row", vec!["ab12".to_owned()], vec![Some(1.0)]);
+        report.notes.push("As they are.".to_owned());
+        assert!(
+            report
+                .markdown()
+                .ends_with("| | hash | a |\n|---|---|---:|\n| row | ab12 | 1.000 |\n\nAs they are.\n")
+        );
     }
 }

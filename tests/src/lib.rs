@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub use processes::{Process, kill};
+pub use processes::{Frozen, Process, kill};
 pub use rig::{MIDDLES, Rig, is_amid, outcome};
 pub use site::Site;
 
@@ -31,11 +31,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The sixfold binary, built now if it is not up to date. With other features or flags than it was built
-/// with before, that is a build of every dependency, and takes its time.
+/// The sixfold binary: the one that `SIXFOLD_BINARY` names, or one that is built now if it is not up to date. With other
+/// features or flags than it was built with before, that is a build of every dependency, and takes its time.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(named) = std::env::var_os("SIXFOLD_BINARY") {
+            return std::path::absolute(named).unwrap();
+        }
         // The cargo that runs the tests, where one does.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         eprintln!("building the sixfold binary, unless it is up to date");
@@ -117,7 +120,12 @@ pub struct Running {
 impl Running {
     /// Starts `sixfold run` (or `quickstart`) with these arguments and a folder of its own.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), arguments)
+        Self::start_in_folder(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    /// As [`Self::start`], in a folder that was prepared.
+    pub fn start_in_folder(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
+        Self::start_in(Arc::new(folder), arguments)
     }
 
     /// Starts again in the folder of this run, which has ended.
@@ -180,6 +188,28 @@ impl Running {
     /// The process of a node daemon.
     pub fn node(&self, name: &str) -> Process {
         Process::with_argument(self.dir().join(name).to_str().unwrap())
+    }
+
+    /// The nodes that have worker processes, with these.
+    pub fn busy_nodes(&self) -> Vec<(String, Vec<Process>)> {
+        let nodes = Process::nodes_in(self.dir().to_str().unwrap()).into_iter();
+        let nodes = nodes.map(|(name, daemon)| (name, daemon.children()));
+        nodes.filter(|(_, workers)| !workers.is_empty()).collect()
+    }
+
+    /// Stops a node daemon and its workers where they are, until the result is dropped.
+    pub fn freeze_node(&self, name: &str) -> Frozen {
+        let daemon = self.node(name);
+        let workers = daemon.children();
+        Frozen::new([vec![daemon], workers].concat())
+    }
+
+    /// What job 1 has said so far.
+    pub fn said(&self) -> String {
+        let home = self.dir().join("coordinator");
+        let output = output(&["logs", "1", "--home", home.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// The process of the coordinator.

@@ -41,6 +41,27 @@ impl Process {
         Self::all().into_iter().filter(inside).collect()
     }
 
+    /// As [`Self::in_folder`], with the workers that they started.
+    pub fn of_cluster(folder: &str) -> Vec<Self> {
+        let all = Self::all();
+        let inside = |one: &Self| one.arguments.iter().any(|argument| argument.starts_with(folder));
+        let daemons: Vec<u32> = all.iter().filter(|one| inside(one)).map(|one| one.id).collect();
+        all.into_iter().filter(|one| inside(one) || daemons.contains(&one.parent)).collect()
+    }
+
+    /// The node daemons whose folders are in this one, with the names of these.
+    pub(crate) fn nodes_in(folder: &str) -> Vec<(String, Self)> {
+        let node = |one: Self| {
+            let own =
+                one.arguments.iter().find_map(|argument| argument.strip_prefix(folder)?.strip_prefix('/'));
+            let is_node = one.arguments.get(1).is_some_and(|command| command == "node");
+            own.filter(|_| is_node).map(|name| (name.to_owned(), one.clone()))
+        };
+        let mut nodes: Vec<_> = Self::all().into_iter().filter_map(node).collect();
+        nodes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        nodes
+    }
+
     /// The one process of the binary that was given this argument as its folder.
     pub(crate) fn with_argument(argument: &str) -> Self {
         let mut found = Self::all().into_iter().filter(|one| {
@@ -62,6 +83,31 @@ impl Process {
         // A process that has ended and is not yet waited for has no command line.
         Self::read(self.id).is_none_or(|now| now.arguments != self.arguments)
     }
+}
+
+/// Processes that stand still, and go on when this is dropped.
+pub struct Frozen(Vec<Process>);
+
+impl Frozen {
+    /// Stops processes where they are, as `kill -STOP` does.
+    pub fn new(processes: Vec<Process>) -> Self {
+        signal("-STOP", &processes);
+        Self(processes)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+/// Sends a signal to processes, of which some may have ended.
+fn signal(name: &str, processes: &[Process]) {
+    let ids = processes.iter().map(|process| process.id.to_string());
+    let sent =
+        std::process::Command::new("kill").arg(name).args(ids).stderr(std::process::Stdio::null()).status();
+    assert!(sent.is_ok(), "there is no `kill`");
 }
 
 /// Ends a process at once, as `kill -9` does, and waits until it is gone.

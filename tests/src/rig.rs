@@ -53,10 +53,15 @@ impl Rig {
 
     /// Runs it on a local cluster.
     pub fn start(&self, nodes: usize, more: &[&str]) -> Running {
+        self.start_in_folder(tempfile::tempdir().unwrap(), nodes, more)
+    }
+
+    /// As [`Self::start`], in a folder that was prepared.
+    pub fn start_in_folder(&self, folder: tempfile::TempDir, nodes: usize, more: &[&str]) -> Running {
         let nodes = nodes.to_string();
         let own = self.arguments.iter().map(String::as_str);
         let arguments: Vec<&str> = ["run"].into_iter().chain(own).chain(["--local", &nodes]).collect();
-        Running::start(&[&arguments, more].concat())
+        Running::start_in_folder(folder, &[&arguments, more].concat())
     }
 }
 

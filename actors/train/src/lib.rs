@@ -37,7 +37,7 @@ mod verify;
 pub use actor::TrainerShard;
 pub use error::TrainError;
 pub use links::{LinkFactory, LinkPurpose, Links};
-pub use measure::{Measured, measure};
+pub use measure::{Course, Measured, MeasuredRank, measure};
 pub use options::{OptionsError, TrainOptions};
 pub use order::DataOrder;
 pub use sixfold_model::{Family, Recompute};

@@ -1,13 +1,15 @@
 //! The speed of training on this machine, without a cluster: all ranks in this process, random tokens.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sixfold_model::MicroBatch;
-use sixfold_parallel::{RankLinks, RankTime, StepBatch, Trainer, TrainingJob};
+use sixfold_model::{MicroBatch, UnitId};
+use sixfold_parallel::{RankLinks, StepBatch, Trainer, TrainingJob};
 use sixfold_tensor::{Counter, Device, Purpose};
-use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_transport::tensor::local_pair;
+use sixfold_wire::id::ContentHash;
 
 use crate::error::TrainError;
 use crate::links::Links;
@@ -32,28 +34,182 @@ pub struct Measured {
     pub first: Duration,
     /// Wall time of each step that counts.
     pub steps: Vec<Duration>,
-    /// Most bytes of buffers that rank 0 used at once, packed operands not among them.
-    pub buffer_bytes: usize,
     /// The part of that time in which each rank waited for others of its pipeline.
     pub bubble: Vec<f64>,
     /// The part in which each pipeline stage would have nothing to do if all ranks were as fast
     /// ([`Trainer::scheduled_bubble`]).
     pub scheduled_bubble: Vec<f64>,
+    /// BLAKE3 over that of each unit's parameters after the last step, in the order of the units.
+    pub weights_blake3: ContentHash,
+    /// What each rank saw.
+    pub ranks: Vec<MeasuredRank>,
 }
 
-/// What a rank saw of its steps, the first included.
-#[derive(Default)]
-struct Timed {
-    steps: Vec<Duration>,
-    losses: Vec<f32>,
-    /// Of each step, by rank.
-    bubbles: Vec<Vec<f64>>,
-    scheduled_bubble: Vec<f64>,
-    buffer_bytes: usize,
+/// What one rank saw of its steps. Those that count are those after the first and the warm-up.
+#[derive(Clone, Debug, Default)]
+pub struct MeasuredRank {
+    /// Mean loss of each step, the first and the warm-up included. Equal on all ranks.
+    pub losses: Vec<f32>,
+    /// Wall time of the first step.
+    pub first: Duration,
+    /// Wall time of each step that counts.
+    pub steps: Vec<Duration>,
+    /// How long it computed in them, without what it waited for others.
+    pub computed: Duration,
+    /// The part of their time in which it waited for others of its pipeline.
+    pub bubble: f64,
+    /// As [`Measured::scheduled_bubble`].
+    pub scheduled_bubble: Vec<f64>,
+    /// Bytes that it sent in them.
+    pub bytes_sent: u64,
+    /// Bytes that it would have sent in them if its sums had gone around rings.
+    pub ring_bytes: u64,
+    /// The most bytes that its device's buffers had.
+    pub buffer_bytes_max: usize,
+    /// Bytes of both moments that it holds.
+    pub moment_bytes: u64,
+    /// The hash of the parameters of each unit that it holds, after the last step.
+    pub parameters: BTreeMap<UnitId, ContentHash>,
 }
 
-/// Trains `warmup` steps, then `steps` that are timed, under the options' plan with every rank in this process, all on the
-/// threads of the options where they are several; each step has new random tokens. `groups` says how many data groups they are, 0 for as many as the job has. `tell` hears of every step that is done.
+/// A training that is measured: the options' job on random tokens, new ones each step.
+pub struct Course<'a> {
+    options: &'a TrainOptions,
+    vocabulary: usize,
+    groups: usize,
+    warmup: u64,
+    steps: u64,
+    job: TrainingJob,
+    plan: ParallelPlan,
+    layout: PipelineLayout,
+}
+
+impl<'a> Course<'a> {
+    /// `warmup` steps besides the very first, then `steps` that count. `groups` says how many data groups a step has, 0 for
+    /// as many as the job has. Kernels of this process have the options' threads from now on.
+    ///
+    /// # Errors
+    /// [`TrainError`] if the options do not fit each other.
+    pub fn new(
+        options: &'a TrainOptions,
+        vocabulary: usize,
+        groups: usize,
+        (warmup, steps): (u64, u64),
+    ) -> Result<Self, TrainError> {
+        options.validate()?;
+        let groups = if groups == 0 { options.data_groups() } else { groups };
+        let whole = options.batch_sequences.is_multiple_of(groups * options.micro_batch_sequences.max(1));
+        let plan = options.plan();
+        let must = if !groups.is_power_of_two() || !whole {
+            Some("a power of two, each with as many whole micro-batches of the step's sequences".to_owned())
+        } else if groups < plan.data_parallel {
+            Some(format!("at least data_parallel, {}", plan.data_parallel))
+        } else {
+            None
+        };
+        if let Some(must) = must {
+            return Err(OptionsError::Range { option: "groups", value: groups.to_string(), must }.into());
+        }
+        sixfold_tensor::keep_freed_memory();
+        sixfold_tensor::set_threads(options.threads)
+            .map_err(|error| TrainError::Thread(error.to_string()))?;
+        let geometry = options.geometry(vocabulary, None)?;
+        let layout = options.layout(&geometry).map_err(OptionsError::from)?;
+        let job = TrainingJob {
+            geometry,
+            optimizer: options.optimizer(),
+            seed: options.seed,
+            dropout: options.dropout,
+        };
+        Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout })
+    }
+
+    /// Trainable numbers of the model.
+    pub fn parameters(&self) -> usize {
+        self.job.geometry.config.parameters()
+    }
+
+    /// The ranks that `rank` needs links to.
+    pub fn peers(&self, rank: Rank) -> Vec<Rank> {
+        RankLinks::peers(&self.plan, rank)
+    }
+
+    /// Does the steps of one rank. `tell` hears of every step that is done.
+    ///
+    /// # Errors
+    /// [`TrainError`] if the links do not fit the plan or another rank is gone.
+    pub fn rank(
+        &self,
+        rank: Rank,
+        links: Links,
+        mut tell: impl FnMut(u64),
+    ) -> Result<MeasuredRank, TrainError> {
+        let Self { options, job, plan, layout, .. } = self;
+        let (links, device) = (RankLinks::new(plan, rank, links)?, Device::cpu());
+        let mut trainer = Trainer::with_layout(job, plan, layout, rank, links, device.stream())?;
+        trainer.set_execution(options.execution());
+        if options.shares_optimizer() {
+            trainer.share_optimizer();
+        }
+        let mut measured = MeasuredRank::default();
+        for step in 0..=self.warmup + self.steps {
+            if step == 1 + self.warmup {
+                (measured.bytes_sent, measured.ring_bytes) = (trainer.bytes_sent(), trainer.ring_bytes());
+            }
+            let mut batch = random_batch(options, self.vocabulary, self.groups, step);
+            batch.groups = batch.groups.drain(plan.groups(rank, self.groups)).collect();
+            let since = Instant::now();
+            let report =
+                trainer.step(step, batch).map_err(|source| TrainError::Step { rank, step, source })?;
+            let took = since.elapsed();
+            measured.losses.push(report.loss);
+            if step == 0 {
+                measured.first = took;
+            }
+            if step > self.warmup {
+                measured.steps.push(took);
+                let time = trainer.health().times.get(rank.index()).copied().unwrap_or_default();
+                measured.computed += Duration::from_secs_f32(time.compute_ms.max(0.0) / 1e3);
+                measured.bubble += f64::from(time.bubble) / self.steps as f64;
+            }
+            tell(step + 1);
+        }
+        measured.bytes_sent = trainer.bytes_sent() - measured.bytes_sent;
+        measured.ring_bytes = trainer.ring_bytes() - measured.ring_bytes;
+        measured.scheduled_bubble = trainer.scheduled_bubble();
+        measured.buffer_bytes_max = device.memory_use().used_bytes_max;
+        measured.moment_bytes = trainer.moment_bytes();
+        let parameters = trainer.parameters();
+        let hash = |unit| {
+            let bytes: Vec<u8> = parameters.unit(unit).iter().flat_map(|value| value.to_le_bytes()).collect();
+            (unit, ContentHash::of(&bytes))
+        };
+        measured.parameters = parameters.iter().map(|(unit, _)| hash(unit)).collect();
+        Ok(measured)
+    }
+
+    /// Does the steps with every rank in this process, all on the threads of the options where they are several.
+    fn all_ranks(&self, tell: impl FnMut(u64)) -> Result<Vec<MeasuredRank>, TrainError> {
+        let mut links = connect(&self.plan).into_iter();
+        let first = links.next().unwrap_or_default();
+        thread::scope(|scope| {
+            let others = (1..).map(Rank).zip(links);
+            let others: Vec<_> =
+                others.map(|(index, links)| scope.spawn(move || self.rank(index, links, |_| {}))).collect();
+            let first = self.rank(Rank(0), first, tell);
+            let ended = others.into_iter().map(|other| {
+                let panicked = |_| TrainError::Thread("a rank panicked".to_owned());
+                other.join().map_err(panicked).flatten()
+            });
+            // What others failed of is nearer to the cause than that they are gone.
+            let others = ended.collect::<Result<Vec<_>, _>>()?;
+            Ok([vec![first?], others].concat())
+        })
+    }
+}
+
+/// Trains `warmup` steps, then `steps` that are timed, under the options' plan with every rank in this process; see
+/// [`Course`].
 ///
 /// # Errors
 /// [`TrainError`] if the options do not fit each other.
@@ -63,73 +219,12 @@ pub fn measure(
     groups: usize,
     warmup: u64,
     steps: u64,
-    mut tell: impl FnMut(u64),
+    tell: impl FnMut(u64),
 ) -> Result<Measured, TrainError> {
-    options.validate()?;
-    let groups = if groups == 0 { options.data_groups() } else { groups };
-    let whole = options.batch_sequences.is_multiple_of(groups * options.micro_batch_sequences.max(1));
-    if !groups.is_power_of_two() || !whole {
-        let must = "a power of two, each with as many whole micro-batches of the step's sequences".to_owned();
-        return Err(OptionsError::Range { option: "groups", value: groups.to_string(), must }.into());
-    }
-    let (plan, ranks) = (options.plan(), options.plan().world_size());
-    if groups < plan.data_parallel {
-        let must = format!("at least data_parallel, {}", plan.data_parallel);
-        return Err(OptionsError::Range { option: "groups", value: groups.to_string(), must }.into());
-    }
-    sixfold_tensor::keep_freed_memory();
-    sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
-    let geometry = options.geometry(vocabulary, None)?;
-    let layout = options.layout(&geometry).map_err(OptionsError::from)?;
-    let parameters = geometry.config.parameters();
-    let job = TrainingJob {
-        geometry,
-        optimizer: options.optimizer(),
-        seed: options.seed,
-        dropout: options.dropout,
-    };
-    let rank = |rank: Rank, links: Links, tell: &mut dyn FnMut(u64)| {
-        let links = RankLinks::new(&plan, rank, links)?;
-        let device = Device::cpu();
-        let mut trainer = Trainer::with_layout(&job, &plan, &layout, rank, links, device.stream())?;
-        trainer.set_execution(options.execution());
-        let mut timed = Timed::default();
-        for step in 0..=warmup + steps {
-            let mut batch = random_batch(options, vocabulary, groups, step);
-            batch.groups = batch.groups.drain(plan.groups(rank, groups)).collect();
-            let since = Instant::now();
-            let report =
-                trainer.step(step, batch).map_err(|source| TrainError::Step { rank, step, source })?;
-            timed.steps.push(since.elapsed());
-            timed.losses.push(report.loss);
-            let bubble = |time: &RankTime| f64::from(time.bubble);
-            timed.bubbles.push(trainer.health().times.iter().map(bubble).collect());
-            tell(step + 1);
-        }
-        timed.scheduled_bubble = trainer.scheduled_bubble();
-        timed.buffer_bytes = device.memory_use().used_bytes_max;
-        Ok::<Timed, TrainError>(timed)
-    };
-    let mut links = connect(&plan).into_iter();
-    let first = links.next().unwrap_or_default();
-    let timed = thread::scope(|scope| {
-        let rank = &rank;
-        let others = (1..ranks as u32).map(Rank).zip(links);
-        let others: Vec<_> =
-            others.map(|(index, links)| scope.spawn(move || rank(index, links, &mut |_| {}))).collect();
-        let first = rank(Rank(0), first, &mut tell);
-        let ended = others.into_iter().map(|other| {
-            let panicked = |_| TrainError::Thread("a rank panicked".to_owned());
-            other.join().map_err(panicked).flatten()
-        });
-        // What others failed of is nearer to the cause than that they are gone.
-        ended.collect::<Result<Vec<_>, _>>().and(first)
-    })?;
-    let counted = timed.bubbles.len().min(1 + warmup as usize)..timed.bubbles.len();
-    let bubble = |rank: usize| {
-        timed.bubbles[counted.clone()].iter().map(|step: &Vec<f64>| step[rank]).sum::<f64>()
-            / counted.len() as f64
-    };
+    let course = Course::new(options, vocabulary, groups, (warmup, steps))?;
+    let ranks = course.all_ranks(tell)?;
+    let first = &ranks[0];
+    let parameters = course.parameters();
     let embedding = if options.tie_embeddings { 0 } else { vocabulary * options.hidden_size };
     let tokens = options.batch_tokens() as f64;
     let (sequence, window) = (options.sequence() as f64, options.sliding_window as f64);
@@ -142,13 +237,26 @@ pub fn measure(
     Ok(Measured {
         parameters,
         flop: ((6 * (parameters - embedding)) as f64 + attention) * tokens,
-        first_loss: timed.losses[0],
-        first: timed.steps[0],
-        bubble: (0..ranks).map(bubble).collect(),
-        scheduled_bubble: timed.scheduled_bubble,
-        buffer_bytes: timed.buffer_bytes,
-        steps: timed.steps[counted].to_vec(),
+        first_loss: first.losses[0],
+        first: first.first,
+        bubble: ranks.iter().map(|rank| rank.bubble).collect(),
+        scheduled_bubble: first.scheduled_bubble.clone(),
+        steps: first.steps.clone(),
+        weights_blake3: whole_hash(&ranks)?,
+        ranks,
     })
+}
+
+/// The hash of all parameters, of which replicas must have the same.
+fn whole_hash(ranks: &[MeasuredRank]) -> Result<ContentHash, TrainError> {
+    let mut units = BTreeMap::new();
+    for (unit, hash) in ranks.iter().flat_map(|rank| &rank.parameters) {
+        if *units.entry(*unit).or_insert(*hash) != *hash {
+            return Err(TrainError::Thread(format!("replicas of {unit} differ")));
+        }
+    }
+    let bytes: Vec<u8> = units.values().flat_map(|hash| *hash.as_bytes()).collect();
+    Ok(ContentHash::of(&bytes))
 }
 
 /// The links of every rank, by peer.
@@ -217,9 +325,23 @@ mod tests {
         };
         let interleaved =
             TrainOptions { pipeline_parallel: 2, data_parallel: 2, virtual_stages: 2, ..serial.clone() };
-        let loss = measure(&serial, 300, 0, 0, 1, |_| {}).unwrap().first_loss;
+        let alone = measure(&serial, 300, 0, 0, 2, |_| {}).unwrap();
         let measured = measure(&interleaved, 300, 0, 0, 2, |_| {}).unwrap();
-        assert_eq!(measured.first_loss.to_bits(), loss.to_bits());
+        let bits = |measured: &Measured, rank: usize| {
+            measured.ranks[rank].losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>()
+        };
+        assert!((0..4).all(|rank| bits(&measured, rank) == bits(&alone, 0)));
+        assert_eq!((measured.weights_blake3, measured.ranks.len()), (alone.weights_blake3, 4));
+        let other = measure(&TrainOptions { seed: 2, ..serial }, 300, 0, 0, 2, |_| {}).unwrap();
+        assert_ne!(other.weights_blake3, alone.weights_blake3);
+        assert_eq!((alone.ranks[0].bytes_sent, alone.ranks[0].ring_bytes), (0, 0));
+        let all = &alone.ranks[0];
+        for rank in &measured.ranks {
+            assert!(rank.bytes_sent > 0 && rank.ring_bytes > 0 && rank.computed > Duration::ZERO);
+            assert!(
+                rank.moment_bytes < all.moment_bytes * 2 / 3 && rank.buffer_bytes_max < all.buffer_bytes_max
+            );
+        }
         assert_eq!((measured.steps.len(), measured.bubble.len()), (2, 4));
         assert!(measured.bubble.iter().all(|bubble| (0.0..1.0).contains(bubble)), "{:?}", measured.bubble);
         assert!(measured.scheduled_bubble.iter().all(|bubble| *bubble > 0.0));

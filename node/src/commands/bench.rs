@@ -102,7 +102,7 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "cpu_s_per_step": (cpu.median * 100.0).round() / 100.0,
         "loss0": (f64::from(measured.first_loss) * 1e3).round() / 1e3,
         "first_s": tenths(measured.first.as_secs_f64()),
-        "buffers_mib": measured.buffer_bytes >> 20,
+        "buffers_mib": measured.ranks[0].buffer_bytes_max >> 20,
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
     });
     if args.pipeline > 1 {

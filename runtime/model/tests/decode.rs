@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -243,6 +244,45 @@ fn a_sequence_does_not_notice_its_batch() {
     assert_eq!(second.rows().len(), 2);
     assert_eq!(second.row(0), alone[0][89]);
     assert_eq!(second.row(1), alone[1][4]);
+}
+
+/// A prompt among `size` sequences, at `place`, prefilled with them but for its last token, which is decoded with theirs:
+/// the logits of all of its rows.
+fn among_others(decoder: &Decoder, prompt: &[u32], size: usize, place: usize) -> Vec<Vec<f32>> {
+    let pool = decoder.kv_pool(size + 2);
+    let mut sequences: Vec<KvSequence> = (0..size).map(|_| pool.sequence()).collect();
+    let prompts: Vec<Vec<u32>> = (0..size)
+        .map(|index| if index == place { prompt.to_vec() } else { tokens(index + 1, 2 + index % 3) })
+        .collect();
+    let mut rows = Vec::new();
+    for decodes in [false, true] {
+        let chunks = sequences.iter_mut().zip(&prompts).map(|(sequence, prompt)| {
+            let cut = prompt.len() - 1;
+            let tokens = if decodes { &prompt[cut..] } else { &prompt[..cut] };
+            Chunk { tokens, sequence, wanted: Wanted::All }
+        });
+        let mut chunks: Vec<Chunk<'_>> = chunks.collect();
+        let before: usize = chunks[..place].iter().map(|chunk| chunk.tokens.len()).sum();
+        let own = before..before + chunks[place].tokens.len();
+        let logits = decoder.forward(&mut chunks).unwrap();
+        rows.extend(own.map(|row| logits.row(row).to_vec()));
+    }
+    rows
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_batches_of_2_16_and_512_in_prefill_and_in_decode() {
+    for geometry in [geometry(3, 4), gpt2(4), bf16(4)] {
+        let decoder = decoder(&geometry);
+        // More than a block of the KV cache.
+        let prompt = tokens(7, 70);
+        let alone = logits(&decoder, &mut decoder.kv_pool(2).sequence(), &prompt);
+        for size in [1, 2, 16, 512] {
+            for place in BTreeSet::from([0, size / 2, size - 1]) {
+                assert_eq!(among_others(&decoder, &prompt, size, place), alone, "{place} of {size}");
+            }
+        }
+    }
 }
 
 #[test]

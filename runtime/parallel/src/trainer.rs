@@ -222,7 +222,7 @@ impl Trainer {
     }
 
     /// Bytes that the rank would have sent so far if its sums had gone around rings.
-    pub(crate) fn ring_bytes(&self) -> u64 {
+    pub fn ring_bytes(&self) -> u64 {
         self.links.ring_bytes()
     }
 

@@ -62,18 +62,40 @@ fn threads_do_not_change_the_bits() {
 
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
-    let (n, k) = (70, 530);
-    let (a, b) = (random(6, 100 * k), random(7, k * n));
-    let panels = Panels::pack(Mat::row_major(&b, k, n), Dtype::F32);
-    let rows = |range: std::ops::Range<usize>| {
-        let mut c = vec![0.0; range.len() * n];
-        let a = Mat::row_major(&a, 100, k).row_range(range.clone());
-        matmul_panels(a, &panels, &mut MatMut::row_major(&mut c, range.len(), n), Start::Zero);
-        c
-    };
-    let all = rows(0..100);
-    for range in [0..1, 5..17, 20..63, 99..100] {
-        assert_eq!(rows(range.clone()), all[range.start * n..range.end * n]);
+    let (m, n, k) = (512, 70, 530);
+    let (a, b) = (random(6, m * k), random(7, k * n));
+    let leaves = Leaves::new([0..k / 3, k / 3..k].map(|range| Vec::from([range])));
+    for (level, dtype) in
+        SimdLevel::available().into_iter().flat_map(|level| [(level, Dtype::F32), (level, Dtype::Bf16)])
+    {
+        let panels = Panels::pack(Mat::row_major(&b, k, n), dtype);
+        let rows = |range: std::ops::Range<usize>| {
+            let (mut plain, mut tree) = (vec![0.0; range.len() * n], vec![0.0; range.len() * n]);
+            let a = Mat::row_major(&a, m, k).row_range(range.clone());
+            let c = &mut MatMut::row_major(&mut plain, range.len(), n);
+            matmul_panels_at(level, a, &panels, c, Start::Zero);
+            tree::matmul_tree_at(
+                level,
+                a,
+                &panels,
+                &leaves,
+                &mut MatMut::row_major(&mut tree, range.len(), n),
+                Start::Zero,
+            );
+            [plain, tree]
+        };
+        let all = rows(0..m);
+        // Batches of 1, 2, 16 and other rows, at the ends and amid the 512.
+        for range in [0..1, 257..258, 511..512, 0..2, 300..302, 5..21, 496..512, 20..63] {
+            for (some, all) in rows(range.clone()).iter().zip(&all) {
+                assert_eq!(
+                    some[..],
+                    all[range.start * n..range.end * n],
+                    "{range:?} {dtype:?} {}",
+                    level.name()
+                );
+            }
+        }
     }
 }
 
