@@ -23,8 +23,9 @@ const SILENCE: Duration = Duration::from_mins(10);
 pub struct Measured {
     /// Trainable numbers of the model.
     pub parameters: usize,
-    /// Multiply-adds of one step, as operations (two each): three passes over every weight but the embedding,
-    /// and causal attention.
+    /// Floating-point operations of a step ([`ModelConfig::training_flop_per_token`]).
+    ///
+    /// [`ModelConfig::training_flop_per_token`]: sixfold_model::ModelConfig::training_flop_per_token
     pub flop: f64,
     /// Mean loss of the first step.
     pub first_loss: f32,
@@ -79,6 +80,7 @@ pub fn measure(
     let geometry = options.geometry(vocabulary, None)?;
     let layout = options.layout(&geometry).map_err(OptionsError::from)?;
     let parameters = geometry.config.parameters();
+    let flop = geometry.config.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
     let job = TrainingJob {
         geometry,
         optimizer: options.optimizer(),
@@ -125,12 +127,9 @@ pub fn measure(
         timed.bubbles[counted.clone()].iter().map(|step: &Vec<f64>| step[rank]).sum::<f64>()
             / counted.len() as f64
     };
-    let embedding = if options.tie_embeddings { 0 } else { vocabulary * options.hidden_size };
-    let tokens = options.batch_tokens() as f64;
-    let attention = 6 * options.layers * options.hidden_size * options.sequence();
     Ok(Measured {
         parameters,
-        flop: (6 * (parameters - embedding) + attention) as f64 * tokens,
+        flop,
         first_loss: timed.losses[0],
         first: timed.steps[0],
         bubble: (0..ranks).map(bubble).collect(),
