@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::prelude::*;
 
-use super::plot::{GRID, INK, Size, compact, failed};
+use super::plot::{GRID, INK, Size, TEXT_SIZE, compact, failed};
 
 /// Ranks that have a bar; more would be no picture.
 pub(super) const RANKS_MAX: usize = 32;
@@ -64,7 +64,7 @@ pub(super) fn draw(bars: &[Bar], width: u32) -> Result<String> {
             .x_label_area_size(AXIS - 4);
         let rows = bars.len().max(1) as f64;
         let mut chart = builder.build_cartesian_2d(0.0..longest * 1.02, 0.0..rows).map_err(failed)?;
-        let text = ("sans-serif", 13).into_font().color(&INK);
+        let text = ("sans-serif", TEXT_SIZE).into_font().color(&INK);
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().disable_y_axis().bold_line_style(GRID).light_line_style(TRANSPARENT);
         mesh.axis_style(GRID).x_labels(if width > 600 { 9 } else { 5 }).label_style(text.clone());

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use minijinja::{Environment, Value, context};
-use sixfold_train::RankAccount;
+use sixfold_train::{HistoryPoint, RankAccount};
 
 use super::TrainingReport;
 use super::bars::{self, Bar, RANKS_MAX};
@@ -108,19 +108,18 @@ fn subject(report: &TrainingReport) -> String {
 
 fn cards(report: &TrainingReport) -> Vec<Value> {
     let history = &report.history;
-    let (first, last) = (history.points.first(), history.points.last());
-    let loss = |point: Option<&sixfold_train::HistoryPoint>| point.map_or(f64::NAN, |p| f64::from(p.loss));
+    let loss = |point: Option<&HistoryPoint>| match point {
+        Some(point) => format!("{:.4}", point.loss),
+        None => "–".to_owned(),
+    };
+    let (first, last) = (loss(history.points.first()), loss(history.points.last()));
     let of_point = match history.stride {
         1 => "of the last step".to_owned(),
         stride => format!("of up to {stride} last steps"),
     };
     let mut cards = vec![
         card("Steps", format!("{} / {}", history.steps, report.options.steps), state(report)),
-        card(
-            "Loss",
-            format!("{:.4}", loss(last)),
-            format!("nats, {of_point}; it began at {:.4}", loss(first)),
-        ),
+        card("Loss", last, format!("nats, {of_point}; it began at {first}")),
     ];
     if let Some(held_out) = report.held_out_loss() {
         let about = format!("nats of held-out text; a perplexity of {:.2}", held_out.exp());
@@ -154,7 +153,7 @@ fn state(report: &TrainingReport) -> String {
     };
     match number("eta_seconds").filter(|_| !report.view.state.has_ended()) {
         Some(seconds) => format!("{} left, as expected", duration(seconds)),
-        None => format!("the job {}", report.view.state),
+        None => format!("job {}", report.view.state),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Curves as SVG.
 //!
-//! What is drawn in one of [`INK`]'s colours takes the page's light or dark colour by the page's style; nothing is
-//! drawn behind.
+//! What is drawn in one of the colours here takes the page's light or dark colour by the page's style, which also dashes
+//! what is dashed; nothing is drawn behind.
 
 use std::fmt::Display;
 
@@ -24,7 +24,10 @@ const MARK: RGBColor = RGBColor(176, 57, 57);
 
 /// Least distance between the numbers of two marks, in pixels.
 const MARK_GAP: f64 = 13.0;
-const TEXT_SIZE: i32 = 13;
+/// Of text, in the library's unit: four fifths of it are pixels.
+pub(super) const TEXT_SIZE: i32 = 16;
+/// Least distance between two marks, in pixels.
+const LINE_GAP: i32 = 2;
 
 /// How large a picture is drawn; the page shows it as wide as there is room.
 #[derive(Clone, Copy)]
@@ -45,7 +48,7 @@ pub(super) enum Look {
     Raw,
     /// Strong.
     Line,
-    /// Dashed, in another colour.
+    /// In another colour; the page dashes it.
     Other,
     /// Points without a line.
     Dots,
@@ -92,8 +95,8 @@ impl Chart<'_> {
         let last = self.last_step.max(2) as f64;
         let labels_x = if size.width > 600 { 10 } else { 5 };
         let mut builder = ChartBuilder::on(area);
-        builder.margin_top(18).margin_right(16).margin_bottom(2).margin_left(2);
-        builder.x_label_area_size(40).y_label_area_size(58);
+        builder.margin_top(20).margin_right(16).margin_bottom(2).margin_left(2);
+        builder.x_label_area_size(44).y_label_area_size(64);
         let mut chart = builder.build_cartesian_2d(1.0..last, low..high).map_err(failed)?;
         let text = ("sans-serif", TEXT_SIZE).into_font().color(&INK);
         let (step, value) = (|step: &f64| compact(step.round()), |value: &f64| compact(*value));
@@ -102,16 +105,20 @@ impl Chart<'_> {
         mesh.x_labels(labels_x).y_labels(5).label_style(text.clone()).axis_desc_style(text.clone());
         mesh.x_desc("step").y_desc(self.unit).x_label_formatter(&step).y_label_formatter(&value);
         mesh.draw().map_err(failed)?;
-        let mut numbered_until = f64::NEG_INFINITY;
+        let (mut numbered_at, mut marked_at) = (f64::NEG_INFINITY, i32::MIN);
         for &(step, number) in self.marks {
             let at = (step as f64).clamp(1.0, last);
-            let line = DashedLineSeries::new([(at, low), (at, high)], 4, 4, MARK.stroke_width(1));
-            chart.draw_series(line).map_err(failed)?;
             let (x, y) = chart.backend_coord(&(at, high));
-            if f64::from(x) >= numbered_until + MARK_GAP {
+            if x < marked_at.saturating_add(LINE_GAP) {
+                continue;
+            }
+            marked_at = x;
+            let line = PathElement::new([(at, low), (at, high)], MARK.stroke_width(1));
+            chart.draw_series([line]).map_err(failed)?;
+            if f64::from(x) >= numbered_at + MARK_GAP {
                 let small = ("sans-serif", TEXT_SIZE - 1).into_font().color(&MARK);
-                area.draw(&Text::new(number.to_string(), (x - 3, y - 14), small)).map_err(failed)?;
-                numbered_until = f64::from(x);
+                area.draw(&Text::new(number.to_string(), (x - 3, y - 16), small)).map_err(failed)?;
+                numbered_at = f64::from(x);
             }
         }
         let named = self.lines.len() > 1;
@@ -127,9 +134,6 @@ impl Chart<'_> {
                     Look::Dots => {
                         let dot = |point| Circle::new(point, 5, OTHER.filled());
                         chart.draw_series(points.map(dot)).map_err(failed)?;
-                    }
-                    Look::Other => {
-                        chart.draw_series(DashedLineSeries::new(points, 6, 4, style)).map_err(failed)?;
                     }
                     // A line needs two points.
                     _ if part.len() == 1 => {
@@ -147,7 +151,13 @@ impl Chart<'_> {
         }
         if named {
             let mut legend = chart.configure_series_labels();
-            legend.position(SeriesLabelPosition::UpperRight).legend_area_size(24).label_font(text);
+            // Curves that begin at zero have their room below, others above.
+            let place = if self.from_zero {
+                SeriesLabelPosition::LowerRight
+            } else {
+                SeriesLabelPosition::UpperRight
+            };
+            legend.position(place).legend_area_size(24).label_font(text);
             legend.draw().map_err(failed)?;
         }
         Ok(())
@@ -229,7 +239,7 @@ mod tests {
         for points in curves {
             for size in [SMALL, WIDE] {
                 let svg = chart(points.clone(), &[(3, 1), (3, 2), (900, 3)]).draw(size).unwrap();
-                assert!(svg.starts_with("<svg") && svg.contains(">loss"), "{svg}");
+                assert!(svg.starts_with("<svg") && svg.contains(">\nloss\n<"), "{svg}");
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }
         }
