@@ -60,7 +60,8 @@ pub(crate) enum Command {
     /// Let a training that runs go on under another plan, or with other options that change no bit.
     ///
     /// Can be changed: the degrees of the plan (data_parallel, tensor_parallel, pipeline_parallel), how its pipeline is
-    /// cut (virtual_stages, stage_layers), what ranks share (zero_stage, sequence_parallel), threads, recompute, pass_tokens, checkpoint_every_steps, commit_every_steps, verify_plan, and how the job follows nodes
+    /// cut (virtual_stages, stage_layers), what ranks share (zero_stage, sequence_parallel), threads, recompute, pass_tokens,
+    /// checkpoint_every_steps, commit_every_steps, verify_plan, peak_gflops, and how the job follows nodes
     /// that come and go (elastic, shrink_after_seconds, widen_after_seconds). Every other option decides
     /// what is trained, and is refused by its name.
     ///
@@ -74,6 +75,19 @@ pub(crate) enum Command {
     ///
     /// Example: sixfold replan 1 --set train.data_parallel=1 --set train.tensor_parallel=2
     Replan(ReplanArgs),
+    /// Write the report of a job's training: one HTML page with its curves and where the time of its steps went.
+    ///
+    /// The page needs nothing else: pictures and style are in it, scripts are none. It shows loss, gradient norm,
+    /// learning rate, throughput, MFU, pipeline bubble, waiting for data and memory by step, with faults, changes of the
+    /// plan and stragglers marked; what each rank spends a step on (compute, every kind of exchange, optimizer, data,
+    /// saving); the plan; and the hashes of the result. It can be written of a job that runs, has ended or has failed.
+    ///
+    /// Curves belong to the training's state, so they are whole after faults. They have 400 points at most: of
+    /// longer trainings a point is the mean of several steps. MFU is relative to the best that products of matrices reach
+    /// on the ranks' machines with their threads, measured while the ranks start (option `peak_gflops` overrides it).
+    ///
+    /// With --json, the figures as one object.
+    Report(ReportArgs),
     /// List jobs.
     Jobs(ClientArgs),
     /// Show one job: stages, metrics, results; with --why, where each rank was placed and why.
@@ -480,6 +494,9 @@ pub(crate) struct RunArgs {
     /// Node daemons to start, each a process with a folder of its own.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) local: u32,
+    /// Write the report of the training into this folder when the job has ended (see `sixfold report`).
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: LocalArgs,
 }
@@ -524,6 +541,15 @@ pub(crate) struct ReplanArgs {
     /// Return when the coordinator has taken the change.
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub(crate) job: JobIdArgs,
+    /// Folder for the page, which is called `training-report-job-ID.html`.
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args)]

@@ -7,6 +7,7 @@ pub(crate) mod jobs;
 pub(crate) mod nodes;
 pub(crate) mod query;
 pub(crate) mod replan;
+pub(crate) mod report;
 pub(crate) mod stages;
 mod table;
 pub(crate) mod verify;

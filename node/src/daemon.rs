@@ -6,6 +6,7 @@
 mod asking;
 mod certificate;
 mod machine;
+mod training;
 mod watching;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sixfold_cluster::daemon::{DaemonOptions, NodeDaemon};
-use sixfold_telemetry::MetricsHandle;
+use sixfold_telemetry::{MetricsHandle, Samples};
 use sixfold_transport::{Endpoint, EndpointOptions, Registration};
 
 use crate::cli::NodeArgs;
@@ -124,10 +125,15 @@ impl Door {
         (options, http): (GatewayOptions, Option<HttpSocket>),
         metrics: MetricsHandle,
     ) -> Result<Self> {
+        let tasks = daemon.figures_reader();
         let parts = GatewayParts {
             view: daemon.view(),
             dial: Arc::new(QuicDial { endpoint: endpoint.clone() }),
-            metrics_text: Arc::new(move || metrics.render()),
+            metrics_text: Arc::new(move || {
+                let mut samples = Samples::default();
+                training::sample(&tasks(), &mut samples);
+                metrics.render_with(samples)
+            }),
         };
         let gateway = Arc::new(Gateway::start(options, parts, http)?);
         let asking = asking::serve(endpoint, Arc::clone(&gateway));

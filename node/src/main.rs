@@ -14,6 +14,7 @@ mod job;
 mod local;
 mod process;
 mod quickstart;
+mod report;
 mod roles;
 mod run;
 mod site;
@@ -100,6 +101,7 @@ async fn dispatch(command: Command, metrics: MetricsHandle) -> Result<()> {
         Command::Submit(args) => commands::jobs::submit(args).await,
         Command::VerifyPlan(args) => commands::verify::run(args).await,
         Command::Replan(args) => commands::replan::run(args).await,
+        Command::Report(args) => Box::pin(commands::report::run(args)).await,
         Command::Jobs(args) => commands::jobs::list(args).await,
         Command::Job(args) => commands::jobs::job(args).await,
         Command::Logs(args) => commands::jobs::logs(args).await,

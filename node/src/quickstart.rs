@@ -16,6 +16,7 @@ use crate::cli::QuickstartArgs;
 use crate::client::Client;
 use crate::commands::query::{Answered, answer, generate};
 use crate::commands::{artifacts, jobs, print_json, verify};
+use crate::report::TrainingReport;
 use crate::run::{Started, folder};
 use crate::site::{self, Site};
 use crate::{job, process, watch};
@@ -88,6 +89,7 @@ async fn whole_way(started: &Started, spec: JobSpec, args: &QuickstartArgs) -> R
     jobs::check(&served)?;
     let results = started.dir.join("results");
     export(client, &served, &results).await?;
+    let training_report = TrainingReport::gather(client, id).await?.write(&results.join("train"))?;
     let question = args.question.as_deref().unwrap_or(QUESTION);
     let answered = stream_answer(client, question, args.options.json).await?;
     for prompt in prompts(&results)? {
@@ -100,6 +102,7 @@ async fn whole_way(started: &Started, spec: JobSpec, args: &QuickstartArgs) -> R
         answer: answered,
         question: question.to_owned(),
         results,
+        training_report,
         dir: started.dir.clone(),
         seconds: since.elapsed(),
     })

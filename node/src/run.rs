@@ -13,6 +13,7 @@ use crate::commands::access::create_token;
 use crate::commands::{jobs, verify};
 use crate::home::Home;
 use crate::local::{LocalCluster, LocalOptions};
+use crate::report::TrainingReport;
 use crate::{process, watch};
 
 /// How long the nodes' token holds: they join at once.
@@ -27,7 +28,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let (dir, temporary) = folder(&args.options, "sixfold-run-")?;
     let started = Started::start(&args.options, dir, args.local).await?;
     let outcome = tokio::select! {
-        outcome = follow(&started.client, spec, !args.options.json) => outcome,
+        outcome = follow(&started.client, spec, &args) => outcome,
         () = process::end(false) => Err(anyhow::anyhow!("interrupted")),
     };
     if let Ok(view) = &outcome {
@@ -46,9 +47,14 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
 }
 
 /// Submits a job and follows it until it has ended or serves.
-async fn follow(client: &Client, spec: JobSpec, show: bool) -> Result<JobView> {
+async fn follow(client: &Client, spec: JobSpec, args: &RunArgs) -> Result<JobView> {
     let job = jobs::submit_spec(client, spec).await?;
-    watch::watch(client, job, show).await
+    let view = watch::watch(client, job, !args.options.json).await?;
+    if let Some(folder) = &args.report {
+        let path = TrainingReport::gather(client, job).await?.write(folder)?;
+        eprintln!("report of the training: {}", path.display());
+    }
+    Ok(view)
 }
 
 /// A local cluster and a client of it.

@@ -11,7 +11,7 @@ use sixfold_wire::id::JobId;
 use crate::client::Client;
 
 /// Figures shown beside a bar, in this order, with what is printed behind them.
-const FIGURES: [(&str, &str); 13] = [
+const FIGURES: [(&str, &str); 16] = [
     ("pages_fetched", "pages"),
     ("documents", "documents"),
     ("documents_kept", "kept"),
@@ -21,7 +21,10 @@ const FIGURES: [(&str, &str); 13] = [
     ("steps", "steps"),
     ("loss", "loss"),
     ("loss_last", "loss"),
+    ("gradient_norm", "gradient norm"),
     ("tokens_per_second", "tokens/s"),
+    ("mfu", "MFU"),
+    ("eta_seconds", "left"),
     ("perplexity", "perplexity"),
     ("js_distance", "JS"),
     ("drift_state", ""),
@@ -133,11 +136,24 @@ fn describe(stage: &StageView) -> String {
 
 fn figure(metrics: &Metrics, name: &str) -> Option<String> {
     Some(match metrics.get(name)? {
+        Metric::Number(seconds) if name == "eta_seconds" => duration(*seconds),
+        Metric::Number(part) if name == "mfu" => format!("{:.1} %", 100.0 * part),
         Metric::Count(count) => count.to_string(),
         Metric::Number(number) if number.abs() >= 100.0 => format!("{number:.0}"),
         Metric::Number(number) => format!("{number:.4}"),
         Metric::Text(text) => text.clone(),
     })
+}
+
+/// A time for people: `12 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    // What is no time becomes zero.
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
 }
 
 /// A change of a plan as text.

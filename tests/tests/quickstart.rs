@@ -90,6 +90,13 @@ fn check(result: &Value, pages_min: u64) {
         let path = Path::new(result["results"].as_str().unwrap()).join(file);
         assert!(path.exists(), "{} is not there", path.display());
     }
+    let page = std::fs::read_to_string(result["training_report"].as_str().unwrap()).unwrap();
+    for section in ["loss", "curves", "time", "ranks", "events", "plan", "lineage"] {
+        assert!(
+            page.contains(&format!("<section id=\"{section}\">")),
+            "the training's report has no {section}"
+        );
+    }
 }
 
 /// Waits for the end of a quickstart and checks that it leaves no process behind.

@@ -72,6 +72,8 @@ pub enum ClientRequest {
     Spec(JobId),
     /// Another plan, or other options that leave the result as it is.
     Replan(Box<Replan>),
+    /// The curves of its trainings.
+    Histories(JobId),
 }
 
 /// What is to change of a stage whose gang runs or waits. Asking for what is wanted already changes nothing.
@@ -131,6 +133,7 @@ pub enum ClientReply {
         number: u64,
         interrupts: bool,
     },
+    Histories(Vec<StageHistory>),
 }
 
 /// Why a request was refused, for people.
@@ -278,6 +281,14 @@ pub struct RankView {
     pub rank: u32,
     pub node: Option<NodeName>,
     pub metrics: Metrics,
+}
+
+/// The curves of a stage that trains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageHistory {
+    pub stage: String,
+    /// As the stage's tasks write it.
+    pub json: String,
 }
 
 /// A fault and how long it took to go on. Times are milliseconds since 1970.

@@ -7,6 +7,8 @@
 //! units.safetensors   for each unit U: U/parameter, U/first_moment, U/second_moment, all f32;
 //!                     U/parameter@N and so on where it has a part of the unit, whose first number is the unit's Nth
 //! losses.bin          the loss of every step so far, little-endian f32
+//! history.bin         the curves so far ([`History`](crate::History)), in the codec of messages; of the first
+//!                     rank only, and not needed
 //! ```
 //! Its manifest's metadata has a [`Header`] under `checkpoint`. A unit is (tensor, layer, logical
 //! shard), so the artefacts of one step, taken together, hold every number whatever plan wrote them,
@@ -48,6 +50,7 @@ const FORMAT: u32 = 2;
 const FORMAT_MIN: u32 = 1;
 const UNITS_FILE: &str = "units.safetensors";
 const LOSSES_FILE: &str = "losses.bin";
+const HISTORY_FILE: &str = "history.bin";
 
 /// What a checkpoint's manifest says about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,12 +12,14 @@
 //!
 //! Read [`TrainOptions`] first, then `shard.rs`. [`TrainerShard`] is what a node hosts.
 
+mod account;
 mod actor;
 mod agreement;
 mod batches;
 mod checkpoint;
 mod commit;
 mod error;
+mod history;
 mod host;
 mod links;
 mod measure;
@@ -25,7 +27,9 @@ mod model_artifact;
 mod network;
 mod options;
 mod order;
+mod peak;
 mod prefetch;
+mod progress;
 mod shard;
 mod straggler;
 #[cfg(test)]
@@ -34,8 +38,10 @@ mod testing;
 mod tests;
 mod verify;
 
+pub use account::{CollectiveTimes, RankAccount, RankTimes};
 pub use actor::TrainerShard;
 pub use error::TrainError;
+pub use history::{HISTORY_POINTS_MAX, History, HistoryPoint, NamedStraggler};
 pub use links::{LinkFactory, LinkPurpose, Links};
 pub use measure::{Course, Measured, MeasuredRank, measure};
 pub use options::{OptionsError, TrainOptions};

@@ -25,8 +25,9 @@ const SILENCE: Duration = Duration::from_mins(10);
 pub struct Measured {
     /// Trainable numbers of the model.
     pub parameters: usize,
-    /// Multiply-adds of one step, as operations (two each): three passes over every weight but the embedding,
-    /// and causal attention, of every query to the keys that it sees.
+    /// Floating-point operations of a step ([`ModelConfig::training_flop_per_token`]).
+    ///
+    /// [`ModelConfig::training_flop_per_token`]: sixfold_model::ModelConfig::training_flop_per_token
     pub flop: f64,
     /// Mean loss of the first step.
     pub first_loss: f32,
@@ -225,18 +226,11 @@ pub fn measure(
     let ranks = course.all_ranks(tell)?;
     let first = &ranks[0];
     let parameters = course.parameters();
-    let embedding = if options.tie_embeddings { 0 } else { vocabulary * options.hidden_size };
-    let tokens = options.batch_tokens() as f64;
-    let (sequence, window) = (options.sequence() as f64, options.sliding_window as f64);
-    let seen = if window == 0.0 || window >= sequence {
-        sequence / 2.0
-    } else {
-        window - window * window / (2.0 * sequence)
-    };
-    let attention = 12.0 * (options.layers * options.hidden_size) as f64 * seen;
+    let flop = course.job.geometry.config.training_flop_per_token(options.sequence())
+        * options.batch_tokens() as f64;
     Ok(Measured {
         parameters,
-        flop: ((6 * (parameters - embedding)) as f64 + attention) * tokens,
+        flop,
         first_loss: first.losses[0],
         first: first.first,
         bubble: ranks.iter().map(|rank| rank.bubble).collect(),

@@ -136,6 +136,9 @@ pub struct TrainOptions {
     pub pass_tokens: usize,
     /// Compute threads of a rank.
     pub threads: usize,
+    /// What a rank's machine can do at best with its threads, in GFLOP/s: beside it the utilization (MFU) is
+    /// set. 0 to measure it: the best of some products of matrices by the training's own kernel, while the job starts.
+    pub peak_gflops: f64,
 }
 
 impl Default for TrainOptions {
@@ -183,6 +186,7 @@ impl Default for TrainOptions {
             recompute: Execution::default().recompute,
             pass_tokens: Execution::default().pass_tokens,
             threads: 1,
+            peak_gflops: 0.0,
         }
     }
 }
@@ -223,7 +227,7 @@ fn require(
 
 impl TrainOptions {
     /// The options that change no bit of loss and weights, see [`TrainOptions::without_plan`].
-    pub const FREE: [&str; 16] = [
+    pub const FREE: [&str; 17] = [
         "data_parallel",
         "tensor_parallel",
         "pipeline_parallel",
@@ -240,6 +244,7 @@ impl TrainOptions {
         "recompute",
         "pass_tokens",
         "threads",
+        "peak_gflops",
     ];
 
     /// Checks everything that can be checked without the tokens.
@@ -270,6 +275,8 @@ impl TrainOptions {
         require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
         let threads = (1..=THREADS_MAX).contains(&self.threads);
         require(threads, "threads", self.threads, format_args!("from 1 to {THREADS_MAX}"))?;
+        let peak = self.peak_gflops;
+        require(peak >= 0.0 && peak.is_finite(), "peak_gflops", peak, "at least 0")?;
         let batch = self.batch_sequences;
         require((1..=1 << 20).contains(&batch), "batch_sequences", batch, "from 1 to 1048576")?;
         let (length, context) = (self.sequence_length, self.context_length);
@@ -451,6 +458,7 @@ impl TrainOptions {
             recompute,
             pass_tokens,
             threads,
+            peak_gflops,
             ..
         } = Self::default();
         Self {
@@ -470,6 +478,7 @@ impl TrainOptions {
             recompute,
             pass_tokens,
             threads,
+            peak_gflops,
             ..self.clone()
         }
     }
@@ -519,6 +528,7 @@ mod tests {
             ("steps", (|o| o.steps = 0) as fn(&mut TrainOptions)),
             ("checkpoint_every_steps", |o| o.checkpoint_every_steps = 0),
             ("threads", |o| o.threads = 0),
+            ("peak_gflops", |o| o.peak_gflops = -1.0),
             ("zero_stage", |o| o.zero_stage = 2),
             ("layers", |o| o.layers = 0),
         ] {

@@ -1,7 +1,7 @@
 //! Batches that are read ahead of the steps: [`Prefetch`].
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,15 @@ pub(crate) struct Prefetch {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A batch that was read.
+pub(crate) struct Fetched {
+    pub(crate) batch: StepBatch,
+    /// How long the step had to wait for it.
+    pub(crate) waited: Duration,
+    /// Whether it had not been read when the step was to begin.
+    pub(crate) starved: bool,
+}
+
 impl Prefetch {
     /// Begins to read the batches of `steps`, in order.
     pub(crate) fn start(batches: Batches, steps: Range<u64>) -> Result<Self, TrainError> {
@@ -36,12 +45,17 @@ impl Prefetch {
         Ok(Self { batches: Some(receiver), thread: Some(thread) })
     }
 
-    /// The batch of the next step, and how long the step had to wait for it.
-    pub(crate) fn next(&self) -> Result<(StepBatch, Duration), TrainError> {
+    /// The batch of the next step.
+    pub(crate) fn next(&self) -> Result<Fetched, TrainError> {
+        let ended = || TrainError::Thread("no batches are left to read".to_owned());
         let since = Instant::now();
-        let next = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        let batch = next.ok_or_else(|| TrainError::Thread("no batches are left to read".to_owned()))??;
-        Ok((batch, since.elapsed()))
+        let batches = self.batches.as_ref().ok_or_else(ended)?;
+        let (batch, starved) = match batches.try_recv() {
+            Ok(batch) => (batch, false),
+            Err(TryRecvError::Empty) => (batches.recv().map_err(|_| ended())?, true),
+            Err(TryRecvError::Disconnected) => return Err(ended()),
+        };
+        Ok(Fetched { batch: batch?, waited: since.elapsed(), starved })
     }
 }
 
@@ -71,9 +85,21 @@ mod tests {
     fn batches_come_in_the_order_of_their_steps_and_end() {
         let (prefetch, batches) = start(3..9);
         for step in 3..9 {
-            assert_eq!(prefetch.next().unwrap().0, batches.step(step).unwrap());
+            assert_eq!(prefetch.next().unwrap().batch, batches.step(step).unwrap());
         }
         assert!(prefetch.next().is_err());
+    }
+
+    #[test]
+    fn a_batch_that_was_read_ahead_starves_nobody() {
+        let (prefetch, _) = start(0..2);
+        prefetch.next().unwrap();
+        // The thread ends once both are read and one was taken.
+        while !prefetch.thread.as_ref().unwrap().is_finished() {
+            thread::yield_now();
+        }
+        let fetched = prefetch.next().unwrap();
+        assert!(!fetched.starved && fetched.waited < Duration::from_secs(1));
     }
 
     #[test]

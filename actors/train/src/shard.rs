@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use sixfold_artifact::Manifest;
 use sixfold_artifact::tokens::TokenShards;
 use sixfold_cluster::task::{
-    CommitSchedule, Gang, HeldStates, HostError, Metric, Metrics, SavedState, TaskOutput,
+    ACCOUNT_FIGURE, CommitSchedule, Gang, HISTORY_FIGURE, HeldStates, HostError, Metric, Metrics, SavedState,
+    TaskOutput,
 };
 use sixfold_model::Geometry;
 use sixfold_parallel::{
@@ -24,8 +25,10 @@ use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::model_artifact::{self, Trained};
 use crate::options::{OptionsError, TrainOptions};
-use crate::prefetch::Prefetch;
-use crate::straggler::{Straggler, Stragglers};
+use crate::peak::Peak;
+use crate::prefetch::{Fetched, Prefetch};
+use crate::progress::{DoneStep, Progress, json};
+use crate::straggler::Straggler;
 
 /// The corpus to train on, among the task's inputs.
 const TOKENS_KIND: &str = "tokens";
@@ -47,6 +50,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     }
     sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
+    let peak = Peak::start(options.peak_gflops, options.dtype);
     let corpus = Corpus::open(host)?;
     let end_of_text = corpus.end_of_text()?;
     let geometry = options.geometry(corpus.shards.vocabulary() as usize, end_of_text)?;
@@ -69,7 +73,8 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let owned = Owned { slice, parts };
     let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint)?;
     trainer.set_execution(options.execution());
-    let (losses, earlier) = loaded.map(|loaded| (loaded.losses, loaded.durable)).unwrap_or_default();
+    let (losses, history, earlier) =
+        loaded.map(|loaded| (loaded.losses, loaded.history, loaded.durable)).unwrap_or_default();
     let epoch = batches.samples();
     let prefetch = Prefetch::start(batches, losses.len() as u64..options.steps)?;
     let writer = Writer {
@@ -83,22 +88,13 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let schedule = CommitSchedule::new(options.commit_every_steps, losses.len() as u64);
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
     let saver = checkpoints(writer)?;
-    let stragglers = Stragglers::default();
-    let (timed, bubble, saved) = (Default::default(), Default::default(), owned.parts.saved);
-    let mut training = Training {
-        member,
-        options,
-        prefetch,
-        epoch,
-        trainer,
-        losses,
-        saved,
-        saver,
-        commits,
-        timed,
-        bubble,
-        stragglers,
-    };
+    let (saved, peak_gflops) = (owned.parts.saved, peak.gflops());
+    trainer.set_peak_gflops(peak_gflops as f32);
+    let model_flop =
+        job.geometry.config.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
+    let progress = Progress::new(rank, &options, model_flop, peak_gflops, history);
+    let mut training =
+        Training { member, options, prefetch, epoch, trainer, losses, saved, saver, commits, progress };
     training.announce();
     training.train()?;
     training.finish(&job.geometry, tokens)
@@ -237,11 +233,7 @@ struct Training<'a> {
     saved: UnitParts,
     saver: Checkpoints,
     commits: Commits,
-    /// Wall time of the steps of this attempt, with what saving them took from them, and their number.
-    timed: (Duration, u64),
-    /// The sum of this rank's bubbles over the steps of this attempt.
-    bubble: f64,
-    stragglers: Stragglers,
+    progress: Progress,
 }
 
 impl Training<'_> {
@@ -275,8 +267,7 @@ impl Training<'_> {
             if self.member.host.context().cancel.is_cancelled() {
                 return Err(TrainError::Stopped { step });
             }
-            let started = Instant::now();
-            let (batch, waited) = self.prefetch.next()?;
+            let Fetched { batch, waited, starved } = self.prefetch.next()?;
             let done = self.trainer.step(step, batch);
             let report = done.map_err(|source| TrainError::Step { rank, step, source })?;
             let StepReport { loss, gradient_norm, .. } = report;
@@ -286,9 +277,10 @@ impl Training<'_> {
             }
             self.losses.push(loss);
             self.member.host.reached(self.step());
-            self.report(&report, started.elapsed(), waited);
+            self.report(&report, waited, starved);
+            let saving = Instant::now();
             self.save_if_due(report.flags)?;
-            self.timed = (self.timed.0 + started.elapsed(), self.timed.1 + 1);
+            self.progress.saved(saving.elapsed());
         }
         Ok(())
     }
@@ -303,46 +295,48 @@ impl Training<'_> {
         }
     }
 
-    fn report(&mut self, report: &StepReport, took: Duration, waited_for_data: Duration) {
-        let bubbles = self.trainer.health().times.iter().map(|time| f64::from(time.bubble));
-        self.bubble += bubbles.clone().nth(self.member.rank.index()).unwrap_or(0.0);
-        if !self.is_first() {
-            return;
+    /// Tells of a step that was done.
+    fn report(&mut self, report: &StepReport, data_wait: Duration, starved: bool) {
+        let (last, commits) = (self.step() == self.options.steps, self.commits.taken());
+        let done = DoneStep { trainer: &self.trainer, report, data_wait, starved, commits };
+        let (figures, straggler) = self.progress.after_step(&done, last);
+        if let Some(mut figures) = figures {
+            if self.is_first() {
+                self.add_steps(&mut figures);
+            }
+            self.member.host.progress(figures);
         }
-        let bubble = bubbles.sum::<f64>() / self.member.plan.world_size() as f64;
-        let tokens = self.options.batch_tokens();
-        let mut metrics = Metrics::from([
-            ("step".to_owned(), Metric::Count(self.step())),
-            ("steps".to_owned(), Metric::Count(self.options.steps)),
-            ("committed_step".to_owned(), Metric::Count(self.commits.complete())),
-            ("loss".to_owned(), Metric::Number(report.loss.into())),
-            ("learning_rate".to_owned(), Metric::Number(report.learning_rate.into())),
-            ("gradient_norm".to_owned(), Metric::Number(report.gradient_norm.into())),
-            ("tokens_per_second".to_owned(), Metric::Number(tokens as f64 / took.as_secs_f64())),
-            ("data_wait_ms".to_owned(), Metric::Number(waited_for_data.as_secs_f64() * 1e3)),
-        ]);
-        if self.member.layout.stages() > 1 {
-            let scheduled = self.trainer.scheduled_bubble();
-            let scheduled = scheduled.iter().sum::<f64>() / scheduled.len() as f64;
-            metrics.extend([
-                ("bubble".to_owned(), Metric::Number(bubble)),
-                ("scheduled_bubble".to_owned(), Metric::Number(scheduled)),
-            ]);
-        }
-        let (slowest, straggler) = self.stragglers.after_step(&self.trainer.health().times);
-        if let Some(slowest) = slowest {
-            metrics.extend([
-                ("slowest_rank".to_owned(), Metric::Count(slowest.rank.0.into())),
-                ("slowest_rank_compute_ms".to_owned(), Metric::Number(slowest.compute_ms.into())),
-                ("slowest_rank_to_median".to_owned(), Metric::Number(slowest.to_median().into())),
-            ]);
-        }
-        if let Some(Straggler { rank, to_median, steps }) = straggler {
+        if let Some(Straggler { rank, to_median, steps }) = straggler.filter(|_| self.is_first()) {
             let name = self.member.name(rank);
             let step = format!("{to_median:.1}x the median step, in {steps} steps one after another");
             self.member.host.log(format!("{name} is a straggler: {step}"));
         }
-        self.member.host.progress(metrics);
+    }
+
+    /// How far the job is, and what its pipeline waits.
+    fn add_steps(&self, figures: &mut Metrics) {
+        let left = self.options.steps.saturating_sub(self.step()) as f64;
+        figures.extend([
+            ("step".to_owned(), Metric::Count(self.step())),
+            ("steps".to_owned(), Metric::Count(self.options.steps)),
+            ("committed_step".to_owned(), Metric::Count(self.commits.complete())),
+            ("eta_seconds".to_owned(), Metric::Number(left * self.progress.expected_step_seconds())),
+        ]);
+        if self.member.layout.stages() > 1 {
+            let mean = |of_all: Vec<f64>| of_all.iter().sum::<f64>() / of_all.len().max(1) as f64;
+            let times = &self.trainer.health().times;
+            let measured = mean(times.iter().map(|time| f64::from(time.bubble)).collect());
+            figures.extend([
+                ("bubble".to_owned(), Metric::Number(measured)),
+                ("scheduled_bubble".to_owned(), Metric::Number(mean(self.trainer.scheduled_bubble()))),
+            ]);
+        }
+    }
+
+    /// The rank's part of the state; the curves are the first rank's to save.
+    fn snapshot(&self) -> Result<Snapshot, TrainError> {
+        let history = self.is_first().then_some(&self.progress.history);
+        Snapshot::take(&self.trainer, &self.saved, &self.losses, history)
     }
 
     /// The last step is saved by [`Self::finish`].
@@ -359,7 +353,7 @@ impl Training<'_> {
         if commit.is_none() && !checkpoint {
             return Ok(());
         }
-        let snapshot = Snapshot::take(&self.trainer, &self.saved, &self.losses)?;
+        let snapshot = self.snapshot()?;
         if let Some(complete) = commit {
             self.commits.offer(snapshot.clone(), complete)?;
         }
@@ -373,7 +367,8 @@ impl Training<'_> {
     /// which writes the model.
     fn finish(mut self, geometry: &Geometry, tokens: ArtifactId) -> Result<TaskOutput, TrainError> {
         let Member { host, plan, rank, .. } = self.member;
-        self.saver.submit(Snapshot::take(&self.trainer, &self.saved, &self.losses)?)?;
+        let snapshot = self.snapshot()?;
+        self.saver.submit(snapshot)?;
         let last = self.saver.wait();
         let Some((_, saved)) = last else {
             return Err(TrainError::Thread("the checkpoint thread ended".to_owned()));
@@ -390,28 +385,12 @@ impl Training<'_> {
             let trained = Trained { geometry, options: &self.options, tokens, losses: &self.losses };
             output = model_artifact::publish(host, &trained, &states)?;
         }
-        output.metrics.insert("rank".to_owned(), Metric::Text(self.account()));
+        if self.is_first() {
+            output.metrics.insert(HISTORY_FIGURE.to_owned(), Metric::Text(self.progress.history_json()));
+        }
+        let account = self.progress.account(&self.trainer, self.commits.taken());
+        output.metrics.insert(ACCOUNT_FIGURE.to_owned(), Metric::Text(json(&account)));
         Ok(output)
-    }
-
-    /// What this rank held and did, as JSON. Work and traffic are of this attempt.
-    fn account(&self) -> String {
-        let work = self.trainer.work();
-        let share = self.trainer.parameter_share();
-        serde_json::json!({
-            "rank": self.member.rank,
-            "parameter_bytes": share.total_bytes(),
-            "moment_bytes": self.trainer.moment_bytes(),
-            "flops": work.flops(),
-            "bytes_sent": self.trainer.bytes_sent(),
-            "steps": self.timed.1,
-            "commits": self.commits.taken(),
-            "bubble": self.bubble / self.timed.1.max(1) as f64,
-            "step_seconds": self.timed.0.as_secs_f64() / self.timed.1.max(1) as f64,
-            "parameters": share,
-            "work": work,
-        })
-        .to_string()
     }
 }
 

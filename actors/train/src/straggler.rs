@@ -93,7 +93,10 @@ mod tests {
     use super::*;
 
     fn times(compute_ms: &[f32]) -> Vec<RankTime> {
-        compute_ms.iter().map(|&compute_ms| RankTime { compute_ms, gflop: 1.0, bubble: 0.0 }).collect()
+        compute_ms
+            .iter()
+            .map(|&compute_ms| RankTime { compute_ms, gflop: 1.0, ..RankTime::default() })
+            .collect()
     }
 
     fn named_at(steps: &[Vec<RankTime>]) -> Vec<(usize, Straggler)> {

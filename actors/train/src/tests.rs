@@ -5,6 +5,7 @@ mod gang;
 mod layouts;
 pub(crate) mod meeting;
 mod shared_rows;
+mod telling;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ fn options(plan: &str) -> TrainOptions {
         min_learning_rate: 0.001,
         dropout: 0.1,
         checkpoint_every_steps: 2,
+        peak_gflops: 0.5,
         data_parallel: plan.data_parallel,
         tensor_parallel: plan.tensor_parallel,
         pipeline_parallel: plan.pipeline_parallel,

@@ -17,6 +17,8 @@ pub(super) struct Report {
     pub(super) answer: Answered,
     /// Where the stages' results were copied to.
     pub(super) results: PathBuf,
+    /// The page about the training.
+    pub(super) training_report: PathBuf,
     /// Where the cluster's folders lie.
     pub(super) dir: PathBuf,
     pub(super) seconds: Duration,
@@ -65,6 +67,7 @@ impl Report {
             "drift": self.drift(),
             "artifacts": artifacts,
             "results": self.results,
+            "training_report": self.training_report,
             "dir": self.dir,
             "stages": job["stages"],
             "recoveries": job["recoveries"],
@@ -77,6 +80,7 @@ impl Report {
         print!("\n{}", watch::summary(&self.view));
         let (results, dir) = (self.results.display(), self.dir.display());
         println!("\nwhere everything lies");
+        println!("  report of the training    {}", self.training_report.display());
         println!("  report of the evaluation  {results}/evaluate/report.html");
         println!("  data card of the corpus   {results}/clean/data-card.html");
         println!("  model, Hugging Face form  {results}/train/");

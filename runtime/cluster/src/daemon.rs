@@ -30,7 +30,7 @@ use crate::role::Roles;
 use crate::session::Session;
 use crate::states::{SharedHolder, StateLinks, serve_states};
 use crate::supervisor::{EndSink, Supervisor, SupervisorMessage};
-use crate::task::{Gang, LinkChoice, TaskResult};
+use crate::task::{Gang, LinkChoice, Metrics, TaskResult};
 use crate::task_table::{Start, TaskTable};
 use crate::worker::WORKERS_ACTOR;
 
@@ -68,6 +68,17 @@ pub enum DaemonError {
     /// Its supervisor did not start.
     #[error("the supervisor did not start: {0}")]
     Supervisor(#[from] SpawnErr),
+}
+
+/// What a task told last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskFigures {
+    /// The task.
+    pub task: TaskId,
+    /// The stage's name in the job file.
+    pub stage: String,
+    /// Its figures.
+    pub figures: Metrics,
 }
 
 /// A running daemon.
@@ -164,6 +175,17 @@ impl NodeDaemon {
     /// The cluster as the coordinator last described it.
     pub fn view(&self) -> watch::Receiver<ClusterView> {
         self.core.session.view()
+    }
+
+    /// Reads what each worker process of this node told last, by task; nothing once the daemon is gone.
+    pub fn figures_reader(&self) -> impl Fn() -> Vec<TaskFigures> + Send + Sync + use<> {
+        let core = Arc::downgrade(&self.core);
+        move || {
+            let Some(core) = core.upgrade() else { return Vec::new() };
+            let mut figures: Vec<TaskFigures> = core.workers.iter().map(|worker| worker.figures()).collect();
+            figures.sort_by_key(|figures| figures.task);
+            figures
+        }
     }
 
     /// Leaves the cluster: asks the coordinator to move what is here, then stops everything.

@@ -20,7 +20,9 @@ use tokio::sync::{Notify, watch};
 use crate::holder::HoldTag;
 use crate::protocol::{ArtifactSummary, ClusterView, NodeAddress, NodeReply, NodeReport};
 use crate::states::{Listing, SharedHolder};
-use crate::task::{Commit, Gang, GangId, HeldState, HeldStates, HostError, Metrics, SavedState, TaskHost};
+use crate::task::{
+    Commit, Gang, GangId, HeldState, HeldStates, HostError, Metrics, SavedState, TaskHost, renew_figures,
+};
 use crate::transfer::TransferError;
 
 /// Time between two reports of progress.
@@ -100,6 +102,8 @@ pub(crate) struct DaemonHost {
     gang: watch::Receiver<Option<Gang>>,
     listening: Box<dyn Fn(SocketAddr) + Send + Sync>,
     outbox: Arc<Outbox>,
+    /// The newest figures.
+    figures: Mutex<Metrics>,
 }
 
 impl DaemonHost {
@@ -113,7 +117,12 @@ impl DaemonHost {
     ) -> Self {
         let outbox = Arc::new(Outbox::default());
         tokio::spawn(Arc::clone(&outbox).deliver(Arc::clone(&shared.reports), task, epoch));
-        Self { shared, task, epoch, gang, listening: Box::new(listening), outbox }
+        Self { shared, task, epoch, gang, listening: Box::new(listening), outbox, figures: Mutex::default() }
+    }
+
+    /// The task's newest figures.
+    pub(crate) fn figures(&self) -> Metrics {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn durable(&self, report: NodeReport) -> Result<(), HostError> {
@@ -213,7 +222,8 @@ impl TaskHost for DaemonHost {
     }
 
     fn progress(&self, figures: Metrics) {
-        self.outbox.put(|content| content.figures = Some(figures));
+        renew_figures(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner), figures.clone());
+        self.outbox.put(|content| renew_figures(content.figures.get_or_insert_default(), figures));
     }
 
     fn log(&self, line: String) {

@@ -64,6 +64,22 @@ impl From<&str> for Metric {
 /// Figures by name, for example `pages_fetched`, `loss`, `tokens_per_second`.
 pub type Metrics = BTreeMap<String, Metric>;
 
+/// A figure in which a task accounts for what it held and did, as a JSON object.
+pub const ACCOUNT_FIGURE: &str = "rank";
+/// A figure with a task's curves, as JSON; it is asked for by itself.
+pub const HISTORY_FIGURE: &str = "history";
+
+/// Takes `newer` figures in place of `figures`. Those that are long to say are told less often than others: they stay
+/// until they are told again.
+pub fn renew_figures(figures: &mut Metrics, newer: Metrics) {
+    let older = std::mem::replace(figures, newer);
+    let long =
+        older.into_iter().filter(|(name, _)| [ACCOUNT_FIGURE, HISTORY_FIGURE].contains(&name.as_str()));
+    for (name, figure) in long {
+        figures.entry(name).or_insert(figure);
+    }
+}
+
 /// What a task leaves behind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskOutput {
@@ -208,7 +224,7 @@ pub trait TaskHost: Send + Sync {
     /// Says that this rank has done as many steps. Never waits.
     fn reached(&self, _step: u64) {}
 
-    /// Reports figures for progress bars and dashboards. Never waits; only the latest counts.
+    /// Reports figures for progress bars and dashboards. Never waits; only the latest counts ([`renew_figures`]).
     fn progress(&self, figures: Metrics);
 
     /// Adds a line to the job's log.

@@ -178,6 +178,27 @@ impl ModelConfig {
         self.num_hidden_layers * layer + tables * self.vocab_size * d + outer
     }
 
+    /// Floating-point operations, two each multiply-add, that training takes for a token of a sequence of
+    /// `tokens`: forward once, backward twice, nothing computed again.
+    ///
+    /// The products with weights and those of attention are counted, as in "PaLM: Scaling Language Modeling with
+    /// Pathways" (Chowdhery et al. 2022), appendix B, but of attention only the pairs that a causal mask, and a window, leave: without one half of
+    /// the published `12 L H Q T`. Look-ups, norms and activations are not.
+    pub fn training_flop_per_token(&self, tokens: usize) -> f64 {
+        let d = self.hidden_size;
+        let (heads, head) = (2 * self.num_attention_heads + 2 * self.num_key_value_heads, self.head_dim);
+        let feed_forward = match self.family {
+            Family::Llama => 3 * self.intermediate_size * d,
+            Family::Gpt2 => 2 * self.intermediate_size * d,
+        };
+        let weights = self.num_hidden_layers * (heads * head * d + feed_forward) + self.vocab_size * d;
+        let window = self.sliding_window.map_or(tokens, |window| window.get().min(tokens));
+        // Twice the keys that a query sees, on average.
+        let seen = (window * (window + 1) + 2 * (tokens - window) * window) as f64 / tokens as f64;
+        let attention = (self.num_hidden_layers * self.num_attention_heads * head) as f64 * seen;
+        6.0 * (weights as f64 + attention)
+    }
+
     /// Sines and cosines of the positions, in families where they are rotary.
     pub(crate) fn rotations(&self, stream: &Stream) -> Option<RopeTable> {
         let table = || stream.rope_table(self.head_dim, self.rope_theta, self.max_position_embeddings);

@@ -4,6 +4,8 @@ use sixfold_collective::{CollectiveError, TreeGroup};
 use sixfold_model::{GroupError, Site, TensorGroup};
 use sixfold_tensor::{Stream, View, ViewMut};
 
+use crate::profile::{Collective, Span, Spending};
+
 /// A tree group whose members own aligned runs of the model's logical shards, in order. It remembers where
 /// this rank's own part of a sum was not finite first.
 pub(crate) struct ModelGroup {
@@ -13,11 +15,14 @@ pub(crate) struct ModelGroup {
     first_not_finite: Option<Site>,
     /// Whether other ranks' rows were not finite before any number of this rank was.
     not_finite_elsewhere: bool,
+    /// What its collectives have taken.
+    pub(crate) spending: Spending,
 }
 
 impl ModelGroup {
     pub(crate) fn new(tree: TreeGroup) -> Self {
-        Self { tree, site: None, first_not_finite: None, not_finite_elsewhere: false }
+        let spending = Spending::default();
+        Self { tree, site: None, first_not_finite: None, not_finite_elsewhere: false, spending }
     }
 
     /// The passes of a step are over. Returns where this rank first had a number that was not finite.
@@ -38,6 +43,18 @@ impl ModelGroup {
             self.first_not_finite = self.site;
         }
     }
+
+    /// Does a collective of the group, and counts what it takes.
+    fn counted(
+        &mut self,
+        collective: Collective,
+        run: impl FnOnce(&mut TreeGroup) -> Result<(), CollectiveError>,
+    ) -> Result<(), GroupError> {
+        let span = Span::begin(self.tree.waited(), self.tree.bytes_sent());
+        let done = run(&mut self.tree).map_err(|error| GroupError(Box::new(error)));
+        self.spending.count(collective, span, self.tree.waited(), self.tree.bytes_sent());
+        done
+    }
 }
 
 impl TensorGroup for ModelGroup {
@@ -46,14 +63,16 @@ impl TensorGroup for ModelGroup {
         if self.tree.size() == 1 {
             return Ok(());
         }
-        stream.with_host(partial, |partial| self.tree.sum(partial)).map_err(failed)
+        self.counted(Collective::TensorAllReduce, |tree| {
+            stream.with_host(partial, |partial| tree.sum(partial))
+        })
     }
 
     fn max(&mut self, stream: &Stream, values: ViewMut<'_>) -> Result<(), GroupError> {
         if self.tree.size() == 1 {
             return Ok(());
         }
-        stream.with_host(values, |values| self.tree.max(values)).map_err(failed)
+        self.counted(Collective::TensorAllReduce, |tree| stream.with_host(values, |values| tree.max(values)))
     }
 
     fn reduce_scatter(
@@ -63,7 +82,9 @@ impl TensorGroup for ModelGroup {
         cuts: &[usize],
     ) -> Result<(), GroupError> {
         self.look(stream, partial.as_view());
-        stream.with_host(partial, |partial| self.tree.reduce_scatter(partial, cuts)).map_err(failed)
+        self.counted(Collective::TensorReduceScatter, |tree| {
+            stream.with_host(partial, |partial| tree.reduce_scatter(partial, cuts))
+        })
     }
 
     fn all_gather(
@@ -72,7 +93,9 @@ impl TensorGroup for ModelGroup {
         mut whole: ViewMut<'_>,
         cuts: &[usize],
     ) -> Result<(), GroupError> {
-        stream.with_host(whole.reborrow(), |whole| self.tree.all_gather(whole, cuts)).map_err(failed)?;
+        self.counted(Collective::TensorAllGather, |tree| {
+            stream.with_host(whole.reborrow(), |whole| tree.all_gather(whole, cuts))
+        })?;
         if self.is_looking() && !stream.are_finite(whole.as_view()) {
             let piece = self.tree.piece();
             self.look(stream, whole.as_view().slice(cuts[piece]..cuts[piece + 1]));
@@ -88,8 +111,4 @@ impl TensorGroup for ModelGroup {
     fn enter(&mut self, site: Site) {
         self.site = Some(site);
     }
-}
-
-fn failed(error: CollectiveError) -> GroupError {
-    GroupError(Box::new(error))
 }

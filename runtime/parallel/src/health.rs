@@ -12,9 +12,9 @@ use sixfold_topology::Rank;
 
 use crate::links::RankLinks;
 
-/// Numbers that a rank tells of itself: milliseconds, GFLOP, its bubble, its flag, and two for where a number was not
-/// finite.
-pub(crate) const NUMBERS_OF_RANK: usize = 6;
+/// Numbers that a rank tells of itself: milliseconds, GFLOP, its bubble, its peak, its flag, and two for where a number
+/// was not finite.
+pub(crate) const NUMBERS_OF_RANK: usize = 7;
 
 /// In the place of a micro-batch's first sequence: the gradient of a unit, after all micro-batches.
 const OF_GRADIENT: f32 = (1 << 23) as f32;
@@ -41,6 +41,8 @@ pub struct RankTime {
     pub gflop: f32,
     /// The part of the wall time within steps in which it waited for other stages of its pipeline, from 0 to 1.
     pub bubble: f32,
+    /// GFLOP/s of products that its machine can do ([`Trainer::set_peak_gflops`](crate::Trainer::set_peak_gflops)).
+    pub peak_gflops: f32,
 }
 
 /// A number that is not finite, where it arose first: in the earliest micro-batch, at the earliest place.
@@ -151,7 +153,7 @@ pub(crate) fn encode(
             [OF_GRADIENT, index as f32]
         }
     };
-    [time.compute_ms, time.gflop, time.bubble, f32::from(u8::from(flag)), sample, place]
+    [time.compute_ms, time.gflop, time.bubble, time.peak_gflops, f32::from(u8::from(flag)), sample, place]
 }
 
 /// What all ranks told, by rank.
@@ -159,9 +161,14 @@ pub(crate) fn decode(told: &[f32], units: &[UnitId]) -> StepHealth {
     let (records, _) = told.as_chunks::<NUMBERS_OF_RANK>();
     let times = records
         .iter()
-        .map(|&[compute_ms, gflop, bubble, ..]| RankTime { compute_ms, gflop, bubble })
+        .map(|&[compute_ms, gflop, bubble, peak_gflops, ..]| RankTime {
+            compute_ms,
+            gflop,
+            bubble,
+            peak_gflops,
+        })
         .collect();
-    let flags = records.iter().filter(|[_, _, _, flag, ..]| *flag > 0.0).count() as u32;
+    let flags = records.iter().filter(|[_, _, _, _, flag, ..]| *flag > 0.0).count() as u32;
     let wrong = (0..).zip(records).filter(|(_, [.., sample, _])| *sample > 0.0);
     let order = |[.., sample, place]: &[f32; NUMBERS_OF_RANK]| (*sample as u64, *place as u64);
     let first = wrong.min_by_key(|(_, record)| order(record));

@@ -10,6 +10,7 @@ use sixfold_transport::link::{LinkError, TensorLink};
 
 use crate::error::PlaceError;
 use crate::group::ModelGroup;
+use crate::profile::Spending;
 
 /// A rank's links to the ranks that it exchanges tensors with.
 ///
@@ -26,6 +27,8 @@ pub struct RankLinks {
     pub(crate) next: Option<PointToPoint>,
     /// At the ends of a pipeline of more than two stages: the other end.
     across: Option<PointToPoint>,
+    /// What collectives have taken, but for those of [`ModelGroup`].
+    pub(crate) spending: Spending,
 }
 
 impl RankLinks {
@@ -57,7 +60,8 @@ impl RankLinks {
         let [previous, next] = neighbours(plan, rank);
         let mut stage = |peer: Option<Rank>| peer.map(|peer| take(peer).map(PointToPoint::new)).transpose();
         let (previous, next) = (stage(previous)?, stage(next)?);
-        Ok(Self { tensor, data, previous, next, across: stage(other_end(plan, rank))? })
+        let across = stage(other_end(plan, rank))?;
+        Ok(Self { tensor, data, previous, next, across, spending: Spending::default() })
     }
 
     /// The link between both ends of a pipeline, on either of them.

@@ -14,6 +14,7 @@ use sixfold_topology::{PipelineOp, pipeline_schedule};
 use crate::error::StepError;
 use crate::job::Execution;
 use crate::links::{RankLinks, receive, send};
+use crate::profile::Collective;
 use crate::slice::RankSlice;
 use crate::sums::{ChunkSums, Target};
 
@@ -120,14 +121,20 @@ impl Chunk {
     ) -> Result<(), StepError> {
         let micro_batch = passes.micro_batches[micro_batch].clone();
         let numbers = self.network.numbers(&micro_batch);
+        let span = passes.links.begin();
         let before = passes.links.before().filter(|_| !self.network.slice().input);
         let received = take(stream, before, Kind::Activations, numbers)?;
+        if received.is_some() {
+            passes.links.end(Collective::PipelineReceive, span);
+        }
         let (output, tape) =
             self.network.forward(&mut passes.around(&self.weights), micro_batch, received)?;
         let loss = match output {
             Output::Activations(x) => {
+                let span = passes.links.begin();
                 if let Some(link) = passes.links.after() {
                     send(stream, link, Kind::Activations, x.view())?;
+                    passes.links.end(Collective::PipelineSend, span);
                 }
                 0.0
             }
@@ -150,8 +157,12 @@ impl Chunk {
     ) -> Result<(), StepError> {
         let Some((tape, loss)) = self.tapes.pop_front() else { return Ok(()) };
         let numbers = self.network.numbers(tape.batch());
+        let span = passes.links.begin();
         let after = passes.links.after().filter(|_| !self.network.slice().output);
         let received = take(stream, after, Kind::Gradients, numbers)?;
+        if received.is_some() {
+            passes.links.end(Collective::PipelineReceive, span);
+        }
         let Target { gradients, onto, loss: losses } =
             self.sums.target(passes.gradients, passes.per_sum == 1);
         *losses += loss;
@@ -163,8 +174,10 @@ impl Chunk {
             work: passes.work,
         };
         let before = self.network.backward(&mut around, tape, received, passes.scale, gradients, onto)?;
+        let span = passes.links.begin();
         if let (Some(dx), Some(link)) = (before, passes.links.before()) {
             send(stream, link, Kind::Gradients, dx.view())?;
+            passes.links.end(Collective::PipelineSend, span);
         }
         if (micro_batch + 1).is_multiple_of(passes.per_sum) {
             self.sums.end_group(passes.gradients);

@@ -4,11 +4,12 @@ mod exchange;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use sixfold_model::{
     DeviceUnits, Geometry, HostUnits, Optimizer, SquareSums, StepSeed, UnitId, Work, finish_gradients,
 };
-use sixfold_tensor::Stream;
+use sixfold_tensor::{MemoryUse, Stream};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank, pipeline_bubble};
 
 use crate::error::{PlaceError, StepError};
@@ -18,6 +19,7 @@ use crate::links::RankLinks;
 use crate::partition::Partition;
 use crate::passes::passes;
 use crate::pipeline::{Passes, Pipeline};
+use crate::profile::{Collective, StepProfile};
 use crate::share::ParameterShare;
 use crate::slice::{RankSlice, balanced_layout, stage_costs};
 
@@ -48,6 +50,9 @@ pub struct Trainer {
     /// Units of the whole model.
     units: Vec<UnitId>,
     health: StepHealth,
+    profile: StepProfile,
+    /// What the rank tells others that its machine can do.
+    peak_gflops: f32,
     flag: Arc<AtomicBool>,
     /// How replicas share the moments, where they do.
     partition: Option<Partition>,
@@ -126,6 +131,8 @@ impl Trainer {
             units: units_of(&geometry),
             geometry,
             health: StepHealth::default(),
+            profile: StepProfile::default(),
+            peak_gflops: 0.0,
             flag: Arc::default(),
             partition: None,
         };
@@ -210,10 +217,30 @@ impl Trainer {
         &self.health
     }
 
+    /// Where the time of the last step went.
+    pub fn profile(&self) -> &StepProfile {
+        &self.profile
+    }
+
+    /// Says how many GFLOP/s of products the rank's machine can do, which other ranks hear with each step.
+    pub fn set_peak_gflops(&mut self, gflops: f32) {
+        self.peak_gflops = gflops;
+    }
+
     /// The part of the last step's passes in which each pipeline stage has nothing to do by the schedule: its bubble if
     /// all ranks are as fast and what is sent takes no time.
     pub fn scheduled_bubble(&self) -> Vec<f64> {
         pipeline_bubble(&self.layout, &self.layout.costs(stage_costs(&self.geometry)), self.passes)
+    }
+
+    /// The same of the rank's own stage.
+    pub fn own_scheduled_bubble(&self) -> f64 {
+        self.scheduled_bubble().get(self.place.pipeline).copied().unwrap_or(0.0)
+    }
+
+    /// Memory of the rank's device.
+    pub fn memory_use(&self) -> MemoryUse {
+        self.stream.device().memory_use()
     }
 
     /// Bytes that the rank has sent to other ranks so far.
@@ -253,6 +280,7 @@ impl Trainer {
     ) -> Result<StepReport, StepError> {
         self.check(&batch)?;
         self.stopwatch.start(&self.links);
+        let since = Instant::now();
         let targets = batch.global_targets as f32;
         let loss = self.accumulate(step, batch, 1.0 / targets)?;
         let not_finite = self.not_finite();
@@ -268,14 +296,19 @@ impl Trainer {
         if !gradient_norm.is_finite() && self.health.not_finite.is_none() {
             self.health.not_finite = self.not_finite_square(&squares);
         }
+        let update = Instant::now();
         let learning_rate = self.optimizer.step(&mut self.parameters, &self.gradients, step, gradient_norm);
+        let optimizer = update.elapsed();
         if let Some(partition) = &self.partition {
+            let span = self.links.begin();
             let data = &mut self.links.data;
             self.stream.with_host(self.parameters.view_mut(), |parameters| {
                 data.all_gather(parameters, &partition.parameters)
             })?;
+            self.links.end(Collective::ParameterAllGather, span);
         }
         self.stopwatch.stop(&self.links);
+        self.profile = StepProfile::new(since.elapsed(), optimizer, self.links.take_spending());
         Ok(StepReport { loss: loss / targets, gradient_norm, learning_rate, flags: self.health.flags })
     }
 
@@ -318,16 +351,22 @@ impl Trainer {
     /// Sums gradients over the ranks that work on other data groups: all of them, or where the optimizer is shared
     /// this rank's part and those that every rank updates.
     fn sum_over_replicas(&mut self) -> Result<(), StepError> {
-        let (stream, data, sums) = (&self.stream, &mut self.links.data, &mut self.gradients);
-        if data.size() == 1 {
+        let (stream, links, sums) = (&self.stream, &mut self.links, &mut self.gradients);
+        if links.data.size() == 1 {
             return Ok(());
         }
+        let span = links.begin();
         let Some(partition) = &self.partition else {
-            return Ok(stream.with_host(sums.view_mut(), |sums| data.sum(sums))?);
+            stream.with_host(sums.view_mut(), |sums| links.data.sum(sums))?;
+            links.end(Collective::GradientAllReduce, span);
+            return Ok(());
         };
-        stream.with_host(sums.view_mut(), |sums| data.reduce_scatter(sums, &partition.sums))?;
+        stream.with_host(sums.view_mut(), |sums| links.data.reduce_scatter(sums, &partition.sums))?;
+        links.end(Collective::GradientReduceScatter, span);
         let mut common = partition.take_common(stream, sums);
-        stream.with_host(common.view_mut(), |common| data.all_gather(common, &partition.common))?;
+        let span = links.begin();
+        stream.with_host(common.view_mut(), |common| links.data.all_gather(common, &partition.common))?;
+        links.end(Collective::GradientAllReduce, span);
         partition.put_common(stream, sums, common.view());
         Ok(())
     }
@@ -354,7 +393,9 @@ impl Trainer {
             return Ok(SquareSums::of_units(stream, geometry, &units, gradients, holds, norms));
         };
         let mut blocks = partition.squares(stream, geometry, gradients);
+        let span = self.links.begin();
         self.links.data.all_gather(&mut blocks, &partition.blocks)?;
+        self.links.end(Collective::Figures, span);
         let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
         Ok(SquareSums::of_blocks(geometry, holds, norms, of_unit))
     }

@@ -16,4 +16,4 @@ pub mod usage;
 
 pub use latency::LatencyHistogram;
 pub use log::{LogError, LogForm, LogOutput, Process, TelemetryOptions, init};
-pub use metrics::{InstallError, Metrics, MetricsHandle};
+pub use metrics::{InstallError, Metrics, MetricsHandle, Samples};

@@ -11,6 +11,7 @@
 
 mod histogram;
 mod registry;
+mod samples;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ mod text;
 use std::sync::Arc;
 
 use registry::Registry;
+pub use samples::Samples;
 
 /// The process already has a recorder.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,14 @@ pub struct MetricsHandle {
 impl MetricsHandle {
     /// Everything in Prometheus' text format, version 0.0.4, sorted by name and labels.
     pub fn render(&self) -> String {
-        text::render(&self.registry.snapshot())
+        self.render_with(Samples::default())
+    }
+
+    /// As [`Self::render`], with series that were made for it. Their names are no macro's.
+    pub fn render_with(&self, samples: Samples) -> String {
+        let mut families = self.registry.snapshot();
+        families.extend(samples.into_families());
+        families.sort_by(|a, b| a.name.cmp(&b.name));
+        text::render(&families)
     }
 }

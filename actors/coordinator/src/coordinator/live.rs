@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sixfold_cluster::task::Metrics;
+use sixfold_cluster::task::{HISTORY_FIGURE, Metric, Metrics, renew_figures};
 use sixfold_wire::id::{Epoch, JobId, TaskId};
 
 use crate::event::{Entry, Event, JobEvent, UnitEvent};
@@ -16,6 +16,8 @@ const LINE_BYTES_MAX: usize = 2000;
 const PAGE_LINES: usize = 500;
 /// Jobs whose lines are kept; those of the oldest give way.
 const JOBS_WITH_LINES: usize = 256;
+/// Phases whose curves are kept; those of the oldest jobs give way.
+const HISTORIES_MAX: usize = 256;
 
 /// What is shown of all jobs.
 pub(super) struct LiveJobs {
@@ -23,6 +25,8 @@ pub(super) struct LiveJobs {
     lines_max: usize,
     jobs: BTreeMap<JobId, LiveJob>,
     figures: BTreeMap<TaskId, Metrics>,
+    /// The curves of each phase that has any, as JSON; they stay when their tasks have ended.
+    histories: BTreeMap<(JobId, u32), String>,
 }
 
 #[derive(Default)]
@@ -40,6 +44,7 @@ impl LiveJobs {
             lines_max: lines_max.max(1),
             jobs: BTreeMap::new(),
             figures: BTreeMap::new(),
+            histories: BTreeMap::new(),
         }
     }
 
@@ -56,9 +61,22 @@ impl LiveJobs {
         self.jobs.get(&job).map_or(0, |job| job.version)
     }
 
-    pub(super) fn set_figures(&mut self, task: TaskId, figures: Metrics) {
-        self.figures.insert(task, figures);
-        self.bump(task.job);
+    /// Whoever watches the job hears of it if it `changes` what they see.
+    pub(super) fn set_figures(&mut self, task: TaskId, mut figures: Metrics, changes: bool) {
+        if let Some(Metric::Text(history)) = figures.remove(HISTORY_FIGURE) {
+            self.histories.insert((task.job, task.phase), history);
+            if self.histories.len() > HISTORIES_MAX {
+                self.histories.pop_first();
+            }
+        }
+        renew_figures(self.figures.entry(task).or_default(), figures);
+        if changes {
+            self.bump(task.job);
+        }
+    }
+
+    pub(super) fn history(&self, job: JobId, phase: u32) -> Option<&str> {
+        self.histories.get(&(job, phase)).map(String::as_str)
     }
 
     pub(super) fn figures(&self, task: TaskId) -> Option<&Metrics> {
@@ -195,6 +213,24 @@ mod tests {
         assert_eq!(page.lines, ["crawl[0]: 2", "crawl[0]: 3", "crawl[0]: 4"]);
         assert_eq!(live.page(JobId(1), 5).lines, Vec::<String>::new());
         assert_eq!(live.page(JobId(1), 99).next, 5);
+    }
+
+    #[test]
+    fn curves_stay_when_their_task_ends_and_are_bounded() {
+        let mut live = LiveJobs::new(Epoch(1), 3);
+        let task = |job| TaskId { job: JobId(job), phase: 2, index: 0 };
+        let told = |name: &str| Metrics::from([(name.to_owned(), Metric::Text("{}".to_owned()))]);
+        for job in 1..=HISTORIES_MAX as u64 + 1 {
+            live.set_figures(task(job), told(HISTORY_FIGURE), true);
+            live.set_figures(task(job), told("loss"), true);
+            assert_eq!(live.figures(task(job)), Some(&told("loss")), "curves are no figure");
+            live.drop_figures(task(job));
+        }
+        assert_eq!(live.history(JobId(1), 2), None);
+        assert_eq!(live.history(JobId(2), 2), Some("{}"));
+        let version = live.version(JobId(2));
+        live.set_figures(task(2), told("loss"), false);
+        assert_eq!(live.version(JobId(2)), version);
     }
 
     #[test]

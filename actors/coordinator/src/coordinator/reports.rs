@@ -122,7 +122,9 @@ impl Coordinator {
             return NodeReply::Superseded;
         }
         if first {
-            self.live.set_figures(task, figures);
+            // Of a gang, people see what the first rank tells.
+            let is_gang = self.state.phase(task.job, task.phase).is_some_and(|phase| phase.is_gang());
+            self.live.set_figures(task, figures, !is_gang || task.index == 0);
         }
         NodeReply::Accepted
     }

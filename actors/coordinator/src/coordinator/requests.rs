@@ -43,6 +43,7 @@ impl Coordinator {
             ClientRequest::Key(request) => self.take_key(request),
             ClientRequest::Spec(id) => self.spec(id),
             ClientRequest::Replan(replan) => self.replan(&replan),
+            ClientRequest::Histories(id) => self.histories(id).map(ClientReply::Histories),
         };
         self.reply_client(ticket, answer.unwrap_or_else(ClientReply::Refused));
     }

@@ -1,7 +1,7 @@
 //! The cluster as its nodes see it, and jobs and nodes as people see them.
 
 use sixfold_cluster::protocol::{ClusterView, NodeAddress, NodeCommand, Service};
-use sixfold_cluster::task::{GangId, Metric, Metrics, TaskAddress};
+use sixfold_cluster::task::{GangId, HISTORY_FIGURE, Metric, Metrics, TaskAddress};
 use sixfold_wire::id::{JobId, NodeName, TaskId};
 
 use super::outbox::Key;
@@ -10,8 +10,8 @@ use super::{Coordinator, Ticket};
 use crate::event::UnitId;
 use crate::job::PhaseSpec;
 use crate::message::{
-    ClientReply, JobState, JobSummary, JobView, NodeView, PlacementView, RankView, Refusal, StageState,
-    StageView, TrainingView,
+    ClientReply, JobState, JobSummary, JobView, NodeView, PlacementView, RankView, Refusal, StageHistory,
+    StageState, StageView, TrainingView,
 };
 use crate::state::job::{Job, Phase, PhaseState};
 use crate::state::node::{Node, NodeStatus};
@@ -187,6 +187,7 @@ impl Coordinator {
                 for figures in [result.or_else(|| self.live.figures(task)), service].into_iter().flatten() {
                     let figures =
                         figures.iter().filter(|(name, _)| !phase.is_gang() || !sum.contains_key(*name));
+                    let figures = figures.filter(|(name, _)| *name != HISTORY_FIGURE);
                     let figures: Vec<(&String, &Metric)> = figures.collect();
                     figures.into_iter().for_each(|(name, metric)| add_metric(&mut sum, name, metric));
                 }
@@ -203,7 +204,8 @@ impl Coordinator {
         let ranks = (0..).zip(&unit.members).map(|(rank, member)| {
             let task = TaskId { job: id, phase: index, index: rank };
             let result = member.result.as_ref().map(|result| &result.metrics);
-            let metrics = result.or_else(|| self.live.figures(task)).cloned().unwrap_or_default();
+            let mut metrics = result.or_else(|| self.live.figures(task)).cloned().unwrap_or_default();
+            metrics.remove(HISTORY_FIGURE);
             RankView { rank, node: unit.node_of(rank).cloned(), metrics }
         });
         Some(TrainingView {
@@ -213,6 +215,22 @@ impl Coordinator {
             metrics: self.phase_metrics(id, index, phase),
             ranks: ranks.collect(),
         })
+    }
+
+    /// The curves of a job's gangs: of those that are done as the log has them, of others as they were told last.
+    pub(super) fn histories(&self, id: JobId) -> Result<Vec<StageHistory>, Refusal> {
+        let job = self.state.jobs.get(&id).ok_or(Refusal::NoSuchJob(id))?;
+        let histories = (0..).zip(&job.phases).filter_map(|(index, phase)| {
+            let members = phase.units.iter().flat_map(|unit| &unit.members);
+            let told =
+                members.filter_map(|member| member.result.as_ref()?.metrics.get(HISTORY_FIGURE)).next();
+            let json = match told {
+                Some(Metric::Text(json)) => json,
+                _ => self.live.history(id, index)?,
+            };
+            Some(StageHistory { stage: job.stage_name(index).to_owned(), json: json.to_owned() })
+        });
+        Ok(histories.collect())
     }
 
     pub(super) fn placements(&self, id: JobId) -> Result<Vec<PlacementView>, Refusal> {

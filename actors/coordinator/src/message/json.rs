@@ -1,7 +1,7 @@
 //! A job as one JSON object, for programs that read the output of the command line.
 
 use serde_json::{Map, Value, json};
-use sixfold_cluster::task::{Metric, Metrics};
+use sixfold_cluster::task::{ACCOUNT_FIGURE, Metric, Metrics};
 use sixfold_topology::ParallelPlan;
 
 use super::{JobView, PlanChange, Recovery, StageView, TrainingView};
@@ -25,7 +25,7 @@ impl StageView {
     fn to_json(&self) -> Value {
         let mut metrics = metrics_json(&self.metrics);
         // A rank's own account stands with the ranks.
-        metrics.remove(ACCOUNT);
+        metrics.remove(ACCOUNT_FIGURE);
         json!({
             "name": self.name,
             "kind": self.kind,
@@ -98,12 +98,9 @@ impl TrainingView {
     }
 }
 
-/// Metric in which a rank accounts for what it held and did, as a JSON object.
-const ACCOUNT: &str = "rank";
-
 /// What a rank accounts for, or its figures until it does.
 fn account(metrics: &Metrics) -> Map<String, Value> {
-    let told = match metrics.get(ACCOUNT) {
+    let told = match metrics.get(ACCOUNT_FIGURE) {
         Some(Metric::Text(text)) => serde_json::from_str(text).ok(),
         _ => None,
     };

@@ -8,11 +8,13 @@ use sixfold_artifact::{Manifest, StoreError};
 use sixfold_cluster::task::HeldState;
 use sixfold_model::{Geometry, ModelSlice, UnitBuffer};
 use sixfold_parallel::{RankSlice, StateParts};
+use sixfold_wire::codec;
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use super::reading::Reading;
 use super::units::{self, PartBuffer, RankState};
-use super::{CheckpointError, Header, LOSSES_FILE, SavedStep, UNITS_FILE};
+use super::{CheckpointError, HISTORY_FILE, Header, LOSSES_FILE, SavedStep, UNITS_FILE};
+use crate::history::History;
 use crate::host::BlockingHost;
 
 /// A state that is complete for this rank.
@@ -20,6 +22,8 @@ pub(crate) struct Loaded {
     pub(crate) state: RankState,
     /// The loss of every step so far; as many as steps were done.
     pub(crate) losses: Vec<f32>,
+    /// The curves of as many steps.
+    pub(crate) history: History,
     /// Steps done.
     pub(crate) step: u64,
     /// The newest durable state that is as old or older.
@@ -95,7 +99,7 @@ impl<'a> SavedSteps<'a> {
     fn load_step(&mut self, step: u64) -> Result<Loaded, CheckpointError> {
         let mut reading = Reading::new(RankState::zeros(self.geometry, self.slice, self.parts).quantities);
         let mut losses = Err(CheckpointError::Losses { step, found: 0 });
-        let mut problem = None;
+        let (mut problem, mut history) = (None, None);
         for source in self.in_order(step) {
             // What stores have may have to be fetched first.
             if matches!(source, Source::Durable(_)) && reading.is_complete() && losses.is_ok() {
@@ -105,6 +109,9 @@ impl<'a> SavedSteps<'a> {
                 read_units(self.host, self.geometry, &opened, &mut reading)?;
                 if losses.is_err() {
                     losses = read_losses(self.host, &opened, step);
+                }
+                if history.is_none() {
+                    history = read_history(self.host, &opened, step);
                 }
                 Ok(())
             });
@@ -116,7 +123,9 @@ impl<'a> SavedSteps<'a> {
             }
         }
         let quantities = reading.finish().map_err(|missing| problem.unwrap_or(missing))?;
-        Ok(Loaded { state: RankState { quantities }, losses: losses?, step, durable: self.durable(step) })
+        let losses = losses?;
+        let history = history.unwrap_or_else(|| History::of_losses(&losses));
+        Ok(Loaded { state: RankState { quantities }, losses, history, step, durable: self.durable(step) })
     }
 
     /// The newest durable states up to `step`.
@@ -177,6 +186,12 @@ fn read_losses(host: &BlockingHost, opened: &Opened<'_>, step: u64) -> Result<Ve
         return Err(CheckpointError::Losses { step, found: bytes.len() });
     }
     Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+/// Curves are worth no step: where they are missing or damaged, the losses stand for them.
+fn read_history(host: &BlockingHost, opened: &Opened<'_>, step: u64) -> Option<History> {
+    let bytes = opened.read_file(host, HISTORY_FILE).ok()?;
+    codec::decode(&bytes).ok().filter(|history: &History| history.is_of(step))
 }
 
 impl Opened<'_> {

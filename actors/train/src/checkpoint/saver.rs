@@ -7,10 +7,12 @@ use bytes::Bytes;
 use sixfold_artifact::{FileEntry, Manifest};
 use sixfold_cluster::task::{Commit, SavedState};
 use sixfold_parallel::{RankSlice, Trainer, UnitParts};
+use sixfold_wire::codec;
 use sixfold_wire::id::ContentHash;
 
-use super::{FORMAT, HEADER_KEY, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
+use super::{FORMAT, HEADER_KEY, HISTORY_FILE, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
 use crate::error::TrainError;
+use crate::history::History;
 use crate::host::BlockingHost;
 
 /// Snapshots that wait while one is being written. More would only take memory: when the store is
@@ -23,6 +25,8 @@ pub(crate) struct Snapshot {
     pub(crate) step: u64,
     pub(super) units: Bytes,
     pub(super) losses: Bytes,
+    /// Of the first rank, which every plan's first rank reads from.
+    pub(super) history: Option<Bytes>,
 }
 
 impl Snapshot {
@@ -30,14 +34,22 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`TrainError::State`] if the trainer does not have that part.
-    pub(crate) fn take(trainer: &Trainer, saved: &UnitParts, losses: &[f32]) -> Result<Self, TrainError> {
+    pub(crate) fn take(
+        trainer: &Trainer,
+        saved: &UnitParts,
+        losses: &[f32],
+        history: Option<&History>,
+    ) -> Result<Self, TrainError> {
         let step = losses.len() as u64;
         let losses: Vec<u8> = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
-        Ok(Self { step, units: units::encode(trainer, saved)?, losses: losses.into() })
+        let encoded = history.map(codec::encode).transpose();
+        let history = encoded.map_err(|error| TrainError::State(error.to_string()))?.map(Bytes::from);
+        Ok(Self { step, units: units::encode(trainer, saved)?, losses: losses.into(), history })
     }
 
-    fn files(&self) -> [(&'static str, &Bytes); 2] {
-        [(UNITS_FILE, &self.units), (LOSSES_FILE, &self.losses)]
+    fn files(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {
+        let history = self.history.as_ref().map(|history| (HISTORY_FILE, history));
+        [(UNITS_FILE, &self.units), (LOSSES_FILE, &self.losses)].into_iter().chain(history)
     }
 }
 
@@ -72,7 +84,7 @@ impl Writer {
     pub(crate) fn commit(&self, snapshot: &Snapshot, complete: u64) -> Result<(), TrainError> {
         let mut manifest = self.manifest(snapshot)?;
         manifest.files.extend(snapshot.files().map(|(name, content)| entry(name, content)));
-        let files = snapshot.files().map(|(_, content)| content.clone()).into();
+        let files = snapshot.files().map(|(_, content)| content.clone()).collect();
         Ok(self.host.commit(Commit { step: snapshot.step, complete, manifest, files })?)
     }
 

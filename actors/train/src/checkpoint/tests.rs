@@ -10,10 +10,12 @@ use sixfold_cluster::task::{Commit, LocalHost, Record, TaskContext, TaskSpec};
 use sixfold_model::{Geometry, UnitId};
 use sixfold_parallel::{RankSlice, StateParts, balanced_layout};
 use sixfold_topology::{ParallelPlan, Rank};
+use sixfold_wire::codec;
 use sixfold_wire::id::{ContentHash, Epoch, JobId, TaskId};
 
 use super::units::{PartBuffer, RankState, Source, encode_parts};
 use super::*;
+use crate::history::{History, HistoryPoint};
 use crate::host::BlockingHost;
 use crate::options::TrainOptions;
 use crate::tests::meeting::{Board, MeetingHost, Memory};
@@ -99,7 +101,9 @@ impl Rig {
             let sources = quantities.each_ref();
             let sources = sources.map(|part| Source { values: &part.values, parts: Some(&part.parts) });
             let units = encode_parts(&saved, sources).unwrap();
-            let losses: Vec<u8> = (0..step).flat_map(|step| (step as f32).to_le_bytes()).collect();
+            let losses: Vec<f32> = (0..step).map(|step| step as f32).collect();
+            let first = (rank == Rank(0)).then(|| codec::encode(&history(&losses)).unwrap().into());
+            let losses: Vec<u8> = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
             let writer = Writer {
                 host: self.host.clone(),
                 fingerprint: JOB.to_owned(),
@@ -108,20 +112,26 @@ impl Rig {
                 batch_sequences: 4,
                 earlier: None,
             };
-            writer.commit(&Snapshot { step, units, losses: losses.into() }, 0).unwrap();
+            writer.commit(&Snapshot { step, units, losses: losses.into(), history: first }, 0).unwrap();
         }
     }
 
-    /// The step that a rank of a plan goes on from. It must be as it was.
-    fn loaded(&self, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
+    /// What a rank of a plan goes on from.
+    fn load(&self, plan: &str, rank: Rank, shared: bool) -> Option<Loaded> {
         let parsed: ParallelPlan = plan.parse().unwrap();
         let slice = slice_of(&self.geometry, &parsed, rank);
         let parts = parts_of(&self.geometry, &parsed, rank, shared);
         let held = self.host.held().unwrap().states;
         let mut saved = SavedSteps::new(&self.host, &self.geometry, &slice, &parts, JOB, &held);
-        let loaded = saved.load(u64::MAX)?;
+        saved.load(u64::MAX)
+    }
+
+    /// The step that a rank of a plan goes on from. It must be as it was.
+    fn loaded(&self, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
+        let loaded = self.load(plan, rank, shared)?;
         assert!(loaded.state == state(loaded.step, &self.geometry, plan, rank, shared), "{plan} {rank}");
         assert!(loaded.losses.iter().copied().eq((0..loaded.step).map(|step| step as f32)));
+        assert!(loaded.history.is_of(loaded.step), "{plan} {rank}");
         Some(loaded.step)
     }
 
@@ -135,6 +145,13 @@ impl Rig {
             })
             .collect()
     }
+}
+
+/// Curves of steps that were measured.
+fn history(losses: &[f32]) -> History {
+    let mut history = History::default();
+    losses.iter().for_each(|&loss| history.push(HistoryPoint { loss, seconds: 0.5, ..Default::default() }));
+    history
 }
 
 /// A state whose manifest fits its content again.
@@ -162,7 +179,32 @@ fn any_plan_reads_what_any_other_saved() {
             for rank in after.parse::<ParallelPlan>().unwrap().ranks() {
                 assert_eq!(rig.loaded(after, rank, after_shared), Some(3), "{before} to {after} {rank}");
             }
+            let first = rig.load(after, Rank(0), after_shared).unwrap();
+            assert_eq!(first.history, history(&first.losses), "{before} to {after}: the curves");
         }
+    }
+}
+
+#[test]
+fn curves_that_are_missing_or_damaged_cost_no_step() {
+    let curves = |harm: fn(&mut Commit)| {
+        let rig = Rig::new();
+        rig.commit("tp1", false, 3);
+        rig.memory.change(|commits| commits.iter_mut().for_each(harm));
+        rig.load("tp1", Rank(0), false).unwrap().history
+    };
+    let losses = [0.0, 1.0, 2.0];
+    assert_eq!(curves(|_| {}), history(&losses));
+    let harms: [fn(&mut Commit); 3] = [
+        |commit| _ = (commit.manifest.files.pop(), commit.files.pop()),
+        |commit| *commit.files.last_mut().unwrap() = Bytes::from_static(b"else"),
+        |commit| {
+            *commit.files.last_mut().unwrap() = codec::encode(&history(&[0.0, 1.0])).unwrap().into();
+            reseal(commit);
+        },
+    ];
+    for harm in harms {
+        assert_eq!(curves(harm), History::of_losses(&losses));
     }
 }
 

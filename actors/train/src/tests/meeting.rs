@@ -144,7 +144,8 @@ impl TaskHost for MeetingHost {
         let memory = self.memory.0.lock().unwrap();
         let held = memory.states.iter().find(|held| held.manifest == state.manifest).unwrap();
         let index = held.manifest.files.iter().position(|other| other == file).unwrap();
-        Ok(held.files[index].clone())
+        let missing = || HostError::NotHeld(format!("{} is not there", file.name));
+        held.files.get(index).cloned().ok_or_else(missing)
     }
 
     async fn went_on(&self, step: u64, redone: u64) -> Result<(), HostError> {

@@ -12,7 +12,7 @@ use sixfold_wire::id::{Epoch, TaskId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Core;
+use super::{Core, TaskFigures};
 use crate::host::DaemonHost;
 use crate::role::{Hosted, Role};
 use crate::supervisor::SupervisorMessage;
@@ -32,6 +32,7 @@ pub(super) struct Hosting {
 pub(crate) struct WorkerHost {
     task: TaskId,
     epoch: Epoch,
+    stage: String,
     host: DaemonHost,
     scratch: PathBuf,
     said: Mutex<Option<TaskResult>>,
@@ -42,6 +43,11 @@ pub(crate) struct WorkerHost {
 impl WorkerHost {
     pub(super) fn is(&self, task: TaskId, epoch: Epoch) -> bool {
         self.task == task && self.epoch == epoch
+    }
+
+    /// What the worker told last.
+    pub(super) fn figures(&self) -> TaskFigures {
+        TaskFigures { task: self.task, stage: self.stage.clone(), figures: self.host.figures() }
     }
 
     /// Asks the worker to stop.
@@ -130,6 +136,7 @@ impl Hosting {
         let worker = Arc::new(WorkerHost {
             task: self.task(),
             epoch: self.epoch,
+            stage: self.spec.stage.clone(),
             host: self.host(),
             scratch,
             said: Mutex::new(None),

@@ -35,7 +35,7 @@ fn every_place_survives_and_the_earliest_is_named() {
     origins.extend(later);
     origins.extend(units.iter().map(|unit| Origin::Gradient(*unit)));
     for pair in origins.windows(2) {
-        let time = RankTime { compute_ms: 3.5, gflop: 0.25, bubble: 0.125 };
+        let time = RankTime { compute_ms: 3.5, gflop: 0.25, bubble: 0.125, peak_gflops: 50.0 };
         let told = [None, Some(pair[1]), Some(pair[0]), Some(pair[1])]
             .map(|origin| encode(time, origin.is_some(), origin, &units));
         let health = decode(told.as_flattened(), &units);

@@ -11,6 +11,7 @@ use super::Trainer;
 use crate::error::StepError;
 use crate::health::{NUMBERS_OF_RANK, NotFinite, Origin, RankTime, encode};
 use crate::links::{receive, send};
+use crate::profile::Collective;
 use crate::slice::RankSlice;
 
 impl Trainer {
@@ -18,6 +19,7 @@ impl Trainer {
     pub(super) fn add_tied_ends(&mut self) -> Result<(), StepError> {
         let ends = self.slice.chunks().iter().filter(|chunk| chunk.input != chunk.output);
         for chunk in ends {
+            let span = self.links.begin();
             let Some(link) = self.links.other_end() else { continue };
             let sums = tied_sums(chunk, self.gradients.index());
             let (stream, mut values) = (&self.stream, self.gradients.slice_mut(sums));
@@ -30,6 +32,7 @@ impl Trainer {
                 send(stream, link, Kind::Figures, values.as_view())?;
                 receive(stream, link, Kind::Figures, values)?;
             }
+            self.links.end(Collective::EmbeddingAllReduce, span);
         }
         Ok(())
     }
@@ -73,12 +76,19 @@ impl Trainer {
         let flops = self.work.flops();
         let gflop = (flops - std::mem::replace(&mut self.told_flops, flops)) as f32 / 1e9;
         let flag = self.flag.load(Ordering::Acquire);
-        let time = RankTime { compute_ms: lap.computed().as_secs_f32() * 1e3, gflop, bubble: lap.bubble() };
+        let time = RankTime {
+            compute_ms: lap.computed().as_secs_f32() * 1e3,
+            gflop,
+            bubble: lap.bubble(),
+            peak_gflops: self.peak_gflops,
+        };
         let own = encode(time, flag, not_finite, &self.units);
         let mut message = vec![0.0; NUMBERS_OF_RANK * self.plan.data_parallel];
         message[NUMBERS_OF_RANK * self.place.data..][..NUMBERS_OF_RANK].copy_from_slice(&own);
         message.push(loss);
+        let span = self.links.begin();
         self.links.data.sum(&mut message)?;
+        self.links.end(Collective::Figures, span);
         let loss = message.pop().unwrap_or(loss);
         let mut told = vec![0.0; NUMBERS_OF_RANK * self.plan.world_size()];
         for (rank, record) in
@@ -101,6 +111,7 @@ impl Trainer {
         let mut table = std::mem::take(&mut squares.values);
         let units = table.len();
         table.extend_from_slice(told);
+        let span = self.links.begin();
         self.links.tensor.tree.sum(&mut table).map_err(|error| GroupError(Box::new(error)))?;
         table.push(loss);
         if let Some(previous) = self.links.previous.as_mut() {
@@ -115,6 +126,7 @@ impl Trainer {
         if let Some(previous) = self.links.previous.as_mut() {
             previous.send(Kind::Figures, table.clone())?;
         }
+        self.links.end(Collective::Figures, span);
         let loss = table.pop().unwrap_or(loss);
         let told = table.split_off(units);
         squares.values = table;
