@@ -114,12 +114,16 @@ impl Rig {
 
     /// The step that a rank of a plan goes on from. It must be as it was.
     fn loaded(&self, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
+        self.loaded_up_to(u64::MAX, plan, rank, shared)
+    }
+
+    fn loaded_up_to(&self, newest: u64, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
         let parsed: ParallelPlan = plan.parse().unwrap();
         let slice = slice_of(&self.geometry, &parsed, rank);
         let parts = parts_of(&self.geometry, &parsed, rank, shared);
         let held = self.host.held().unwrap().states;
         let mut saved = SavedSteps::new(&self.host, &self.geometry, &slice, &parts, JOB, &held);
-        let loaded = saved.load(u64::MAX)?;
+        let loaded = saved.load(newest)?;
         assert!(loaded.state == state(loaded.step, &self.geometry, plan, rank, shared), "{plan} {rank}");
         assert!(loaded.losses.iter().copied().eq((0..loaded.step).map(|step| step as f32)));
         Some(loaded.step)
@@ -164,6 +168,17 @@ fn any_plan_reads_what_any_other_saved() {
             }
         }
     }
+}
+
+/// Another rank may have nothing to go on from, and the step that is damaged may be the first.
+#[test]
+fn nothing_is_read_where_no_step_is_left() {
+    let rig = Rig::new();
+    rig.commit("dp2", true, 1);
+    assert_eq!(rig.loaded_up_to(1, "dp2", Rank(0), true), Some(1));
+    assert_eq!(rig.loaded_up_to(0, "dp2", Rank(0), true), None);
+    rig.memory.change(|states| states.truncate(1));
+    assert_eq!(rig.loaded("dp2", Rank(0), true), None);
 }
 
 #[test]
