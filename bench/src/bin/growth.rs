@@ -205,38 +205,40 @@ fn lengths(arguments: &Arguments) -> Result<Report> {
     report.benchmark += " with the length of a sequence";
     for length in arguments.lengths.iter().filter(|length| !length.is_empty()) {
         let length: usize = length.parse().with_context(|| format!("{length} is no length"))?;
-        let mut task = task("17M", "dp1", if length < LONG { arguments.steps } else { 0 })?;
-        task.options = TrainOptions {
-            context_length: length,
-            batch_sequences: 1,
-            threads: arguments.threads,
-            ..task.options
-        };
-        if length >= LONG {
-            task.warmup = 0;
-        }
-        let ranks = run(&task)?;
-        let rank = ranks.first().context("no rank")?;
-        let figures = vec![
-            Some(length as f64 / rank.step_seconds),
-            Some(rank.step_seconds),
-            Some(rank.cpu_seconds * 1e3 / length as f64),
-            Some(mib(rank.peak_bytes)),
-            None,
-            None,
-        ];
-        eprintln!("{length}: {figures:?}");
-        report.add_told(&format!("{length} tokens: the model of 17M, dense"), Vec::new(), figures);
-        for window in [0].iter().chain(arguments.windows.iter().filter(|&&window| window < length)) {
-            let [forward, backward] = attention(length, *window, arguments.threads)?;
-            let figures = vec![None, None, None, None, Some(forward), Some(backward)];
-            let name = if *window == 0 { "dense".to_owned() } else { format!("window {window}") };
-            report.add_told(&format!("{length} tokens: attention of one layer, {name}"), Vec::new(), figures);
+        let windows = arguments.windows.iter().filter(|&&window| window < length);
+        for sliding_window in [0].iter().chain(windows).copied() {
+            let mut task = task("17M", "dp1", if length < LONG { arguments.steps } else { 0 })?;
+            task.options = TrainOptions {
+                context_length: length,
+                sliding_window,
+                batch_sequences: 1,
+                threads: arguments.threads,
+                ..task.options
+            };
+            if length >= LONG {
+                task.warmup = 0;
+            }
+            let ranks = run(&task)?;
+            let rank = ranks.first().context("no rank")?;
+            let [forward, backward] = attention(length, sliding_window, arguments.threads)?;
+            let figures = vec![
+                Some(length as f64 / rank.step_seconds),
+                Some(rank.step_seconds),
+                Some(rank.cpu_seconds * 1e3 / length as f64),
+                Some(mib(rank.peak_bytes)),
+                Some(forward),
+                Some(backward),
+            ];
+            let name =
+                if sliding_window == 0 { "dense".to_owned() } else { format!("window {sliding_window}") };
+            eprintln!("{length}, {name}: {figures:?}");
+            report.add_told(&format!("{length} tokens, {name}"), Vec::new(), figures);
         }
     }
     report.notes.push(format!(
         "One sequence a step, {} threads. From {LONG} tokens on it is the first step that is told, which also takes the \
-         memory. Attention is that of one layer of the model, 6 heads of 64.",
+         memory. Steps are those of the model of 17M; forward and backward are attention of one of its layers alone, 6 heads of \
+         64.",
         arguments.threads
     ));
     Ok(report)

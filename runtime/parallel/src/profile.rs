@@ -222,7 +222,7 @@ mod tests {
     fn the_parts_of_a_step_are_within_it_and_each_plan_has_its_collectives() {
         let by_plan: [(&str, u8, &[&str]); 5] = [
             ("tp1", 0, &["figures"]),
-            ("tp2", 0, &["tensor_all_reduce", "figures"]),
+            ("tp2", 0, &["tensor_all_reduce", "tensor_reduce_scatter", "tensor_all_gather", "figures"]),
             ("pp2", 0, &["pipeline_receive", "pipeline_send", "figures"]),
             ("dp2", 0, &["gradient_all_reduce", "figures"]),
             (

@@ -86,7 +86,8 @@ impl<'a> SavedSteps<'a> {
     /// The newest step up to `newest` that can be read; the log says why newer ones cannot.
     pub(crate) fn load(&mut self, newest: u64) -> Option<Loaded> {
         let mut bound = newest;
-        loop {
+        // At step 0 nothing was saved, and a range must not end before it begins.
+        while bound > 0 {
             let step = *self.sources.range(1..=bound).next_back()?.0;
             match self.load_step(step) {
                 Ok(loaded) => return Some(loaded),
@@ -94,6 +95,7 @@ impl<'a> SavedSteps<'a> {
             }
             bound = step - 1;
         }
+        None
     }
 
     fn load_step(&mut self, step: u64) -> Result<Loaded, CheckpointError> {

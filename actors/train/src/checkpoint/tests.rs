@@ -116,19 +116,23 @@ impl Rig {
         }
     }
 
-    /// What a rank of a plan goes on from.
-    fn load(&self, plan: &str, rank: Rank, shared: bool) -> Option<Loaded> {
+    /// What a rank of a plan goes on from, of the steps up to `newest`.
+    fn load(&self, newest: u64, plan: &str, rank: Rank, shared: bool) -> Option<Loaded> {
         let parsed: ParallelPlan = plan.parse().unwrap();
         let slice = slice_of(&self.geometry, &parsed, rank);
         let parts = parts_of(&self.geometry, &parsed, rank, shared);
         let held = self.host.held().unwrap().states;
         let mut saved = SavedSteps::new(&self.host, &self.geometry, &slice, &parts, JOB, &held);
-        saved.load(u64::MAX)
+        saved.load(newest)
     }
 
     /// The step that a rank of a plan goes on from. It must be as it was.
     fn loaded(&self, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
-        let loaded = self.load(plan, rank, shared)?;
+        self.loaded_up_to(u64::MAX, plan, rank, shared)
+    }
+
+    fn loaded_up_to(&self, newest: u64, plan: &str, rank: Rank, shared: bool) -> Option<u64> {
+        let loaded = self.load(newest, plan, rank, shared)?;
         assert!(loaded.state == state(loaded.step, &self.geometry, plan, rank, shared), "{plan} {rank}");
         assert!(loaded.losses.iter().copied().eq((0..loaded.step).map(|step| step as f32)));
         assert!(loaded.history.is_of(loaded.step), "{plan} {rank}");
@@ -179,10 +183,21 @@ fn any_plan_reads_what_any_other_saved() {
             for rank in after.parse::<ParallelPlan>().unwrap().ranks() {
                 assert_eq!(rig.loaded(after, rank, after_shared), Some(3), "{before} to {after} {rank}");
             }
-            let first = rig.load(after, Rank(0), after_shared).unwrap();
+            let first = rig.load(u64::MAX, after, Rank(0), after_shared).unwrap();
             assert_eq!(first.history, history(&first.losses), "{before} to {after}: the curves");
         }
     }
+}
+
+/// Another rank may have nothing to go on from, and the step that is damaged may be the first.
+#[test]
+fn nothing_is_read_where_no_step_is_left() {
+    let rig = Rig::new();
+    rig.commit("dp2", true, 1);
+    assert_eq!(rig.loaded_up_to(1, "dp2", Rank(0), true), Some(1));
+    assert_eq!(rig.loaded_up_to(0, "dp2", Rank(0), true), None);
+    rig.memory.change(|states| states.truncate(1));
+    assert_eq!(rig.loaded("dp2", Rank(0), true), None);
 }
 
 #[test]
@@ -191,7 +206,7 @@ fn curves_that_are_missing_or_damaged_cost_no_step() {
         let rig = Rig::new();
         rig.commit("tp1", false, 3);
         rig.memory.change(|commits| commits.iter_mut().for_each(harm));
-        rig.load("tp1", Rank(0), false).unwrap().history
+        rig.load(u64::MAX, "tp1", Rank(0), false).unwrap().history
     };
     let losses = [0.0, 1.0, 2.0];
     assert_eq!(curves(|_| {}), history(&losses));

@@ -146,7 +146,12 @@ fn notes(records: &[Value]) -> Vec<String> {
         notes.push(format!("All {} trials were equal and as expected.", records.len()));
     }
     for record in wrong {
-        let said = |what: &str| record[what].as_str().and_then(|text| text.lines().next());
+        // What the run itself said, before the logs of its processes.
+        let line = |text: &'_ str| {
+            let said = text.lines().find(|line| line.starts_with("error: "));
+            said.or_else(|| text.lines().next()).unwrap_or_default().to_owned()
+        };
+        let said = |what: &str| record[what].as_str().map(line);
         let why = match (said("failed"), said("stopped")) {
             (Some(failed), _) => format!("failed: {failed}"),
             (_, Some(stopped)) => format!("the job stopped: {stopped}"),
