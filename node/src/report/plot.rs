@@ -172,6 +172,9 @@ impl Chart<'_> {
         if low > high {
             return (0.0, 1.0);
         }
+        if self.from_zero && (low, high) == (0.0, 0.0) {
+            return (0.0, 1.0);
+        }
         let low = if self.from_zero { low.min(0.0) } else { low };
         let margin = match (high - low) * 0.06 {
             margin if margin > 0.0 => margin,
@@ -250,6 +253,12 @@ mod tests {
         let number = |svg: &str, number: &str| svg.contains(&format!(">\n{number}\n</text>"));
         let svg = chart(vec![(1.0, 2.0), (50.0, 1.0)], &[(10, 91), (10, 92), (40, 93)]).draw(SMALL).unwrap();
         assert!(number(&svg, "91") && !number(&svg, "92") && number(&svg, "93"), "{svg}");
+    }
+
+    #[test]
+    fn a_curve_of_zeros_has_an_axis_of_whole_numbers() {
+        let zeros = Chart { from_zero: true, ..chart(vec![(1.0, 0.0), (2.0, 0.0)], &[]) };
+        assert_eq!(zeros.range(), (0.0, 1.0));
     }
 
     #[test]

@@ -255,7 +255,8 @@ pub struct TaskSpec {
     pub options_json: String,
     /// Artefacts to read, in the order of the stage's inputs in the job file.
     pub inputs: Vec<ArtifactId>,
-    /// States saved by earlier attempts: one for a single task, one a rank for a gang.
+    /// States saved by earlier attempts: one for a single task, one a rank for a gang, and then those of the step before,
+    /// for whoever finds the newest ones damaged.
     pub resume: Vec<SavedState>,
 }
 

@@ -21,6 +21,8 @@ pub(super) use offer::{Offer, domain_of};
 
 /// Ranks of a gang whose placement is explained.
 const RANKS_EXPLAINED: usize = 64;
+/// Saved steps that a task is told: the newest, and one for the case that it is damaged.
+const RESUME_POINTS: usize = 2;
 
 /// Nodes for a unit's members, and why.
 struct Choice {
@@ -173,33 +175,33 @@ impl Coordinator {
                 offer.take(phase.spec.resources, phase.is_service());
             }
         }
-        let saved = self.resume_point(unit).cloned();
+        let saved: Vec<SavedStep> = self.resume_points(unit).cloned().collect();
         let epoch = self.state.attempts.next();
         let Choice { nodes, why } = choice;
-        let step = saved.as_ref().map(|saved| saved.step);
+        let step = saved.first().map(|saved| saved.step);
         self.record_unit(id, UnitEvent::Placed { epoch, nodes: nodes.clone(), step, why, fits });
         for (member, node) in (0..).zip(nodes) {
-            if let Some(spec) = self.task_spec(id, member, saved.as_ref()) {
+            if let Some(spec) = self.task_spec(id, member, &saved) {
                 let key = Key::Start(spec.id);
                 self.send(&node, key, NodeCommand::Start { spec, epoch });
             }
         }
     }
 
-    /// The newest step of which every member's state is on some node.
-    fn resume_point<'a>(&self, unit: &'a Unit) -> Option<&'a SavedStep> {
+    /// The newest steps of which every member's state is on some node, the newest first.
+    fn resume_points<'a>(&'a self, unit: &'a Unit) -> impl Iterator<Item = &'a SavedStep> {
         let complete = |saved: &&SavedStep| saved.artifacts.iter().all(|id| self.is_available(*id));
-        unit.states.iter().rev().find(complete)
+        unit.states.iter().rev().filter(complete).take(RESUME_POINTS)
     }
 
-    fn task_spec(&self, id: UnitId, member: u32, saved: Option<&SavedStep>) -> Option<TaskSpec> {
+    fn task_spec(&self, id: UnitId, member: u32, saved: &[SavedStep]) -> Option<TaskSpec> {
         let job: &Job = self.state.jobs.get(&id.job)?;
         let phase = job.phases.get(id.phase as usize)?;
         let stage = job.spec.stages.get(phase.stage)?;
-        let resume = saved.map(|saved| {
-            let states = saved.artifacts.iter();
-            states.map(|&artifact| SavedState { artifact, step: saved.step }).collect()
-        });
+        let states_of = |saved: &SavedStep| {
+            let step = saved.step;
+            saved.artifacts.iter().map(move |&artifact| SavedState { artifact, step }).collect::<Vec<_>>()
+        };
         Some(TaskSpec {
             id: TaskId { job: id.job, phase: id.phase, index: phase.task_index(id.unit, member) },
             role: phase.spec.role.clone(),
@@ -207,7 +209,7 @@ impl Coordinator {
             count: u32::try_from(phase.tasks()).unwrap_or(u32::MAX),
             options_json: options_under(&stage.options_json, &phase.spec),
             inputs: phase.inputs_of(id.unit).to_vec(),
-            resume: resume.unwrap_or_default(),
+            resume: saved.iter().flat_map(states_of).collect(),
         })
     }
 }

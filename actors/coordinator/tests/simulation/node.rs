@@ -295,17 +295,21 @@ impl Node {
             return;
         }
         check_options(spec);
-        let steps: BTreeSet<u64> = spec.resume.iter().map(|state| state.step).collect();
-        assert!(steps.len() <= 1, "all ranks go on from one step: {steps:?}");
-        for (rank, state) in (0..).zip(&spec.resume) {
-            let of_rank = TaskSpec { id: TaskId { index: rank, ..spec.id }, ..spec.clone() };
-            assert_eq!(
-                state.artifact,
-                product(&of_rank, "step", state.step),
-                "a state of that rank and step"
-            );
+        let steps: Vec<&[SavedState]> = spec.resume.chunk_by(|a, b| a.step == b.step).collect();
+        assert!(steps.len() <= 2, "a step and the one before: {:?}", spec.resume);
+        assert!(spec.resume.is_sorted_by(|a, b| a.step >= b.step), "the newest first: {:?}", spec.resume);
+        for of_step in &steps {
+            for (rank, state) in (0..).zip(*of_step) {
+                let of_rank = TaskSpec { id: TaskId { index: rank, ..spec.id }, ..spec.clone() };
+                assert_eq!(
+                    state.artifact,
+                    product(&of_rank, "step", state.step),
+                    "a state of that rank and step"
+                );
+            }
         }
-        let deeds = plan(spec, epoch, &self.name, steps.first().copied(), fails);
+        let newest = spec.resume.first().map(|state| state.step);
+        let deeds = plan(spec, epoch, &self.name, newest, fails);
         let listens = matches!(deeds.front(), Some(Deed::Report(NodeReport::Started { .. })));
         let address = listens.then(|| address(&self.name));
         let work = Work { epoch, deeds, since_ms: None, address, formed: false };

@@ -122,6 +122,16 @@ fn a_damaged_state_in_memory_and_a_damaged_checkpoint_leave_the_one_before() {
 }
 
 #[test]
+fn a_checkpoint_of_which_nothing_can_be_fetched_leaves_the_one_before() {
+    let gang = killed_after(4, options("tp1"));
+    gang.memory.forget(|_| true);
+    let outcome = gang.next_attempt(options("tp2")).resumed_at(2).told_of_lost(4).run().unwrap();
+    assert_eq!(outcome.hashes(), undisturbed().hashes());
+    assert_logged(&outcome, "the checkpoint of step 4 is not used");
+    assert_logged(&outcome, "going on from step 2");
+}
+
+#[test]
 fn a_job_whose_states_nobody_takes_trains_on_and_says_so() {
     let gang = Gang::new(options("tp2"));
     gang.memory.fill();

@@ -140,6 +140,14 @@ impl Gang {
         self
     }
 
+    /// Is told of states of `step` too, which no store has.
+    pub(crate) fn told_of_lost(mut self, step: u64) -> Self {
+        let lost = |rank| ArtifactId(ContentHash::of(format!("lost {rank}").as_bytes()));
+        let states = self.options.plan().ranks().map(|rank| SavedState { artifact: lost(rank), step });
+        self.resume.splice(0..0, states);
+        self
+    }
+
     /// Damages the units of one of a step's states; the function returned mends them.
     pub(crate) fn damage_one_file(&self, step: u64, damage: Damage) -> impl FnOnce() + use<> {
         let artifact = *self.states.lock().unwrap()[&step].values().next_back().unwrap();

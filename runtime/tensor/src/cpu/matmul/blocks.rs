@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::tree::{LEVELS, Leaves};
+use super::tree::Leaves;
 use crate::cpu::bf16::round_in_place_at;
 use crate::cpu::elementwise::add_assign_at;
 use crate::cpu::simd::Instructions;
@@ -85,7 +85,8 @@ impl Product<'_> {
         let mut packed = SCRATCH.take();
         self.pack_rows(a, &mut packed.0);
         let tile = tile_rows(self.level);
-        let a_rows = PackedRows { data: &packed.0, first_term: 0, depth: a.cols, rows, tile };
+        let a_rows =
+            PackedRows { data: &packed.0[..rows * a.cols], first_term: 0, depth: a.cols, rows, tile };
         let len = PANEL_COLUMNS * rows;
         let mut outputs = vec![0.0f32; self.b.count() * len];
         if matches!(self.sum, Sum::Plain(Start::FromC) | Sum::Tree(_, Start::FromC)) {
@@ -141,7 +142,8 @@ impl Product<'_> {
             let rows = first..a.rows.min(first + rows_a_block);
             self.pack_rows(a.columns(terms.clone()).row_range(rows.clone()), &mut packed);
             let (first_term, depth) = (terms.start, terms.len());
-            let a_rows = PackedRows { data: &packed, first_term, depth, rows: rows.len(), tile };
+            let a_rows =
+                PackedRows { data: &packed[..rows.len() * depth], first_term, depth, rows: rows.len(), tile };
             for first_panel in (0..whole_panels).step_by(panels_a_block) {
                 let panels = first_panel..whole_panels.min(first_panel + panels_a_block);
                 let stride = c.row_stride;
@@ -170,14 +172,14 @@ impl Product<'_> {
         }
     }
 
-    /// Packs `a`, rounded as the right operand is.
+    /// Packs `a`, rounded as the right operand is, at the begin of `packed`.
     fn pack_rows(&self, a: Mat<'_>, packed: &mut Vec<f32>) {
         match tile_rows(self.level) {
             HALF_TILE_ROWS => pack_rows::<HALF_TILE_ROWS>(a, packed),
             _ => pack_rows::<TILE_ROWS>(a, packed),
         }
         if self.b.dtype() == Dtype::Bf16 {
-            round_in_place_at(self.level, packed);
+            round_in_place_at(self.level, &mut packed[..a.rows * a.cols]);
         }
     }
 
@@ -186,7 +188,10 @@ impl Product<'_> {
         match self.sum {
             Sum::Plain(start) => product.multiply(0..a.depth, start, out),
             Sum::Tree(leaves, start) => {
-                spare.resize((LEVELS + 1) * product.elements(), 0.0);
+                let wanted = (leaves.levels() + 1) * product.elements();
+                if spare.len() < wanted {
+                    spare.resize(wanted, 0.0);
+                }
                 match start {
                     Start::Zero => product.subtree(leaves.ranges(), out, spare),
                     Start::FromC => product.add_subtree(leaves.ranges(), out, spare),
@@ -298,7 +303,10 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
 
 /// Packs `a` as [`PackedRows`] with tiles of `ROWS` rows.
 fn pack_rows<const ROWS: usize>(a: Mat<'_>, packed: &mut Vec<f32>) {
-    packed.resize(a.rows * a.cols, 0.0);
+    if packed.len() < a.rows * a.cols {
+        packed.resize(a.rows * a.cols, 0.0);
+    }
+    let packed = &mut packed[..a.rows * a.cols];
     if a.row_stride == 1 {
         return pack_columns::<ROWS>(a, packed);
     }

@@ -12,7 +12,7 @@ use crate::cpu::simd::simd_level;
 use crate::cpu::{Mat, MatMut, Panels, SimdLevel, Start};
 
 /// Leaves at most: 2 to the number of levels.
-pub(super) const LEVELS: usize = 6;
+const LEVELS: usize = 6;
 
 /// A number that changes nothing when it is added, not even the sign of a zero.
 const NOTHING: f32 = -0.0;
@@ -44,6 +44,11 @@ impl Leaves {
     /// The ranges of each leaf.
     pub(super) fn ranges(&self) -> &[Vec<Range<usize>>] {
         &self.0
+    }
+
+    /// Levels of the tree above its leaves.
+    pub(super) fn levels(&self) -> usize {
+        self.0.len().ilog2() as usize
     }
 
     /// The most terms that go into one accumulator without a pause.
