@@ -88,18 +88,8 @@ impl GroupTree {
         self.waiting.pop_if(|(size, _)| *size == 1).map(|(_, left)| left)
     }
 
-    /// Sums that it has memory for, those taken aside.
-    pub fn buffers(&self) -> usize {
-        self.waiting.len() + self.free.len()
-    }
-
-    /// Adds the next group.
-    pub fn push(&mut self, group: GroupSum) {
-        self.push_groups(1, group);
-    }
-
     /// Adds the next `size` groups, which are summed: one, or a [left](Self::take_left) and a right one.
-    pub fn push_groups(&mut self, size: usize, groups: GroupSum) {
+    pub fn push(&mut self, size: usize, groups: GroupSum) {
         let (mut size, mut sum) = (size, groups);
         while let Some((_, mut left)) = self.waiting.pop_if(|(waiting, _)| *waiting == size) {
             left.add(&self.stream, &sum);
@@ -265,7 +255,7 @@ mod tests {
         let mut group = tree.take();
         assert_eq!(group.loss, 0.0);
         tree.stream.fill(group.gradients.view_mut(), value);
-        tree.push(GroupSum { loss: value, ..group });
+        tree.push(1, GroupSum { loss: value, ..group });
     }
 
     #[test]
