@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{AttentionSaved, AttentionShape, Buffer, Mat, MatMut, Purpose, View, ViewMut};
+use sixfold_tensor::{
+    AttentionSaved, AttentionShape, Buffer, Mat, MatMut, Purpose, View, ViewMut, visible_pairs,
+};
 
 use crate::batch::MicroBatch;
 use crate::bias;
@@ -93,7 +95,7 @@ impl Heads {
 
     /// Operations of `products` matrix products between queries and the keys that they may see.
     fn flops(&self, products: u64, batch: &MicroBatch) -> u64 {
-        let seen: usize = batch.documents().map(|rows| self.shape.pairs(rows.len())).sum();
+        let seen: usize = batch.documents().map(|rows| visible_pairs(rows.len(), self.shape.window)).sum();
         products * 2 * seen as u64 * self.o.len() as u64
     }
 }

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sixfold_tensor::{Dtype, RopeTable, Stream};
+use sixfold_tensor::{Dtype, RopeTable, Stream, visible_pairs};
 
 use crate::attention::KEYS_PER_BLOCK;
 use crate::family::Family;
@@ -182,8 +182,8 @@ impl ModelConfig {
     /// `tokens`: forward once, backward twice, nothing computed again.
     ///
     /// The products with weights and those of attention are counted, as in "PaLM: Scaling Language Modeling with
-    /// Pathways" (Chowdhery et al. 2022), appendix B, but of attention only the pairs that a causal mask, and a window, leave: without one half of
-    /// the published `12 L H Q T`. Look-ups, norms and activations are not.
+    /// Pathways" (Chowdhery et al. 2022), appendix B, but of attention only the pairs that a causal mask and a
+    /// window leave: without a window half of the published `12 L H Q T`. Look-ups, norms and activations are not.
     pub fn training_flop_per_token(&self, tokens: usize) -> f64 {
         let d = self.hidden_size;
         let (heads, head) = (2 * self.num_attention_heads + 2 * self.num_key_value_heads, self.head_dim);
@@ -192,10 +192,8 @@ impl ModelConfig {
             Family::Gpt2 => 2 * self.intermediate_size * d,
         };
         let weights = self.num_hidden_layers * (heads * head * d + feed_forward) + self.vocab_size * d;
-        let window = self.sliding_window.map_or(tokens, |window| window.get().min(tokens));
-        // Twice the keys that a query sees, on average.
-        let seen = (window * (window + 1) + 2 * (tokens - window) * window) as f64 / tokens as f64;
-        let attention = (self.num_hidden_layers * self.num_attention_heads * head) as f64 * seen;
+        let seen = visible_pairs(tokens, self.sliding_window) as f64 / tokens as f64;
+        let attention = 2.0 * (self.num_hidden_layers * self.num_attention_heads * head) as f64 * seen;
         6.0 * (weights as f64 + attention)
     }
 
@@ -205,9 +203,9 @@ impl ModelConfig {
         (self.family == Family::Llama).then(table)
     }
 
-    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM`, with a window `MistralForCausalLM`, or `GPT2LMHeadModel`
-    /// reads it, with the logical shards, the key block and the dtype of products under `sixfold`, so that every reader rounds as the trainer and adds
-    /// in its order.
+    /// Writes `config.json` as Hugging Face's `LlamaForCausalLM`, with a window `MistralForCausalLM`, or
+    /// `GPT2LMHeadModel` reads it, with the logical shards, the key block and the dtype of products under `sixfold`,
+    /// so that every reader rounds as the trainer and adds in its order.
     pub fn to_hugging_face(&self, logical_shards: usize) -> Value {
         let mut value = match self.family {
             Family::Llama => self.to_llama(),

@@ -56,8 +56,8 @@ impl Normed {
         Ok(Self { x, rows: Rows { h: pass.all_rows(h)?, mean, rstd } })
     }
 
-    /// The gradient of the norm's input, from that of the rows of `h` that the rank has; the parameters' gradients are kept by sequence block, summed over the
-    /// micro-batch's data groups.
+    /// The gradient of the norm's input, from that of the rows of `h` that the rank has; the parameters' gradients are
+    /// kept by sequence block, summed over the micro-batch's data groups.
     pub(crate) fn backward(
         &self,
         pass: &Pass<'_>,

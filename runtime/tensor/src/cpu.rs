@@ -34,7 +34,7 @@ mod transpose;
 pub use adamw::{AdamW, adamw_step};
 pub use attention::{
     AttentionGradients, AttentionSaved, AttentionShape, BlockedKeyValues, KEY_BLOCK, KeyValueBlocks,
-    attention, attention_backward, attention_blocks, value_stride,
+    attention, attention_backward, attention_blocks, value_stride, visible_pairs,
 };
 pub use bf16::{round_to_bf16, widen_bf16};
 pub use bias::{add_bias, bias_gradient};

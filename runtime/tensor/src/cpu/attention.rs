@@ -38,6 +38,12 @@ use crate::cpu::{Mat, MatMut, PANEL_COLUMNS, SimdLevel, threads};
 /// Keys of one block; also the page of a KV cache.
 pub const KEY_BLOCK: usize = crate::cpu::tile::SCORE_STRIDE;
 
+/// Pairs of a query and a key that it sees, in a document of `tokens`, with a window of so many keys or without.
+pub fn visible_pairs(tokens: usize, window: Option<NonZeroUsize>) -> usize {
+    let window = window.map_or(tokens, |window| window.get().min(tokens));
+    window * (window + 1) / 2 + (tokens - window) * window
+}
+
 /// The dims of one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AttentionShape {
@@ -66,12 +72,6 @@ impl AttentionShape {
     /// [`Self::window`], or more than any document.
     fn window(&self) -> usize {
         self.window.map_or(usize::MAX, NonZeroUsize::get)
-    }
-
-    /// Pairs of a query and a key that it sees, in a document of `tokens`.
-    pub fn pairs(&self, tokens: usize) -> usize {
-        let window = self.window().min(tokens);
-        window * (window + 1) / 2 + (tokens - window) * window
     }
 
     fn check(&self, q: &Mat<'_>, out: (usize, usize), lse_th: &[f32]) {
