@@ -8,8 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use sixfold_model::Dtype;
-use sixfold_tensor::cpu::{Mat, MatMut, Panels, matmul_panels};
-use sixfold_tensor::{Counter, Purpose, Start};
+use sixfold_tensor::{Counter, Device, Mat, MatMut, Purpose, Start};
 
 /// Rows, columns and depth of the product: large enough for the kernel's best, small enough for a cache.
 pub(crate) const SIZE: usize = 384;
@@ -26,11 +25,12 @@ pub(crate) enum Peak {
 
 impl Peak {
     /// `told_gflops` if it is more than 0; else it is measured on a thread, beside what a rank does before its first step.
-    pub(crate) fn start(told_gflops: f64, dtype: Dtype) -> Self {
+    pub(crate) fn start(told_gflops: f64, device: Device, dtype: Dtype) -> Self {
         if told_gflops > 0.0 {
             return Self::Known(told_gflops);
         }
-        let measuring = thread::Builder::new().name("peak".to_owned()).spawn(move || measure_gflops(dtype));
+        let measuring =
+            thread::Builder::new().name("peak".to_owned()).spawn(move || measure_gflops(&device, dtype));
         measuring.map_or(Self::Known(0.0), Self::Measuring)
     }
 
@@ -44,18 +44,21 @@ impl Peak {
 }
 
 /// The best of some products, in GFLOP/s. The first one, which takes the memory, counts only if there is no other.
-fn measure_gflops(dtype: Dtype) -> f64 {
-    let random = |stream| {
+fn measure_gflops(device: &Device, dtype: Dtype) -> f64 {
+    let stream = device.stream();
+    let random = |layer| {
         let mut values = vec![0.0; SIZE * SIZE];
-        Counter::new(1, 0, 0, stream, Purpose::INITIALISATION).fill_normal(0, &mut values);
-        values
+        Counter::new(1, 0, 0, layer, Purpose::INITIALISATION).fill_normal(0, &mut values);
+        stream.upload(&values)
     };
-    let (a, b, mut c) = (random(0), random(1), vec![0.0; SIZE * SIZE]);
-    let panels = Panels::pack(Mat::row_major(&b, SIZE, SIZE).transposed(), dtype);
+    let (a, b, mut c) = (random(0), random(1), stream.uninit(SIZE * SIZE));
+    let panels = stream.pack(Mat::row_major(b.view(), SIZE, SIZE).transposed(), dtype);
     let mut product = || {
         let since = Instant::now();
-        let c = &mut MatMut::row_major(&mut c, SIZE, SIZE);
-        matmul_panels(Mat::row_major(&a, SIZE, SIZE), &panels, c, Start::Zero);
+        let to = MatMut::row_major(c.view_mut(), SIZE, SIZE);
+        stream.matmul_panels(Mat::row_major(a.view(), SIZE, SIZE), &panels, to, Start::Zero);
+        // A number that is on the host was computed before.
+        stream.to_vec(c.slice(0..1));
         since.elapsed()
     };
     let (since, first) = (Instant::now(), product());
@@ -77,9 +80,9 @@ mod tests {
 
     #[test]
     fn what_is_told_is_believed_and_else_it_is_measured() {
-        assert_eq!(Peak::start(12.5, Dtype::F32).gflops(), 12.5);
+        assert_eq!(Peak::start(12.5, Device::cpu(), Dtype::F32).gflops(), 12.5);
         let since = Instant::now();
-        let measured = Peak::start(0.0, Dtype::F32).gflops();
+        let measured = Peak::start(0.0, Device::cpu(), Dtype::F32).gflops();
         assert!(measured > 0.01 && measured < 1e5, "{measured} GFLOP/s");
         assert!(since.elapsed() < Duration::from_secs(10));
     }

@@ -13,7 +13,7 @@ use sixfold_topology::Rank;
 use crate::account::{RankAccount, RankTimes};
 use crate::history::{History, HistoryPoint, NamedStraggler};
 use crate::options::TrainOptions;
-use crate::straggler::{Straggler, Stragglers};
+use crate::straggler::{Slowest, Straggler, Stragglers};
 
 /// Time between two accounts.
 const ACCOUNT_INTERVAL: Duration = Duration::from_millis(250);
@@ -139,23 +139,9 @@ impl Progress {
         }
         let mut metrics = Metrics::new();
         if self.rank == Rank(0) {
-            metrics.extend([
-                ("loss".to_owned(), Metric::Number(step.report.loss.into())),
-                ("learning_rate".to_owned(), Metric::Number(step.report.learning_rate.into())),
-                ("gradient_norm".to_owned(), Metric::Number(step.report.gradient_norm.into())),
-                ("tokens_per_second".to_owned(), Metric::Number(self.tokens / seconds)),
-                ("data_wait_ms".to_owned(), Metric::Number(step.data_wait.as_secs_f64() * 1e3)),
-                ("starved_steps".to_owned(), Metric::Count(self.starved_steps)),
-            ]);
+            metrics = self.of_job(step, seconds, slowest);
             if peak > 0.0 {
                 metrics.insert("mfu".to_owned(), Metric::Number(mfu));
-            }
-            if let Some(slowest) = slowest {
-                metrics.extend([
-                    ("slowest_rank".to_owned(), Metric::Count(slowest.rank.0.into())),
-                    ("slowest_rank_compute_ms".to_owned(), Metric::Number(slowest.compute_ms.into())),
-                    ("slowest_rank_to_median".to_owned(), Metric::Number(slowest.to_median().into())),
-                ]);
             }
             if last || is_due(&mut self.history_told, HISTORY_INTERVAL) {
                 metrics.insert(HISTORY_FIGURE.to_owned(), Metric::Text(self.history_json()));
@@ -166,6 +152,27 @@ impl Progress {
             metrics.insert(ACCOUNT_FIGURE.to_owned(), Metric::Text(account));
         }
         ((!metrics.is_empty()).then_some(metrics), straggler)
+    }
+
+    /// What the first rank tells of a step that took `seconds`.
+    fn of_job(&self, step: &DoneStep<'_>, seconds: f64, slowest: Option<Slowest>) -> Metrics {
+        let mut metrics: Metrics = [
+            ("loss".to_owned(), Metric::Number(step.report.loss.into())),
+            ("learning_rate".to_owned(), Metric::Number(step.report.learning_rate.into())),
+            ("gradient_norm".to_owned(), Metric::Number(step.report.gradient_norm.into())),
+            ("tokens_per_second".to_owned(), Metric::Number(self.tokens / seconds)),
+            ("data_wait_ms".to_owned(), Metric::Number(step.data_wait.as_secs_f64() * 1e3)),
+            ("starved_steps".to_owned(), Metric::Count(self.starved_steps)),
+        ]
+        .into();
+        if let Some(slowest) = slowest {
+            metrics.extend([
+                ("slowest_rank".to_owned(), Metric::Count(slowest.rank.0.into())),
+                ("slowest_rank_compute_ms".to_owned(), Metric::Number(slowest.compute_ms.into())),
+                ("slowest_rank_to_median".to_owned(), Metric::Number(slowest.to_median().into())),
+            ]);
+        }
+        metrics
     }
 
     /// Counts the time that copying the state has taken.

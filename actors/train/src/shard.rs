@@ -50,7 +50,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     }
     sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
-    let peak = Peak::start(options.peak_gflops, options.dtype);
+    let peak = Peak::start(options.peak_gflops, Device::cpu(), options.dtype);
     let corpus = Corpus::open(host)?;
     let end_of_text = corpus.end_of_text()?;
     let geometry = options.geometry(corpus.shards.vocabulary() as usize, end_of_text)?;
