@@ -167,7 +167,7 @@ fn command(benchmark: &str) -> String {
     let mut command = format!("cargo run --release -p sixfold-bench --bin {benchmark} --");
     for argument in std::env::args().skip(1) {
         command.push(' ');
-        command.push_str(&argument);
+        command.push_str(if argument.is_empty() { "\"\"" } else { &argument });
     }
     command
 }
