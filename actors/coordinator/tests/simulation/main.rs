@@ -65,6 +65,7 @@ fn random_faults_change_no_result_and_lose_no_job() {
     assert!(seen.stale_refused > 1000 && seen.replayed > 1000, "{seen:?}");
     assert!(seen.coordinator_kills > 100 && seen.node_kills > 100 && seen.freezes > 100, "{seen:?}");
     assert!(seen.task_failures > 100 && seen.resumed_from_a_step > 50, "{seen:?}");
+    assert!(seen.told_the_step_before > 20, "{seen:?}");
 }
 
 /// Kills the coordinator at each decision of a run, before and after its events are in the log.

@@ -118,6 +118,7 @@ pub(crate) struct Seen {
     pub(crate) task_failures: u64,
     pub(crate) adopted: u64,
     pub(crate) resumed_from_a_step: u64,
+    pub(crate) told_the_step_before: u64,
     pub(crate) replans: u64,
     pub(crate) replans_refused: u64,
     pub(crate) shrunk: u64,
@@ -135,6 +136,7 @@ impl Seen {
         self.task_failures += other.task_failures;
         self.adopted += other.adopted;
         self.resumed_from_a_step += other.resumed_from_a_step;
+        self.told_the_step_before += other.told_the_step_before;
         self.replans += other.replans;
         self.replans_refused += other.replans_refused;
         self.shrunk += other.shrunk;
@@ -348,6 +350,10 @@ impl World {
             NodeCommand::Probe(at) => self.nodes[&at.node].runs(),
             _ => true,
         };
+        if let NodeCommand::Start { spec, .. } = &command.body {
+            let steps = spec.resume.iter().map(|state| state.step);
+            self.seen.told_the_step_before += u64::from(steps.clone().min() < steps.max());
+        }
         let reply = self.node(name).obey(command, fails, reachable);
         self.over_the_network(Happening::Answer { coordinator, id, reply: Some(reply) });
     }
