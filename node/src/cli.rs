@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Node(NodeArgs),
     /// Run one task in this process; started by a node daemon, never by hand.
     #[command(hide = true)]
-    Worker,
+    Worker(WorkerArgs),
     /// Make a token that lets a node or a person join.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -115,6 +115,21 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Args)]
+pub(crate) struct WorkerArgs {
+    /// As the node was told.
+    #[arg(long)]
+    pub(crate) pin_threads: bool,
+}
+
+impl WorkerArgs {
+    /// The command line by which a worker gets these arguments.
+    pub(crate) fn command_line(&self) -> Vec<String> {
+        let pin = self.pin_threads.then(|| "--pin-threads".to_owned());
+        ["worker".to_owned()].into_iter().chain(pin).collect()
+    }
+}
+
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     /// Whole training steps of a Llama-style decoder on random tokens: forward, backward, AdamW.
@@ -131,6 +146,9 @@ pub(crate) struct BenchArgs {
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
+    /// Keep each compute thread on a core of its own, as `sixfold node --pin-threads` does.
+    #[arg(long)]
+    pub(crate) pin_threads: bool,
     /// What operands of products are rounded to; attention and all sums are in f32.
     #[arg(long, value_enum, default_value_t = DtypeArg::F32)]
     pub(crate) dtype: DtypeArg,
@@ -320,6 +338,11 @@ pub(crate) struct NodeArgs {
     /// CPU cores to offer; all by default.
     #[arg(long, value_name = "N")]
     pub(crate) cores: Option<u32>,
+    /// Keep each compute thread of a worker on a core of its own, and the whole worker on its cores. Workers of all nodes
+    /// that one user runs on this machine share out its cores; one that finds too few free says so in its log and runs
+    /// unpinned. Of use where several workers share a machine, or its memory is not equally near to all cores.
+    #[arg(long)]
+    pub(crate) pin_threads: bool,
     /// Nodes with the same label fail together: a rack, a power line. The node's name by default.
     #[arg(long, value_name = "LABEL")]
     pub(crate) failure_domain: Option<String>,

@@ -18,7 +18,7 @@ use sixfold_cluster::daemon::{DaemonOptions, NodeDaemon};
 use sixfold_telemetry::{MetricsHandle, Samples};
 use sixfold_transport::{Endpoint, EndpointOptions, Registration};
 
-use crate::cli::NodeArgs;
+use crate::cli::{NodeArgs, WorkerArgs};
 use crate::gateway::{Gateway, GatewayOptions, GatewayParts, HttpSocket, QuicDial, TlsFiles};
 use crate::local::READY_PREFIX;
 use crate::{process, roles};
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: NodeArgs, metrics: MetricsHandle) -> Result<()> {
         capabilities: machine::capabilities(&args),
         http: http.as_ref().map(HttpSocket::address).transpose()?,
         links: args.links.into(),
-        worker: (std::env::current_exe()?, vec!["worker".to_owned()]),
+        worker: (std::env::current_exe()?, WorkerArgs { pin_threads: args.pin_threads }.command_line()),
         roles: roles::all(),
         hold_bytes_max: machine::hold_bytes_max(&args),
     };

@@ -68,7 +68,7 @@ fn telemetry(command: &Command) -> Option<TelemetryOptions> {
     let (process, filter) = match command {
         Command::Coordinator(_) => (process("coordinator", None), None),
         Command::Node(args) => (process("node", args.name.clone()), None),
-        Command::Worker => return None,
+        Command::Worker(_) => return None,
         _ => (Process::default(), std::env::var_os("SIXFOLD_LOG").is_none().then(|| "warn".to_owned())),
     };
     Some(TelemetryOptions { process, filter, ..TelemetryOptions::default() })
@@ -94,7 +94,12 @@ async fn dispatch(command: Command, metrics: MetricsHandle) -> Result<()> {
         Command::Run(args) => Box::pin(run::run(args)).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => Box::pin(daemon::run(args, metrics)).await,
-        Command::Worker => Ok(sixfold_cluster::worker::run_worker(&roles::all(), worker_telemetry).await?),
+        Command::Worker(args) => {
+            if args.pin_threads {
+                sixfold_tensor::pin_threads();
+            }
+            Ok(sixfold_cluster::worker::run_worker(&roles::all(), worker_telemetry).await?)
+        }
         Command::Token(command) => commands::access::token(command).await,
         Command::Key(command) => commands::access::key(command).await,
         Command::Login(args) => commands::access::login(args).await,

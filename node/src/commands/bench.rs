@@ -12,7 +12,7 @@ use sixfold_tensor::cpu::{
     matmul_panels,
 };
 use sixfold_tensor::{
-    AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, set_threads, simd_level,
+    AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, pin_threads, set_threads, simd_level,
 };
 use sixfold_train::{Family, Recompute, TrainOptions, measure};
 
@@ -30,6 +30,12 @@ const REPEATS_MIN: usize = 4;
 /// `sixfold bench train|gemm|attention`.
 pub(crate) fn run(command: BenchCommand) -> Result<()> {
     keep_freed_memory();
+    let (BenchCommand::Train(TrainBenchArgs { bench, .. })
+    | BenchCommand::Gemm(GemmBenchArgs { bench, .. })
+    | BenchCommand::Attention(AttentionBenchArgs { bench, .. })) = &command;
+    if bench.pin_threads {
+        pin_threads();
+    }
     match command {
         BenchCommand::Train(args) => train(&args),
         BenchCommand::Gemm(args) => gemm(&args),

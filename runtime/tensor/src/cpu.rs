@@ -10,6 +10,7 @@ mod adamw;
 mod attention;
 mod bf16;
 mod bias;
+mod cores;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
@@ -57,7 +58,7 @@ pub use rope::{RopeTable, rope};
 pub use segment::Segment;
 pub use simd::{SimdLevel, simd_level};
 pub use swiglu::{swiglu, swiglu_backward};
-pub use threads::{ThreadsError, set_threads, threads};
+pub use threads::{ThreadsError, pin_threads, set_threads, threads};
 
 use crate::random::Counter;
 #[cfg(test)]

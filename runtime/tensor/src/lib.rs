@@ -40,8 +40,8 @@ mod stream;
 pub use buffer::{Buffer, IndexBuffer, IndexView, View, ViewMut};
 pub use cpu::{
     AdamW, AttentionShape, Dtype, Gelu, IGNORED_TARGET, KEY_BLOCK, Leaves, NORM_BLOCK, Segment, SimdLevel,
-    Start, ThreadsError, VocabularyShard, cross_entropy_loss, set_threads, simd_level, threads, tree_pairs,
-    tree_sum_scalars, visible_pairs,
+    Start, ThreadsError, VocabularyShard, cross_entropy_loss, pin_threads, set_threads, simd_level, threads,
+    tree_pairs, tree_sum_scalars, visible_pairs,
 };
 pub use device::{Device, MemoryUse};
 pub use gpu::{Gpu, gpus};

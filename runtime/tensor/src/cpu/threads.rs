@@ -2,10 +2,14 @@
 //!
 //! Work is split into parts with disjoint outputs, so a result never depends on the count. The count is one a
 //! process until [`set_threads`] says otherwise, because several workers often share a machine's cores.
+//! After [`pin_threads`] each has cores of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
+
+use super::cores::{CoreLease, unconfine_process};
 
 /// The engine's threads could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +23,24 @@ pub struct ThreadsError {
 /// Fewest multiply-adds worth waking other threads for: some microseconds of work.
 const PARALLEL_COST: usize = 1 << 18;
 
-static POOL: RwLock<Option<Arc<rayon::ThreadPool>>> = RwLock::new(None);
+static ENGINE: RwLock<Engine> = RwLock::new(Engine { pool: None, cores: None });
+static PIN: AtomicBool = AtomicBool::new(false);
+
+/// What computes.
+struct Engine {
+    /// None for the calling thread alone.
+    pool: Option<Arc<rayon::ThreadPool>>,
+    /// Where it computes, if no other process shall.
+    cores: Option<Arc<CoreLease>>,
+}
+
+/// From the next [`set_threads`] on, gives the engine's threads cores of their own, one each, which no other process
+/// of this user on this machine gets by the same way, and keeps all threads of this process on those.
+///
+/// Where too few cores are free the log says so, and threads run where the system puts them.
+pub fn pin_threads() {
+    PIN.store(true, Ordering::Relaxed);
+}
 
 /// Sets how many threads one kernel call of this process may use; 0 counts as 1.
 ///
@@ -28,17 +49,43 @@ static POOL: RwLock<Option<Arc<rayon::ThreadPool>>> = RwLock::new(None);
 /// # Errors
 /// The system refuses to start the threads; the count stays as it was.
 pub fn set_threads(count: usize) -> Result<(), ThreadsError> {
-    let pool = match count {
-        0 | 1 => None,
-        wanted => Some(Arc::new(start(wanted).map_err(|source| ThreadsError { wanted, source })?)),
+    let wanted = count.max(1);
+    let mut engine = ENGINE.write().unwrap_or_else(PoisonError::into_inner);
+    if PIN.load(Ordering::Relaxed) {
+        // Given back first: they may be among those that are wanted now.
+        engine.cores = None;
+        engine.cores = lease(wanted);
+    }
+    engine.pool = match wanted {
+        1 => None,
+        _ => {
+            let pool = start(wanted, engine.cores.clone());
+            Some(Arc::new(pool.map_err(|source| ThreadsError { wanted, source })?))
+        }
     };
-    let before = std::mem::replace(&mut *POOL.write().unwrap_or_else(PoisonError::into_inner), pool);
-    drop(before);
     Ok(())
 }
 
-fn start(count: usize) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("engine-{index}")).build()
+fn lease(count: usize) -> Option<Arc<CoreLease>> {
+    let leased = CoreLease::take(count).and_then(|cores| cores.confine_process().map(|()| Arc::new(cores)));
+    if let Err(error) = &leased {
+        tracing::warn!(%error, "threads are not pinned to cores");
+        unconfine_process().ok();
+    }
+    leased.ok()
+}
+
+fn start(
+    count: usize,
+    cores: Option<Arc<CoreLease>>,
+) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
+    let pin = move |index| {
+        if let Some(Err(error)) = cores.as_ref().map(|cores| cores.pin_thread(index)) {
+            tracing::warn!(%error, "an engine thread is not pinned to a core");
+        }
+    };
+    let name = |index| format!("engine-{index}");
+    rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).start_handler(pin).build()
 }
 
 /// How many threads one kernel call of this process may use.
@@ -47,7 +94,7 @@ pub fn threads() -> usize {
 }
 
 fn pool() -> Option<Arc<rayon::ThreadPool>> {
-    POOL.read().unwrap_or_else(PoisonError::into_inner).clone()
+    ENGINE.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
 }
 
 /// How many parts to cut `cost` into: two a thread, so that a thread that lost its core holds up less.
