@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use sixfold_artifact::Store;
-use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, Sharding, read_parameters};
+use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, read_parameters};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
@@ -72,8 +72,8 @@ fn read_decoder(store: &Store, id: ArtifactId) -> Result<Decoder, EvaluateError>
     let unreadable = |error: &dyn std::fmt::Display| EvaluateError::Model(error.to_string());
     let config = ModelConfig::from_hugging_face(&store.read(id, "config.json")?);
     let (config, logical) = config.map_err(|error| unreadable(&error))?;
-    let sharding = Sharding::new(&config, logical.unwrap_or(LOGICAL_SHARDS));
-    let geometry = Geometry { sharding: sharding.map_err(|error| unreadable(&error))?, config };
+    let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS));
+    let geometry = geometry.map_err(|error| unreadable(&error))?;
     let weights = store.read(id, "model.safetensors")?;
     let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights);
     Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters.map_err(|error| unreadable(&error))?))

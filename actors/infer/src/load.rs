@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sixfold_artifact::{Manifest, Store, StoreError};
-use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, Sharding, read_parameters};
+use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, read_parameters};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
@@ -44,9 +44,8 @@ pub fn load(store: &Store, model: ArtifactId, options: &Options) -> Result<(Repl
     let (config, logical) =
         ModelConfig::from_hugging_face(&config_json).map_err(|error| unreadable(&error))?;
     let text = Arc::new(read_text(store, model, &config, &config_json)?);
-    let sharding =
-        Sharding::new(&config, logical.unwrap_or(LOGICAL_SHARDS)).map_err(|error| unreadable(&error))?;
-    let geometry = Geometry { config, sharding };
+    let geometry =
+        Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS)).map_err(|error| unreadable(&error))?;
     let weights = store.read(model, "model.safetensors")?;
     let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights)
         .map_err(|error| unreadable(&error))?;

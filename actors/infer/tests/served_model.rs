@@ -22,7 +22,7 @@ use sixfold_infer::message::{
 };
 use sixfold_infer::remote::RemoteReplica;
 use sixfold_infer::replica::ReplicaClient;
-use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, initialize, write_parameters};
+use sixfold_model::{Geometry, ModelConfig, ModelSlice, initialize, write_parameters};
 use sixfold_transport::identity::{Authority, Identity, Peer};
 use sixfold_transport::{Endpoint, EndpointOptions};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
@@ -79,9 +79,8 @@ fn tiny() -> ModelConfig {
 }
 
 fn publish_model(store: &Store, config: ModelConfig) -> ArtifactId {
-    let sharding = Sharding::new(&config, 4).unwrap();
     let config_json = serde_json::to_vec(&config.to_hugging_face(4)).unwrap();
-    let geometry = Geometry { config, sharding };
+    let geometry = Geometry::new(config, 4).unwrap();
     let mut parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 5);
     // A fresh model is nearly indifferent: larger weights make answers that depend on the prompt.
     parameters.values_mut().iter_mut().for_each(|value| *value *= 8.0);

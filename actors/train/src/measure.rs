@@ -121,6 +121,7 @@ impl<'a> Course<'a> {
             optimizer: options.optimizer(),
             seed: options.seed,
             dropout: options.dropout,
+            adapter_dropout: 0.0,
         };
         Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout })
     }

@@ -59,6 +59,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         optimizer: options.optimizer(),
         seed: options.seed,
         dropout: options.dropout,
+        adapter_dropout: 0.0,
     };
     let rank = Rank(spec.id.index);
     let gathering = host.context().host.rendezvous(links.address());

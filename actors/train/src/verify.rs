@@ -126,6 +126,7 @@ impl Small {
             optimizer,
             seed: options.seed,
             dropout: options.dropout,
+            adapter_dropout: 0.0,
         };
         let micro = options.micro_batch();
         // As many data groups go through the model together.

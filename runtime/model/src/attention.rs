@@ -14,9 +14,11 @@ use sixfold_tensor::{
 use crate::batch::MicroBatch;
 use crate::bias;
 use crate::branch::Body;
+use crate::family::Family;
 use crate::linear::{Gradients, pack};
 use crate::packed::{QUERY_KEY_VALUE, shard_ranges};
 use crate::pass::Pass;
+use crate::tensor_group::GroupError;
 use crate::unit::{Place, Tensor, UnitId};
 
 /// Keys that attention takes together, counted from the start of the document. A part of the
@@ -28,6 +30,8 @@ pub(crate) struct Attention;
 pub(crate) struct AttentionTape {
     qkv: Buffer,
     o: Buffer,
+    /// What lies between the factors of adapters of queries, keys and values, and of the output; empty where there are none.
+    low: [Buffer; 2],
     /// One for each call of attention, in order.
     lse: Vec<Buffer>,
 }
@@ -106,11 +110,23 @@ impl Body for Attention {
     const BIAS: Tensor = Tensor::AttentionOutputBias;
     const DROPOUT: Purpose = Purpose::ATTENTION_DROPOUT;
 
-    fn forward(pass: &mut Pass<'_>, layer: usize, h: View<'_>) -> (Buffer, AttentionTape) {
+    fn readers(_: Family) -> &'static [Tensor] {
+        &QUERY_KEY_VALUE
+    }
+
+    fn forward(
+        pass: &mut Pass<'_>,
+        layer: usize,
+        h: View<'_>,
+    ) -> Result<(Buffer, AttentionTape), GroupError> {
         let (stream, rows, weights) = (pass.stream, pass.rows(), pass.weights.layer(layer));
         let mut qkv = weights.query_key_value.forward(stream, pass.parameters, h, rows);
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let (mut o, mut lses) = (stream.uninit(rows * o_width), Vec::new());
+        let mut low = [(); 2].map(|()| stream.uninit(0));
+        if let Some(adapters) = &weights.adapters.query_key_value {
+            low[0] = adapters.forward(pass, h, qkv.view_mut());
+        }
         bias::add(pass, layer, &QUERY_KEY_VALUE, qkv.view_mut());
         rotate(pass, qkv.view_mut(), layer, false);
         for heads in Heads::of_calls(pass, layer) {
@@ -122,8 +138,17 @@ impl Body for Attention {
             pass.work.attention += heads.flops(2, pass.batch);
         }
         count_projections(pass, layer, 1);
+        if let Some(adapter) = &weights.adapters.attention_output {
+            low[1] = adapter.forward(pass, o.view())?;
+        }
         let y = weights.attention_output.forward_tree(stream, pass.parameters, o.view(), rows);
-        (y, AttentionTape { qkv, o, lse: lses })
+        Ok((y, AttentionTape { qkv, o, low, lse: lses }))
+    }
+
+    fn add_to_sum(pass: &Pass<'_>, layer: usize, tape: &AttentionTape, y: ViewMut<'_>) {
+        if let Some(adapter) = &pass.weights.layer(layer).adapters.attention_output {
+            adapter.add(pass, tape.low[1].view(), y);
+        }
     }
 
     fn backward(
@@ -133,11 +158,14 @@ impl Body for Attention {
         h: View<'_>,
         dy: View<'_>,
         gradients: &mut Gradients<'_>,
-    ) -> Buffer {
+    ) -> Result<(Buffer, Option<Buffer>), GroupError> {
         let stream = pass.stream;
         let (rows, d, weights) = (pass.rows(), pass.width(), pass.weights.layer(layer));
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
-        let d_o = weights.attention_output.backward(stream, pass.parameters, dy, rows);
+        let mut d_o = weights.attention_output.backward(stream, pass.parameters, dy, rows);
+        if let Some(adapter) = &weights.adapters.attention_output {
+            adapter.backward(pass, tape.low[1].view(), tape.o.view(), dy, d_o.view_mut(), gradients);
+        }
         let unit = |heads: &Heads| UnitId::of_layer(layer, Tensor::AttentionOutput, heads.shard);
         let units: Vec<_> =
             Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
@@ -155,10 +183,19 @@ impl Body for Attention {
         }
         rotate(pass, d_qkv.view_mut(), layer, true);
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
-        gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d, pass.geometry.config.dtype));
+        if !run.is_empty() {
+            let of_rows = Mat::row_major(d_qkv.view(), rows, width);
+            gradients.of_outputs(run, of_rows, &pack(stream, h, d, pass.geometry.config.dtype));
+        }
         bias::backward(pass, layer, &QUERY_KEY_VALUE, d_qkv.view(), gradients);
-        count_projections(pass, layer, 2);
-        weights.query_key_value.backward_tree(stream, pass.parameters, d_qkv.view(), rows)
+        count_projections(pass, layer, pass.backward_products());
+        let through = match &weights.adapters.query_key_value {
+            None => None,
+            Some(adapters) => {
+                Some(adapters.backward(pass, tape.low[0].view(), h, d_qkv.view(), gradients)?)
+            }
+        };
+        Ok((weights.query_key_value.backward_tree(stream, pass.parameters, d_qkv.view(), rows), through))
     }
 }
 

@@ -170,6 +170,8 @@ pub struct StepSeed {
     pub step: u64,
     /// Probability with which dropout sets an element to zero; 0 turns it off.
     pub dropout: f32,
+    /// The same of the dropout before adapters.
+    pub adapter_dropout: f32,
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn of_units(
     (dy, width, segments): (View<'_>, usize, &[Segment]),
     gradients: &mut Gradients<'_>,
 ) {
-    units.retain(|(unit, _)| pass.parameters.get(*unit).is_some());
+    units.retain(|(unit, _)| gradients.wants(*unit));
     if units.is_empty() {
         return;
     }

@@ -29,12 +29,16 @@ pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Buffer, GroupError> {
     Ok(x)
 }
 
-/// Adds the gradient of each row of the batch, in order, to the row of its token and to that of its position.
+/// Adds the gradient of each row of the batch, in order, to the row of its token and to that of its position, where tables
+/// are trained.
 pub(crate) fn backward(
     pass: &mut Pass<'_>,
     mut dx: Buffer,
     gradients: &mut Gradients<'_>,
 ) -> Result<(), GroupError> {
+    if pass.geometry.lora.is_some() {
+        return Ok(());
+    }
     let d = pass.width();
     pass.dropout(dx.view_mut(), 0, Purpose::EMBEDDING_DROPOUT);
     let dx = pass.all_rows(dx)?;

@@ -25,7 +25,7 @@ pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
         .filter(|unit| slice.input || unit.tensor != Tensor::Embedding)
         .map(|unit| (unit, geometry.region(unit).len() * if unit.tensor.is_vector() { blocks } else { 1 }))
         .collect();
-    if slice.output && geometry.config.tie_word_embeddings {
+    if slice.output && geometry.trains_tied_head() {
         let heads = slice.shards.clone().map(UnitId::head);
         units.extend(heads.map(|unit| (unit, geometry.region(unit).len())).filter(|(_, len)| *len > 0));
     }
@@ -128,7 +128,7 @@ pub fn finish(
 ) -> Result<(), GroupError> {
     let shared = sequence_parallel && slice.shards.len() < geometry.sharding.logical();
     for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector()) {
-        if !(shared && unit.tensor.is_whole()) {
+        if !(shared && unit.tensor.is_whole_vector()) {
             // Sequence blocks, in the tree, into the first of them.
             stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
         }
@@ -136,7 +136,7 @@ pub fn finish(
     if shared {
         sum_shared_blocks(stream, geometry, slice, sums, group)?;
     }
-    if geometry.config.tie_word_embeddings && slice.input && slice.output {
+    if geometry.trains_tied_head() && slice.input && slice.output {
         for shard in slice.shards.clone() {
             if let Some([embedding, head]) = sums.two_mut(UnitId::embedding(shard), UnitId::head(shard)) {
                 stream.add_assign(embedding, head.as_view());
@@ -145,7 +145,8 @@ pub fn finish(
     }
     if geometry.sharding.has_kv_copies() {
         for layer in slice.layers.clone() {
-            for tensor in [Tensor::Key, Tensor::Value] {
+            for tensor in geometry.trained_layer_tensors().into_iter().filter(|tensor| tensor.is_key_value())
+            {
                 sum_copies(stream, geometry, slice, (layer, tensor), sums, group)?;
             }
         }
@@ -163,7 +164,10 @@ fn sum_shared_blocks(
     group: &mut dyn TensorGroup,
 ) -> Result<(), GroupError> {
     let units: Vec<UnitId> =
-        slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_whole()).collect();
+        slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_whole_vector()).collect();
+    if units.is_empty() {
+        return Ok(());
+    }
     let d = geometry.config.hidden_size;
     let own = slice.shards.start * d..slice.shards.end * d;
     let mut all = stream.uninit(units.len() * d);
@@ -184,7 +188,7 @@ fn sum_shared_blocks(
 pub fn is_finished_by_sum(geometry: &Geometry, unit: UnitId) -> bool {
     match unit.tensor {
         Tensor::Embedding | Tensor::Head => !geometry.config.tie_word_embeddings,
-        Tensor::Key | Tensor::Value => !geometry.sharding.has_kv_copies(),
+        tensor if tensor.is_key_value() => !geometry.sharding.has_kv_copies(),
         tensor => !tensor.is_vector(),
     }
 }
@@ -222,7 +226,7 @@ fn sum_copies(
 ) -> Result<(), GroupError> {
     let id = |shard: usize| UnitId { place: Place::Layer(layer as u32), tensor, shard: shard as u32 };
     let holds = |shard: usize, head: usize| geometry.sharding.shard(shard).kv_heads.contains(&head);
-    let len = geometry.config.head_dim * geometry.config.hidden_size;
+    let len = geometry.config.head_dim * geometry.whole(tensor).1;
     let mut all_heads = stream.filled(len * geometry.config.num_key_value_heads, NOTHING);
     let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
     for head in 0..geometry.config.num_key_value_heads {

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use sixfold_tensor::{Buffer, Stream, View, VocabularyShard};
+use sixfold_tensor::{Buffer, Mat, Stream, View, VocabularyShard};
 
 use crate::layer::Recompute;
 use crate::linear::{Gradients, pack};
@@ -151,7 +151,8 @@ pub(crate) fn backward(
     let HeadTape { normed, statistics, mut logits } = tape;
     let first = pass.slice.shards.start;
     let (stream, rows) = (pass.stream, pass.rows());
-    let h = pack(stream, normed.rows.h.view(), pass.width(), pass.geometry.config.dtype);
+    let (wanted, dtype) = (pass.geometry.lora.is_none(), pass.geometry.config.dtype);
+    let h = wanted.then(|| pack(stream, normed.rows.h.view(), pass.width(), dtype));
     let [max, exp_sum, _] = statistics.views();
     let dh = pass.partial_sum(normed.rows.h.len(), |pass, shard| {
         let kept = logits.as_mut().and_then(|kept| kept[shard - first].take());
@@ -161,10 +162,13 @@ pub(crate) fn backward(
         }
         let (vocabulary, targets) = (vocabulary(pass.geometry, shard), pass.targets.view());
         stream.cross_entropy_gradient(dlogits.view_mut(), vocabulary, targets, max, exp_sum, scale);
-        let run = gradients.run(Place::Output, &[Tensor::Head], &(shard..shard + 1));
-        gradients.of_outputs(run, dlogits.view(), &h);
         let weight = &pass.weights.head[shard - first];
-        pass.work.head += 2 * weight.flops(rows);
+        if let Some(h) = &h {
+            let run = gradients.run(Place::Output, &[Tensor::Head], &(shard..shard + 1));
+            gradients.of_outputs(run, Mat::row_major(dlogits.view(), rows, weight.outputs()), h);
+            pass.work.head += weight.flops(rows);
+        }
+        pass.work.head += weight.flops(rows);
         Some(weight.backward(stream, pass.parameters, dlogits.view(), rows))
     });
     let dh = pass.sum_rows(dh)?;

@@ -1,4 +1,5 @@
-//! Parameters to and from `model.safetensors`, under the names of Hugging Face's Llama and GPT-2.
+//! Parameters to and from `model.safetensors`, under the names of Hugging Face's Llama and GPT-2, and adapters to and from
+//! `adapter_model.safetensors`, under PEFT's.
 //!
 //! A file holds whole tensors; a rank reads only its units of them. Read [`read_parameters`] and
 //! [`write_parameters`] first.
@@ -212,6 +213,10 @@ impl UnitId {
     /// The name by which people are told of the tensor that the unit is a part of: Hugging Face's for Llama, and
     /// for what only other families have a name of the same kind.
     pub fn tensor_name(&self) -> String {
+        if let Some((weight, factor)) = self.tensor.adapts() {
+            let weight = Self { tensor: weight, ..*self }.tensor_name();
+            return format!("{}.lora_{factor:?}.weight", weight.trim_end_matches(".weight"));
+        }
         let inner = match self.tensor {
             Tensor::Embedding => "model.embed_tokens.weight",
             Tensor::PositionEmbedding => "model.embed_positions.weight",
@@ -235,6 +240,8 @@ impl UnitId {
             Tensor::UpBias => "mlp.up_proj.bias",
             Tensor::Down => "mlp.down_proj.weight",
             Tensor::DownBias => "mlp.down_proj.bias",
+            // Those of adapters have been named.
+            _ => "",
         };
         match self.place {
             Place::Layer(layer) => format!("model.layers.{layer}.{inner}"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sixfold_tensor::{Counter, Purpose};
 
+use crate::lora::Factor;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::UnitBuffer;
 
@@ -13,7 +14,8 @@ const DEVIATION: f32 = 0.02;
 /// The initial parameters of `slice`.
 ///
 /// Norms are 1, biases 0. Weights are normal with deviation 0.02; the two projections that write to the
-/// residual stream have it divided by the root of twice the layers, as in GPT-2. An element's
+/// residual stream have it divided by the root of twice the layers, as in GPT-2. Of adapters, which begin by changing nothing,
+/// `B` is 0 and `A` uniform up to the root of its columns' inverse, as in PEFT. An element's
 /// number follows from its place in the whole tensor, so every plan begins with the same model.
 pub fn initialize(geometry: &Geometry, slice: &ModelSlice, seed: u64) -> UnitBuffer {
     let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
@@ -21,6 +23,10 @@ pub fn initialize(geometry: &Geometry, slice: &ModelSlice, seed: u64) -> UnitBuf
         let values = parameters.unit_mut(unit);
         if unit.tensor.is_norm() {
             values.fill(1.0);
+        } else if let Some((_, factor)) = unit.tensor.adapts() {
+            if factor == Factor::A {
+                draw_factor(geometry, unit, seed, values);
+            }
         } else if !unit.tensor.is_vector() {
             draw(geometry, unit, seed, values);
         }
@@ -35,16 +41,29 @@ fn draw(geometry: &Geometry, unit: UnitId, seed: u64, values: &mut [f32]) {
         }
         _ => DEVIATION,
     };
-    let layer = match unit.place {
-        Place::Layer(layer) => layer,
-        Place::Input | Place::Output => 0,
-    };
-    let random = Counter::new(seed, 0, unit.tensor as u64, layer, Purpose::INITIALISATION);
-    let region = geometry.region(unit);
+    let (random, region) = (random(unit, seed), geometry.region(unit));
     for (row, place) in values.chunks_exact_mut(region.columns.len()).zip(region.row_ranges()) {
         random.fill_normal(place.start as u64, row);
     }
     values.iter_mut().for_each(|value| *value *= deviation);
+}
+
+fn draw_factor(geometry: &Geometry, unit: UnitId, seed: u64, values: &mut [f32]) {
+    let (random, region) = (random(unit, seed), geometry.region(unit));
+    let bound = 1.0 / (region.width as f32).sqrt();
+    for (row, place) in values.chunks_exact_mut(region.columns.len()).zip(region.row_ranges()) {
+        random.fill_uniform(place.start as u64, row);
+        row.iter_mut().for_each(|value| *value = bound * (2.0 * *value - 1.0));
+    }
+}
+
+/// The random numbers of a unit's tensor, by the place of an element in it.
+fn random(unit: UnitId, seed: u64) -> Counter {
+    let layer = match unit.place {
+        Place::Layer(layer) => layer,
+        Place::Input | Place::Output => 0,
+    };
+    Counter::new(seed, 0, unit.tensor as u64, layer, Purpose::INITIALISATION)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! To train, read [`Network`], then [`GroupTree`] and [`Optimizer`]. To infer, read [`Decoder`].
 
 mod activation;
+mod adapter;
 mod attention;
 mod batch;
 mod bias;
@@ -28,6 +29,7 @@ mod hugging_face;
 mod init;
 mod layer;
 mod linear;
+mod lora;
 mod network;
 mod norm;
 mod optimizer;
@@ -59,6 +61,7 @@ pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_para
 pub use init::initialize;
 pub use layer::Recompute;
 pub use linear::Onto;
+pub use lora::{Lora, LoraError, Projection, merge_adapters};
 pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums, square_sums};
 pub use packed::PackedWeights;

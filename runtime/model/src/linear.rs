@@ -54,16 +54,21 @@ impl<'a> Gradients<'a> {
         Self { stream, sums, onto, groups: batch.groups, leaves, dtype }
     }
 
-    /// Where the units of `tensors` and `shards` lie; see [`Self::of_outputs`].
+    /// Whether the gradient of a unit is wanted.
+    pub(crate) fn wants(&self, unit: UnitId) -> bool {
+        self.sums.index().range(unit).is_some()
+    }
+
+    /// Where the units of `tensors` and `shards` lie, of which none may be wanted; see [`Self::of_outputs`].
     pub(crate) fn run(&self, place: Place, tensors: &[Tensor], shards: &Range<usize>) -> Range<usize> {
         self.sums.index().run(place, tensors, shards)
     }
 
-    /// `dW = dy^T x` for units whose outputs are cut and which lie side by side at `run` of the buffer.
-    pub(crate) fn of_outputs(&mut self, run: Range<usize>, dy: View<'_>, x: &Panels) {
-        let outputs = run.len() / x.cols();
-        let out = MatMut::row_major(self.sums.slice_mut(run), outputs, x.cols());
-        product(self.stream, self.onto, &self.leaves, Mat::row_major(dy, x.rows(), outputs), x, out);
+    /// `dW = dy^T x` for units whose outputs are cut and which lie side by side at `run` of the buffer; `dy` is
+    /// `[rows, outputs]`.
+    pub(crate) fn of_outputs(&mut self, run: Range<usize>, dy: Mat<'_>, x: &Panels) {
+        let out = MatMut::row_major(self.sums.slice_mut(run), dy.cols(), x.cols());
+        product(self.stream, self.onto, &self.leaves, dy, x, out);
     }
 
     /// `dW = dy^T x` for units whose inputs are cut: each has the given columns of `x`, which they cover.
@@ -75,7 +80,7 @@ impl<'a> Gradients<'a> {
         x: View<'_>,
     ) {
         let (stream, width) = (self.stream, units.iter().map(|(_, columns)| columns.len()).sum());
-        if width == 0 {
+        if width == 0 || !units.iter().any(|(unit, _)| self.wants(*unit)) {
             return;
         }
         let x = pack(stream, x, width, self.dtype);
@@ -117,7 +122,7 @@ impl<'a> Gradients<'a> {
     }
 
     /// Adds the gradient `dx` (`[rows, d]`) of each row to the row of its token in a shard of the embedding, whose
-    /// first row is that of token `first_id`; or to that of its position.
+    /// first row is that of token `first_id`; or to that of its position. Nothing is done where it is not wanted.
     pub(crate) fn of_embedding(
         &mut self,
         unit: UnitId,
@@ -126,6 +131,9 @@ impl<'a> Gradients<'a> {
         first_id: usize,
         ids: IndexView<'_>,
     ) {
+        if !self.wants(unit) {
+            return;
+        }
         let (stream, mut table) = (self.stream, self.sums.unit_mut(unit));
         if self.onto == Onto::Nothing {
             stream.fill(table.reborrow(), 0.0);

@@ -36,8 +36,10 @@ pub struct Network {
 
 /// What forward needs beside the parameters, for one micro-batch.
 pub struct Surroundings<'a> {
-    /// The parameters of the slice.
+    /// The parameters of the slice; where the model has adapters, those of [`Geometry::base`].
     pub parameters: &'a DeviceUnits,
+    /// The adapters, where the model has any.
+    pub adapters: Option<&'a DeviceUnits>,
     /// The same, packed.
     pub weights: &'a PackedWeights,
     /// What the step's random numbers follow from.
@@ -187,6 +189,7 @@ impl Network {
             rope: self.rope.as_ref(),
             recompute: self.recompute,
             parameters: around.parameters,
+            adapters: around.adapters,
             weights: around.weights,
             batch,
             parts: self.row_parts(batch),

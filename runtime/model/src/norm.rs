@@ -2,7 +2,7 @@
 //!
 //! Shapes: `x` is `[own rows, d]`, the rows that the rank has ([`row_parts`](crate::row_parts)); `h` is `[rows, d]`.
 
-use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View};
+use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View, ViewMut};
 
 use crate::linear::Gradients;
 use crate::pass::Pass;
@@ -69,10 +69,14 @@ impl Normed {
         let (x, rstd) = (self.x.view(), self.rows.rstd.view());
         let (mut dx, segments) = (stream.uninit(dh.len()), pass.own_segments());
         let Some(bias) = bias_of(pass, norm) else {
-            gradients.add_leaves(norm, |leaves| {
-                let saved = RmsNormSaved { x, w, rstd };
-                stream.rms_norm_backward(dh, saved, &segments, dx.view_mut(), leaves);
-            });
+            let saved = RmsNormSaved { x, w, rstd };
+            let mut add =
+                |leaves: ViewMut<'_>| stream.rms_norm_backward(dh, saved, &segments, dx.view_mut(), leaves);
+            if gradients.wants(norm) {
+                gradients.add_leaves(norm, add);
+            } else {
+                add(stream.zeros(pass.leaves() * w.len()).view_mut());
+            }
             return dx;
         };
         let mut sums = [(); 2].map(|()| stream.zeros(pass.leaves() * w.len()));
@@ -80,7 +84,9 @@ impl Normed {
         let [dw, d_bias] = sums.each_mut().map(Buffer::view_mut);
         stream.layer_norm_backward(dh, saved, &segments, dx.view_mut(), [dw, d_bias]);
         for (unit, sums) in [norm, bias].into_iter().zip(&sums) {
-            gradients.add_leaves(unit, |to| stream.add_assign(to, sums.view()));
+            if gradients.wants(unit) {
+                gradients.add_leaves(unit, |to| stream.add_assign(to, sums.view()));
+            }
         }
         dx
     }

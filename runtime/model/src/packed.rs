@@ -11,6 +11,7 @@ use std::ops::{Deref, Range};
 
 use sixfold_tensor::{Buffer, Dtype, Leaves, Mat, MatMut, Panels, Start, Stream, View};
 
+use crate::adapter::LayerAdapters;
 use crate::head::table;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::DeviceUnits;
@@ -35,6 +36,7 @@ pub(crate) struct PackedLayer {
     /// The projections into the feed-forward layer, side by side.
     pub(crate) inner: Packed,
     pub(crate) down: Packed,
+    pub(crate) adapters: LayerAdapters,
 }
 
 /// A weight as the right operand of both its products.
@@ -88,10 +90,20 @@ impl Deref for Lent<'_> {
 }
 
 impl PackedWeights {
-    /// The weights of `slice` among parameters that lie as `index` says. They are packed for each product anew, which costs
+    /// The weights of `slice` among parameters that lie as `index` says, and its adapters, which lie as `adapters` says
+    /// where the model has any. They are packed for each product anew, which costs
     /// no more than packing all of them, and no memory, where a step has one micro-batch; for more see [`Self::keep`].
-    pub fn new(geometry: &Geometry, slice: &ModelSlice, index: &UnitIndex) -> Self {
-        let layers = slice.layers.clone().map(|layer| PackedLayer::new(geometry, slice, index, layer));
+    pub fn new(
+        geometry: &Geometry,
+        slice: &ModelSlice,
+        index: &UnitIndex,
+        adapters: Option<&UnitIndex>,
+    ) -> Self {
+        let layers = slice.layers.clone().map(|layer| {
+            let packer = Packer { geometry, slice, index, layer };
+            let adapters = adapters.map(|index| LayerAdapters::new(&Packer { index, ..packer }));
+            PackedLayer::new(&packer, adapters.unwrap_or_default())
+        });
         let (d, dtype) = (geometry.config.hidden_size, geometry.config.dtype);
         let of_shard = |shard| {
             let unit = index.range(table(geometry, shard)).unwrap_or_default();
@@ -104,7 +116,7 @@ impl PackedWeights {
         }
     }
 
-    /// Packs all weights for several micro-batches, until [`Self::outdate`].
+    /// Packs all weights but adapters, which are small, for several micro-batches, until [`Self::outdate`].
     pub fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
         self.each(|packed| packed.keep(stream, parameters));
     }
@@ -115,7 +127,7 @@ impl PackedWeights {
     }
 
     fn each(&mut self, mut work: impl FnMut(&mut Packed)) {
-        for PackedLayer { query_key_value, attention_output, inner, down } in &mut self.layers {
+        for PackedLayer { query_key_value, attention_output, inner, down, .. } in &mut self.layers {
             [query_key_value, attention_output, inner, down].into_iter().for_each(&mut work);
         }
         self.head.iter_mut().for_each(work);
@@ -127,31 +139,62 @@ impl PackedWeights {
 }
 
 impl PackedLayer {
-    fn new(geometry: &Geometry, slice: &ModelSlice, index: &UnitIndex, layer: usize) -> Self {
-        let (d, dtype) = (geometry.config.hidden_size, geometry.config.dtype);
-        let ranges = |tensors: &[Tensor]| shard_ranges(geometry, slice, layer, tensors);
-        let by_outputs = |tensors: &[Tensor]| {
-            let run = index.run(Place::Layer(layer as u32), tensors, &slice.shards);
-            let leaves = Leaves::new(ranges(tensors));
-            Packed::new(run.len() / d, d, InParameters::Run(run), dtype, leaves)
-        };
-        let by_inputs = |tensor| {
-            let ranges = ranges(&[tensor]);
-            let width = ranges.iter().flatten().map(|range| range.len()).sum();
-            let units = slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0]));
-            let units = units.filter_map(|(shard, columns)| {
-                let unit = index.range(UnitId::of_layer(layer, tensor, shard))?;
-                (!unit.is_empty()).then(|| (unit, columns.clone()))
-            });
-            let place = InParameters::Columns(units.collect());
-            Packed::new(d, width, place, dtype, Leaves::new(ranges))
-        };
+    fn new(packer: &Packer<'_>, adapters: LayerAdapters) -> Self {
+        let family = packer.geometry.config.family;
         Self {
-            query_key_value: by_outputs(&QUERY_KEY_VALUE),
-            attention_output: by_inputs(Tensor::AttentionOutput),
-            inner: by_outputs(geometry.config.family.feed_forward_inputs()),
-            down: by_inputs(Tensor::Down),
+            query_key_value: packer.by_outputs(&QUERY_KEY_VALUE),
+            attention_output: packer.by_inputs(Tensor::AttentionOutput),
+            inner: packer.by_outputs(family.feed_forward_inputs()),
+            down: packer.by_inputs(Tensor::Down),
+            adapters,
         }
+    }
+}
+
+/// Where the weights of one layer lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Packer<'a> {
+    pub(crate) geometry: &'a Geometry,
+    pub(crate) slice: &'a ModelSlice,
+    pub(crate) index: &'a UnitIndex,
+    pub(crate) layer: usize,
+}
+
+impl Packer<'_> {
+    /// Weights that are cut by outputs, side by side.
+    pub(crate) fn by_outputs(&self, tensors: &[Tensor]) -> Packed {
+        let run = self.run(tensors, &self.slice.shards);
+        let leaves = Leaves::new(shard_ranges(self.geometry, self.slice, self.layer, tensors));
+        let inputs = self.geometry.whole(tensors[0]).1;
+        Packed::new(run.len() / inputs, inputs, InParameters::Run(run), self.dtype(), leaves)
+    }
+
+    /// A weight that is cut by inputs.
+    pub(crate) fn by_inputs(&self, tensor: Tensor) -> Packed {
+        let ranges = shard_ranges(self.geometry, self.slice, self.layer, &[tensor]);
+        let width = ranges.iter().flatten().map(|range| range.len()).sum();
+        let units = self.slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0]));
+        let units = units.filter_map(|(shard, columns)| {
+            let unit = self.index.range(UnitId::of_layer(self.layer, tensor, shard))?;
+            (!unit.is_empty()).then(|| (unit, columns.clone()))
+        });
+        let place = InParameters::Columns(units.collect());
+        Packed::new(self.geometry.whole(tensor).0, width, place, self.dtype(), Leaves::new(ranges))
+    }
+
+    /// Weights that are not cut, side by side.
+    pub(crate) fn whole(&self, tensors: &[Tensor]) -> Packed {
+        let (run, inputs) = (self.run(tensors, &(0..1)), self.geometry.whole(tensors[0]).1);
+        let outputs = run.len() / inputs;
+        Packed::new(outputs, inputs, InParameters::Run(run), self.dtype(), Leaves::default())
+    }
+
+    fn run(&self, tensors: &[Tensor], shards: &Range<usize>) -> Range<usize> {
+        self.index.run(Place::Layer(self.layer as u32), tensors, shards)
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.geometry.config.dtype
     }
 }
 
@@ -168,8 +211,7 @@ pub(crate) fn shard_ranges(
     for &tensor in tensors {
         for (shard, ranges) in slice.shards.clone().zip(&mut ranges) {
             let region = geometry.region(UnitId::of_layer(layer, tensor, shard));
-            let is_input = matches!(tensor, Tensor::AttentionOutput | Tensor::Down);
-            let len = if is_input { region.columns.len() } else { region.rows.len() };
+            let len = if tensor.is_cut_by_inputs() { region.columns.len() } else { region.rows.len() };
             ranges.push(end..end + len);
             end += len;
         }
@@ -183,6 +225,9 @@ impl Packed {
     }
 
     fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
+        if self.is_current {
+            return;
+        }
         let former = self.kept.take();
         let mut kept =
             former.unwrap_or_else(|| Kept { forward: stream.no_panels(), backward: stream.no_panels() });
@@ -246,6 +291,23 @@ impl Packed {
         rows: usize,
     ) -> Buffer {
         product(stream, x, rows, &self.panels(stream, parameters, true))
+    }
+
+    /// `y += x W^T`.
+    pub(crate) fn forward_onto(&self, stream: &Stream, parameters: &DeviceUnits, x: Mat<'_>, y: MatMut<'_>) {
+        stream.matmul_panels(x, &self.panels(stream, parameters, true), y, Start::FromC);
+    }
+
+    /// `dx = dy W` into `dx`, the sum over the rank's shards, for a weight whose outputs are cut.
+    pub(crate) fn backward_tree_into(
+        &self,
+        stream: &Stream,
+        parameters: &DeviceUnits,
+        dy: Mat<'_>,
+        dx: MatMut<'_>,
+    ) {
+        let weight = self.panels(stream, parameters, false);
+        stream.matmul_tree(dy, &weight, &self.leaves, dx, Start::Zero);
     }
 
     /// `dx = dy W`, the sum over the rank's shards, for a weight whose outputs are cut.

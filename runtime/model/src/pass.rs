@@ -24,12 +24,14 @@ pub struct Work {
     pub attention: u64,
     /// The head.
     pub head: u64,
+    /// Adapters.
+    pub adapters: u64,
 }
 
 impl Work {
     /// All of it.
     pub fn flops(&self) -> u64 {
-        self.projections + self.kv_copies + self.attention + self.head
+        self.projections + self.kv_copies + self.attention + self.head + self.adapters
     }
 }
 
@@ -41,7 +43,9 @@ pub(crate) struct Pass<'a> {
     /// Of families with rotary positions.
     pub(crate) rope: Option<&'a RopeTable>,
     pub(crate) recompute: Recompute,
+    /// Of the model, or of the one beside which adapters lie.
     pub(crate) parameters: &'a DeviceUnits,
+    pub(crate) adapters: Option<&'a DeviceUnits>,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,
     /// Which of the batch's rows this rank has between products.
@@ -66,6 +70,12 @@ impl Pass<'_> {
     /// Tells the group where in the step the pass is.
     pub(crate) fn enter(&mut self, backward: bool, part: Part) {
         self.group.enter(Site { first_sample: self.batch.first_sample, backward, part });
+    }
+
+    /// Products that the backward pass does with each weight: one for what it reads, and one for its own gradient where that
+    /// is wanted.
+    pub(crate) fn backward_products(&self) -> u64 {
+        if self.geometry.lora.is_some() { 1 } else { 2 }
     }
 
     /// Tokens of the micro-batch.
@@ -123,17 +133,33 @@ impl Pass<'_> {
 
     /// Sets elements of the rows `x` that this rank has (`[own rows, d]`) to zero at random and scales the others up.
     /// Calling it on a gradient with the same arguments is the backward pass.
-    pub(crate) fn dropout(&self, mut x: ViewMut<'_>, layer: usize, purpose: Purpose) {
-        if self.seed.dropout == 0.0 {
+    pub(crate) fn dropout(&self, x: ViewMut<'_>, layer: usize, purpose: Purpose) {
+        let first = self.parts.own().start * self.width();
+        self.drop_elements(x, first, (layer, purpose), self.seed.dropout);
+    }
+
+    /// As [`Self::dropout`], before an adapter, of rows that begin at token `first_token` of each sequence.
+    pub(crate) fn adapter_dropout(&self, x: ViewMut<'_>, first_token: usize, layer: usize, purpose: Purpose) {
+        self.drop_elements(x, first_token * self.width(), (layer, purpose), self.seed.adapter_dropout);
+    }
+
+    /// Drops elements of `x`, as many of each sequence, of which the first has the number `first` in its sequence.
+    pub(crate) fn drop_elements(
+        &self,
+        mut x: ViewMut<'_>,
+        first: usize,
+        (layer, purpose): (usize, Purpose),
+        probability: f32,
+    ) {
+        if probability == 0.0 {
             return;
         }
-        let (own, width) = (self.parts.own(), self.width());
-        let per_sequence = own.len() * width;
+        let per_sequence = x.len() / self.batch.sequences();
         for sequence in 0..self.batch.sequences() {
             let sample = self.batch.first_sample + sequence as u64;
             let random = Counter::new(self.seed.seed, self.seed.step, sample, layer as u32, purpose);
             let elements = x.reborrow().slice(sequence * per_sequence..(sequence + 1) * per_sequence);
-            self.stream.dropout(elements, &random, (own.start * width) as u64, self.seed.dropout);
+            self.stream.dropout(elements, &random, first as u64, probability);
         }
     }
 

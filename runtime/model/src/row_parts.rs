@@ -71,6 +71,19 @@ impl RowParts {
         block(blocks.start).start..block(blocks.end - 1).end
     }
 
+    /// The rows of this rank of `whole`, of `width` numbers each.
+    pub(crate) fn take_own(&self, stream: &Stream, whole: Buffer, width: usize) -> Buffer {
+        if !self.are_cut() {
+            return whole;
+        }
+        let (own, numbers) = (self.own(), self.length * width);
+        let mut rows = stream.uninit(self.own_rows() * width);
+        let from = Mat::row_major(whole.view(), self.sequences, numbers);
+        let to = MatMut::row_major(rows.view_mut(), self.sequences, own.len() * width);
+        stream.copy_matrix(from.columns(own.start * width..own.end * width), to);
+        rows
+    }
+
     /// The segments of rows that `blocks` of each sequence make; see [`Pass::segments`](crate::pass::Pass::segments).
     pub(crate) fn segments(&self, groups: usize, blocks: Range<usize>) -> Vec<Segment> {
         let tokens = self.tokens(blocks.clone());

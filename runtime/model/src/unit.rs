@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::family::Family;
+use crate::lora::{Factor, Lora, LoraError, Projection};
 use crate::sharding::{Sharding, ShardingError, even_part};
 
 /// Where in the model a unit lies. The order is the canonical one.
@@ -72,6 +73,34 @@ pub enum Tensor {
     DownBias,
     /// `[d]`, whole on every shard.
     FinalNormBias,
+    /// `[rank, d]`, whole on every shard.
+    QueryLoraA,
+    /// `[rank, d]`, whole on every shard.
+    KeyLoraA,
+    /// `[rank, d]`, whole on every shard.
+    ValueLoraA,
+    /// `[rank, query heads * head]`, cut by columns.
+    AttentionOutputLoraA,
+    /// `[rank, d]`, whole on every shard.
+    GateLoraA,
+    /// `[rank, d]`, whole on every shard.
+    UpLoraA,
+    /// `[rank, feed-forward]`, cut by columns.
+    DownLoraA,
+    /// `[query heads * head, rank]`, cut by rows.
+    QueryLoraB,
+    /// `[kv heads * head, rank]`, cut by rows.
+    KeyLoraB,
+    /// `[kv heads * head, rank]`, cut by rows.
+    ValueLoraB,
+    /// `[d, rank]`, whole on every shard.
+    AttentionOutputLoraB,
+    /// `[feed-forward, rank]`, cut by rows.
+    GateLoraB,
+    /// `[feed-forward, rank]`, cut by rows.
+    UpLoraB,
+    /// `[d, rank]`, whole on every shard.
+    DownLoraB,
 }
 
 impl Tensor {
@@ -80,24 +109,45 @@ impl Tensor {
         matches!(self, Self::AttentionNorm | Self::FeedForwardNorm | Self::FinalNorm)
     }
 
-    /// Whether this is whole on every rank of a tensor-parallel group: norms, and biases that are added after a
-    /// sum over shards.
+    /// Whether this is whole on every rank of a tensor-parallel group: norms, biases that are added after a
+    /// sum over shards, and the factor of an adapter on the side of a weight that shards do not cut.
     pub fn is_whole(self) -> bool {
-        self.is_norm()
-            || matches!(
-                self,
-                Self::AttentionNormBias
-                    | Self::AttentionOutputBias
-                    | Self::FeedForwardNormBias
-                    | Self::DownBias
-                    | Self::FinalNormBias
-            )
+        self.is_whole_vector() || self.is_whole_factor()
+    }
+
+    fn is_whole_factor(self) -> bool {
+        self.adapts().is_some_and(|(weight, factor)| (factor == Factor::A) != weight.is_cut_by_inputs())
+    }
+
+    fn is_whole_bias(self) -> bool {
+        matches!(
+            self,
+            Self::AttentionNormBias
+                | Self::AttentionOutputBias
+                | Self::FeedForwardNormBias
+                | Self::DownBias
+                | Self::FinalNormBias
+        )
+    }
+
+    /// Whether shards cut the inputs of this projection, or this factor of one that is cut so.
+    pub(crate) fn is_cut_by_inputs(self) -> bool {
+        match self.adapts() {
+            Some((weight, factor)) => factor == Factor::A && weight.is_cut_by_inputs(),
+            None => matches!(self, Self::AttentionOutput | Self::Down),
+        }
+    }
+
+    /// Whether this is a vector that is whole on every rank of a group.
+    pub(crate) fn is_whole_vector(self) -> bool {
+        self.is_norm() || self.is_whole_bias()
     }
 
     /// Whether this is a norm or a bias: its gradient is summed by sequence block, and it is not subject to
     /// weight decay.
     pub fn is_vector(self) -> bool {
-        self.is_whole() || matches!(self, Self::QueryBias | Self::KeyBias | Self::ValueBias | Self::UpBias)
+        self.is_whole_vector()
+            || matches!(self, Self::QueryBias | Self::KeyBias | Self::ValueBias | Self::UpBias)
     }
 
     /// The bias that goes with a weight, in families that have it.
@@ -118,7 +168,7 @@ impl Tensor {
 
     /// Whether this belongs to the key-value heads, which shards may hold copies of.
     pub fn is_key_value(self) -> bool {
-        matches!(self, Self::Key | Self::Value)
+        matches!(self, Self::Key | Self::Value | Self::KeyLoraB | Self::ValueLoraB)
     }
 
     fn name(self) -> &'static str {
@@ -145,6 +195,20 @@ impl Tensor {
             Self::UpBias => "feed_forward.up.bias",
             Self::DownBias => "feed_forward.down.bias",
             Self::FinalNormBias => "final_norm.bias",
+            Self::QueryLoraA => "attention.wq.lora_a",
+            Self::KeyLoraA => "attention.wk.lora_a",
+            Self::ValueLoraA => "attention.wv.lora_a",
+            Self::AttentionOutputLoraA => "attention.wo.lora_a",
+            Self::GateLoraA => "feed_forward.gate.lora_a",
+            Self::UpLoraA => "feed_forward.up.lora_a",
+            Self::DownLoraA => "feed_forward.down.lora_a",
+            Self::QueryLoraB => "attention.wq.lora_b",
+            Self::KeyLoraB => "attention.wk.lora_b",
+            Self::ValueLoraB => "attention.wv.lora_b",
+            Self::AttentionOutputLoraB => "attention.wo.lora_b",
+            Self::GateLoraB => "feed_forward.gate.lora_b",
+            Self::UpLoraB => "feed_forward.up.lora_b",
+            Self::DownLoraB => "feed_forward.down.lora_b",
         }
     }
 }
@@ -213,8 +277,9 @@ fn parse_unit(text: &str) -> Option<UnitId> {
     let shard = shard.parse().ok()?;
     if let Some(rest) = name.strip_prefix("layers.") {
         let (layer, name) = rest.split_once('.')?;
-        let mut of_layers = Family::ALL.into_iter().flat_map(Family::layer_tensors);
-        let tensor = *of_layers.find(|tensor| tensor.name() == name)?;
+        let of_families = Family::ALL.into_iter().flat_map(Family::layer_tensors).copied();
+        let of_adapters = Projection::ALL.into_iter().flat_map(Projection::tensors);
+        let tensor = of_families.chain(of_adapters).find(|tensor| tensor.name() == name)?;
         return Some(UnitId { place: Place::Layer(layer.parse().ok()?), tensor, shard });
     }
     let of_inputs = Family::ALL.into_iter().flat_map(Family::input_tensors);
@@ -257,14 +322,16 @@ impl Region {
     }
 }
 
-/// The geometry of a model: its configuration, which has been checked, and its cut into logical
-/// shards.
+/// The geometry of a model: its configuration, which has been checked, its cut into logical
+/// shards, and the adapters that are trained in place of its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Geometry {
     /// Sizes.
     pub config: ModelConfig,
     /// Logical shards.
     pub sharding: Sharding,
+    /// Adapters; without them the weights are trained.
+    pub lora: Option<Lora>,
 }
 
 /// A model cannot be made or cut as asked.
@@ -276,6 +343,9 @@ pub enum GeometryError {
     /// The number of logical shards is not usable.
     #[error(transparent)]
     Sharding(#[from] ShardingError),
+    /// The adapters do not fit the model.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
 }
 
 impl Geometry {
@@ -286,7 +356,39 @@ impl Geometry {
     pub fn new(config: ModelConfig, logical: usize) -> Result<Self, GeometryError> {
         config.validate()?;
         let sharding = Sharding::new(&config, logical)?;
-        Ok(Self { config, sharding })
+        Ok(Self { config, sharding, lora: None })
+    }
+
+    /// The same model with adapters, which are trained in place of its weights.
+    ///
+    /// # Errors
+    /// [`LoraError`] if they do not fit it.
+    pub fn with_lora(self, lora: Lora) -> Result<Self, LoraError> {
+        lora.validate(&self.config)?;
+        Ok(Self { lora: Some(lora), ..self })
+    }
+
+    /// The model without its adapters, whose weights they stand beside.
+    pub fn base(&self) -> Self {
+        Self { lora: None, ..self.clone() }
+    }
+
+    /// The tensors of every layer that are trained, in canonical order.
+    pub(crate) fn trained_layer_tensors(&self) -> Vec<Tensor> {
+        match &self.lora {
+            Some(lora) => lora.layer_tensors(),
+            None => self.config.family.layer_tensors().to_vec(),
+        }
+    }
+
+    /// Whether gradients are wanted of one of these weights, or of an adapter of one.
+    pub(crate) fn trains_any(&self, weights: &[Tensor]) -> bool {
+        self.lora.as_ref().is_none_or(|lora| weights.iter().any(|weight| lora.adapts(*weight)))
+    }
+
+    /// Whether the head is the embedding and is trained.
+    pub fn trains_tied_head(&self) -> bool {
+        self.config.tie_word_embeddings && self.lora.is_none()
     }
 
     /// What part of the whole tensor `unit` is.
@@ -297,6 +399,9 @@ impl Geometry {
         let rows = |rows: Range<usize>| Region { rows, columns: 0..d, width: d };
         let columns = |columns, width| Region { rows: 0..d, columns, width };
         let elements = |rows: Range<usize>| Region { rows, columns: 0..1, width: 1 };
+        if let Some((weight, factor)) = unit.tensor.adapts() {
+            return self.factor_region(UnitId { tensor: weight, ..unit }, factor);
+        }
         match unit.tensor {
             tensor if tensor.is_whole() => rows(0..1),
             Tensor::PositionEmbedding => rows(self.positions(unit.shard as usize)),
@@ -314,6 +419,25 @@ impl Geometry {
         }
     }
 
+    fn factor_region(&self, weight: UnitId, factor: Factor) -> Region {
+        let (of_weight, (rows, columns)) = (self.region(weight), self.factor_whole(weight.tensor, factor));
+        let whole = Region { rows: 0..rows, columns: 0..columns, width: columns };
+        match (factor, weight.tensor.is_cut_by_inputs()) {
+            (Factor::A, true) => Region { columns: of_weight.columns, ..whole },
+            (Factor::B, false) => Region { rows: of_weight.rows, ..whole },
+            _ => whole,
+        }
+    }
+
+    /// Rows and columns of a factor of a weight's adapter.
+    fn factor_whole(&self, weight: Tensor, factor: Factor) -> (usize, usize) {
+        let ((outputs, inputs), rank) = (self.whole(weight), self.lora.as_ref().map_or(0, |lora| lora.rank));
+        match factor {
+            Factor::A => (rank, inputs),
+            Factor::B => (outputs, rank),
+        }
+    }
+
     /// The positions whose rows of the position embedding lie in a shard.
     pub(crate) fn positions(&self, shard: usize) -> Range<usize> {
         even_part(self.config.max_position_embeddings, self.sharding.logical(), shard)
@@ -324,6 +448,9 @@ impl Geometry {
         let (config, d) = (&self.config, self.config.hidden_size);
         let (q, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        if let Some((weight, factor)) = tensor.adapts() {
+            return self.factor_whole(weight, factor);
+        }
         match tensor {
             tensor if tensor.is_whole() => (1, d),
             Tensor::PositionEmbedding => (config.max_position_embeddings, d),
@@ -365,7 +492,7 @@ impl ModelSlice {
         }
     }
 
-    /// Whether `unit` is part of the slice; norms, and biases that are not cut, are part of every rank's slice of a group.
+    /// Whether `unit` is part of the slice; what is whole ([`Tensor::is_whole`]) is part of every rank's slice of a group.
     pub fn holds(&self, unit: UnitId) -> bool {
         let place = match unit.place {
             Place::Input => self.input,
@@ -375,7 +502,8 @@ impl ModelSlice {
         place && (unit.tensor.is_whole() || self.shards.contains(&(unit.shard as usize)))
     }
 
-    /// The non-empty units of the slice, in canonical order. A tied head is the embedding and has no
+    /// The non-empty units of the slice that are trained, in canonical order: those of adapters alone, where there are
+    /// any; those of the weights beside them are the units of [`Geometry::base`]. A tied head is the embedding and has no
     /// units of its own: both ends of a pipeline have the embedding then, and [`holds`](Self::holds)
     /// is true of the first.
     pub fn units(&self, geometry: &Geometry) -> Vec<UnitId> {
@@ -386,14 +514,17 @@ impl ModelSlice {
             units.extend(shards.map(unit).filter(|unit| !geometry.region(*unit).is_empty()));
         };
         let (family, tied) = (geometry.config.family, geometry.config.tie_word_embeddings);
-        let held = |tensor: &&Tensor| self.input || (self.output && tied && **tensor == Tensor::Embedding);
+        let (of_layers, are_outer) = (geometry.trained_layer_tensors(), geometry.lora.is_none());
+        let held = |tensor: &&Tensor| {
+            are_outer && (self.input || (self.output && tied && **tensor == Tensor::Embedding))
+        };
         for &tensor in family.input_tensors().iter().filter(held) {
             all_shards(Place::Input, tensor);
         }
         for layer in self.layers.clone() {
-            family.layer_tensors().iter().for_each(|&tensor| all_shards(Place::Layer(layer as u32), tensor));
+            of_layers.iter().for_each(|&tensor| all_shards(Place::Layer(layer as u32), tensor));
         }
-        if self.output {
+        if self.output && are_outer {
             family.output_tensors(tied).iter().for_each(|&tensor| all_shards(Place::Output, tensor));
         }
         units

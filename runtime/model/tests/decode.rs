@@ -82,11 +82,11 @@ fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
     let stream = &Device::strict_cpu().stream();
     let parameters = DeviceUnits::upload(stream, &parameters(geometry));
     let slice = ModelSlice::whole(geometry);
-    let weights = &PackedWeights::new(geometry, &slice, parameters.index());
+    let weights = &PackedWeights::new(geometry, &slice, parameters.index(), None);
     let network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice);
-    let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
+    let seed = StepSeed { seed: 0, step: 0, dropout: 0.0, adapter_dropout: 0.0 };
     let (parameters, work) = (&parameters, &mut Work::default());
-    let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
+    let mut around = Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work };
     let (Output::Losses(losses), _) = network.forward(&mut around, batch, None).unwrap() else {
         panic!("the whole model ends with losses")
     };

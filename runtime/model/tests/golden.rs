@@ -107,11 +107,11 @@ impl Model {
         let stream = &self.stream;
         let slice = ModelSlice::whole(&self.geometry);
         let network = Network::new(stream.clone(), Arc::new(self.geometry.clone()), slice.clone());
-        let seed = StepSeed { seed: 0, step: 0, dropout: 0.0 };
+        let seed = StepSeed { seed: 0, step: 0, dropout: 0.0, adapter_dropout: 0.0 };
         let work = &mut Work::default();
         let parameters = &self.parameters;
-        let weights = &PackedWeights::new(&self.geometry, &slice, parameters.index());
-        let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work };
+        let weights = &PackedWeights::new(&self.geometry, &slice, parameters.index(), None);
+        let mut around = Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work };
         let scale = 1.0 / batch.counted_targets() as f32;
         let (output, tape) = network.forward(&mut around, batch, None).unwrap();
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

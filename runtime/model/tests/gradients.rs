@@ -67,11 +67,12 @@ fn network(
     let (slice, stream) = (ModelSlice::whole(geometry), &Device::strict_cpu().stream());
     let mut network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice.clone());
     network.recompute = recompute;
-    let seed = StepSeed { seed: 1, step: 0, dropout };
+    let seed = StepSeed { seed: 1, step: 0, dropout, adapter_dropout: 0.0 };
     let mut work = Work::default();
     let parameters = &DeviceUnits::upload(stream, parameters);
-    let weights = &PackedWeights::new(geometry, &slice, parameters.index());
-    let mut around = Surroundings { parameters, weights, seed, group: &mut Alone, work: &mut work };
+    let weights = &PackedWeights::new(geometry, &slice, parameters.index(), None);
+    let mut around =
+        Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work: &mut work };
     let scale = 1.0 / batch.counted_targets() as f32;
     let (output, tape) = network.forward(&mut around, batch, None).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

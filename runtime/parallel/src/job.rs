@@ -25,7 +25,7 @@ impl Default for Execution {
 /// What is the same on every rank and for every plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingJob {
-    /// Sizes and logical shards.
+    /// Sizes, logical shards, and the adapters, if they are what is trained.
     pub geometry: Geometry,
     /// Optimizer and learning rate.
     pub optimizer: OptimizerOptions,
@@ -33,6 +33,8 @@ pub struct TrainingJob {
     pub seed: u64,
     /// Probability of dropout on the embedding and on every residual branch.
     pub dropout: f32,
+    /// Probability of dropout before adapters.
+    pub adapter_dropout: f32,
 }
 
 /// A rank's input of one step.

@@ -50,7 +50,9 @@ pub(crate) struct Passes<'a> {
     pub(crate) seed: StepSeed,
     /// How often the loss of a row counts.
     pub(crate) scale: f32,
+    /// Of the model, or of the one beside which adapters lie.
     pub(crate) parameters: &'a DeviceUnits,
+    pub(crate) adapters: Option<&'a DeviceUnits>,
     /// Where the sums of gradients go.
     pub(crate) gradients: &'a mut DeviceUnits,
     pub(crate) links: &'a mut RankLinks,
@@ -58,13 +60,14 @@ pub(crate) struct Passes<'a> {
 }
 
 impl Pipeline {
-    /// Stage `stage` of `stages`, which holds `slice`.
+    /// Stage `stage` of `stages`, which holds `slice`: parameters, and adapters where the model has any, that lie as these
+    /// say.
     pub(crate) fn new(
         stream: &Stream,
         geometry: &Arc<Geometry>,
         slice: &RankSlice,
         (stages, stage): (usize, usize),
-        parameters: &UnitIndex,
+        (parameters, adapters): (&UnitIndex, Option<&UnitIndex>),
     ) -> Self {
         let mut start = 0;
         let chunk = |slice: &ModelSlice| {
@@ -72,7 +75,7 @@ impl Pipeline {
             let place = start..start + index.len();
             start = place.end;
             Chunk {
-                weights: PackedWeights::new(geometry, slice, parameters),
+                weights: PackedWeights::new(geometry, slice, parameters, adapters),
                 network: Network::new(stream.clone(), geometry.clone(), slice.clone()),
                 sums: ChunkSums::new(stream, place, index),
                 tapes: VecDeque::new(),
@@ -86,6 +89,11 @@ impl Pipeline {
         for Chunk { network, .. } in &mut self.chunks {
             (network.recompute, network.sequence_parallel) = (recompute, sequence_parallel);
         }
+    }
+
+    /// To be called when the weights have changed; adapters may.
+    pub(crate) fn outdate(&mut self) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.weights.outdate());
     }
 
     /// Takes all micro-batches through, forward and back. Returns the sum of the losses, which is zero unless the
@@ -107,7 +115,9 @@ impl Pipeline {
                 }
             }
         }
-        self.chunks.iter_mut().for_each(|chunk| chunk.weights.outdate());
+        if passes.adapters.is_none() {
+            self.outdate();
+        }
         Ok(self.chunks.iter_mut().map(|chunk| chunk.sums.finish(passes.gradients)).sum())
     }
 }
@@ -168,6 +178,7 @@ impl Chunk {
         *losses += loss;
         let mut around = Surroundings {
             parameters: passes.parameters,
+            adapters: passes.adapters,
             weights: &self.weights,
             seed: passes.seed,
             group: &mut passes.links.tensor,
@@ -190,6 +201,7 @@ impl Passes<'_> {
     fn around<'a>(&'a mut self, weights: &'a PackedWeights) -> Surroundings<'a> {
         Surroundings {
             parameters: self.parameters,
+            adapters: self.adapters,
             weights,
             seed: self.seed,
             group: &mut self.links.tensor,

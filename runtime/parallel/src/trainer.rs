@@ -32,13 +32,17 @@ pub struct Trainer {
     rank: Rank,
     place: Coordinates,
     slice: RankSlice,
+    /// Those that are trained: the model's, or its adapters'.
     parameters: DeviceUnits,
+    /// The weights beside which adapters lie, where there are any.
+    base: Option<DeviceUnits>,
     /// The step's, of all chunks.
     gradients: DeviceUnits,
     pipeline: Pipeline,
     optimizer: Optimizer,
     seed: u64,
     dropout: f32,
+    adapter_dropout: f32,
     execution: Execution,
     /// How many micro-batches the last step took through the pipeline.
     passes: usize,
@@ -106,7 +110,14 @@ impl Trainer {
     ) -> Self {
         let geometry = Arc::new(job.geometry.clone());
         let (stages, place) = (plan.pipeline_parallel, plan.coordinates(rank));
-        let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
+        let initial =
+            |geometry: &Geometry| DeviceUnits::upload(&stream, &slice.initialize(geometry, job.seed));
+        let parameters = initial(&geometry);
+        let base = geometry.lora.is_some().then(|| initial(&geometry.base()));
+        let lie = match &base {
+            Some(base) => (&**base.index(), Some(&**parameters.index())),
+            None => (&**parameters.index(), None),
+        };
         let sums = Arc::new(slice.gradient_index(&geometry));
         let at = (stages, place.pipeline);
         let mut trainer = Self {
@@ -115,13 +126,15 @@ impl Trainer {
             rank,
             place,
             gradients: DeviceUnits::zeros(&stream, sums),
-            pipeline: Pipeline::new(&stream, &geometry, &slice, at, parameters.index()),
+            pipeline: Pipeline::new(&stream, &geometry, &slice, at, lie),
             optimizer: Optimizer::new(stream.clone(), job.optimizer.clone(), &parameters),
             stream,
             slice,
             parameters,
+            base,
             seed: job.seed,
             dropout: job.dropout,
+            adapter_dropout: job.adapter_dropout,
             execution: Execution::default(),
             passes: 0,
             links,
@@ -194,6 +207,18 @@ impl Trainer {
         let Optimizer { first_moment, second_moment, .. } = &mut self.optimizer;
         for (to, from) in [&mut self.parameters, first_moment, second_moment].into_iter().zip(state) {
             to.overwrite(&self.stream, from);
+        }
+    }
+
+    /// Overwrites the weights beside which adapters lie, which a new trainer draws as if they were to be trained; they lie as
+    /// [`RankSlice::parameter_index`] of [`Geometry::base`] says.
+    ///
+    /// # Panics
+    /// If they are other units.
+    pub fn set_base(&mut self, weights: &HostUnits<'_>) {
+        if let Some(base) = &mut self.base {
+            base.overwrite(&self.stream, weights);
+            self.pipeline.outdate();
         }
     }
 
@@ -339,9 +364,15 @@ impl Trainer {
         self.pipeline.run(Passes {
             micro_batches: &micro_batches,
             per_sum,
-            seed: StepSeed { seed: self.seed, step, dropout: self.dropout },
+            seed: StepSeed {
+                seed: self.seed,
+                step,
+                dropout: self.dropout,
+                adapter_dropout: self.adapter_dropout,
+            },
             scale,
-            parameters: &self.parameters,
+            parameters: self.base.as_ref().unwrap_or(&self.parameters),
+            adapters: self.base.as_ref().map(|_| &self.parameters),
             gradients: &mut self.gradients,
             links: &mut self.links,
             work: &mut self.work,
@@ -377,7 +408,7 @@ impl Trainer {
             let (tensor, shared) = (&mut self.links.tensor, self.execution.sequence_parallel);
             finish_gradients(&self.stream, &self.geometry, chunk, &mut self.gradients, tensor, shared)?;
         }
-        if self.geometry.config.tie_word_embeddings {
+        if self.geometry.trains_tied_head() {
             self.add_tied_ends()?;
         }
         Ok(())

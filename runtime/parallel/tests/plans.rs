@@ -6,6 +6,8 @@
 mod gang;
 #[path = "plans/layouts.rs"]
 mod layouts;
+#[path = "plans/lora.rs"]
+mod lora;
 #[path = "plans/shared_rows.rs"]
 mod shared_rows;
 
@@ -60,7 +62,7 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
         clip_norm: 0.5,
         ..Default::default()
     };
-    TrainingJob { geometry, optimizer, seed: 9, dropout: 0.1 }
+    TrainingJob { geometry, optimizer, seed: 9, dropout: 0.1, adapter_dropout: 0.0 }
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {

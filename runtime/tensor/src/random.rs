@@ -26,6 +26,14 @@ impl Purpose {
     pub const ATTENTION_DROPOUT: Self = Self(4);
     /// Dropout after the MLP.
     pub const MLP_DROPOUT: Self = Self(5);
+    /// Dropout before the adapters of queries, keys and values.
+    pub const QKV_ADAPTER_DROPOUT: Self = Self(6);
+    /// Dropout before the adapter of attention's output projection.
+    pub const ATTENTION_OUTPUT_ADAPTER_DROPOUT: Self = Self(7);
+    /// Dropout before the adapters of the projections into the MLP.
+    pub const INNER_ADAPTER_DROPOUT: Self = Self(8);
+    /// Dropout before the adapter of the projection out of the MLP.
+    pub const DOWN_ADAPTER_DROPOUT: Self = Self(9);
 }
 
 /// A stream of random words, addressed by index.

@@ -16,7 +16,7 @@ use sixfold_cluster::task::{
 };
 use sixfold_cluster::work::Threaded;
 use sixfold_evaluate::{Evaluator, ROLE};
-use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, UnitBuffer, initialize, write_parameters};
+use sixfold_model::{Geometry, ModelConfig, ModelSlice, UnitBuffer, initialize, write_parameters};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
 use tokio::sync::oneshot;
 
@@ -58,8 +58,7 @@ pub(crate) fn geometry() -> Geometry {
         bos_token_id: None,
         eos_token_id: Some(end_of_text()),
     };
-    let sharding = Sharding::new(&config, SHARDS).unwrap();
-    Geometry { config, sharding }
+    Geometry::new(config, SHARDS).unwrap()
 }
 
 /// Random weights, large enough that what comes next depends on what came before.

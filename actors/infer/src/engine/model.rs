@@ -77,7 +77,7 @@ impl LogitRows for Logits {
 
 #[cfg(test)]
 mod tests {
-    use sixfold_model::{Geometry, ModelConfig, ModelSlice, Sharding, initialize};
+    use sixfold_model::{Geometry, ModelConfig, ModelSlice, initialize};
     use sixfold_tensor::Device;
 
     use super::*;
@@ -102,8 +102,7 @@ mod tests {
             bos_token_id: None,
             eos_token_id: None,
         };
-        let sharding = Sharding::new(&config, 2).unwrap();
-        let geometry = Geometry { config, sharding };
+        let geometry = Geometry::new(config, 2).unwrap();
         let parameters = initialize(&geometry, &ModelSlice::whole(&geometry), 1);
         let mut decoder = ModelDecoder::new(
             sixfold_model::Decoder::new(Device::cpu().stream(), geometry, &parameters),

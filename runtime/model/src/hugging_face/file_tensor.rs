@@ -30,19 +30,19 @@ impl FileTensor {
     /// The one that `tensor` is or is a part of.
     pub(super) fn of(family: Family, place: Place, tensor: Tensor) -> Self {
         match family {
-            Family::Llama => Self {
-                name: UnitId { place, tensor, shard: 0 }.tensor_name(),
-                place,
-                parts: vec![tensor],
-                transposed: false,
-            },
+            Family::Llama => named(place, tensor),
             Family::Gpt2 => gpt2(place, tensor),
         }
     }
 
-    /// All of a model, in canonical order.
+    /// All of a model, or of its adapters where it has any, in canonical order.
     pub(super) fn all(geometry: &Geometry) -> Vec<Self> {
         let config = &geometry.config;
+        if let Some(lora) = &geometry.lora {
+            let layers = (0..config.num_hidden_layers as u32).map(Place::Layer);
+            let all = layers.flat_map(|place| lora.layer_tensors().into_iter().map(move |one| (place, one)));
+            return all.map(|(place, tensor)| Self::of(config.family, place, tensor)).collect();
+        }
         let layers = (0..config.num_hidden_layers as u32)
             .map(|layer| (Place::Layer(layer), config.family.layer_tensors()));
         let input = (Place::Input, config.family.input_tensors());
@@ -82,6 +82,13 @@ impl FileTensor {
     }
 }
 
+/// A tensor by itself, under its name in Llama; those of adapters under PEFT's names.
+fn named(place: Place, tensor: Tensor) -> FileTensor {
+    let name = UnitId { place, tensor, shard: 0 }.tensor_name();
+    let name = if tensor.adapts().is_some() { format!("base_model.model.{name}") } else { name };
+    FileTensor { name, place, parts: vec![tensor], transposed: false }
+}
+
 /// GPT-2 has queries, keys and values as one projection, and projections transposed.
 fn gpt2(place: Place, tensor: Tensor) -> FileTensor {
     const QUERY_KEY_VALUE_BIAS: [Tensor; 3] = [Tensor::QueryBias, Tensor::KeyBias, Tensor::ValueBias];
@@ -108,6 +115,7 @@ fn gpt2(place: Place, tensor: Tensor) -> FileTensor {
         Tensor::FinalNorm => whole("ln_f.weight"),
         Tensor::FinalNormBias => whole("ln_f.bias"),
         Tensor::Head => whole("lm_head.weight"),
+        _ => return named(place, tensor),
     };
     let name = match place {
         Place::Layer(layer) => format!("transformer.h.{layer}.{inner}"),

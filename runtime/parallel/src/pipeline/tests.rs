@@ -37,14 +37,15 @@ fn kept(recompute: Recompute, sequence_parallel: bool) -> Vec<usize> {
         let mut links = RankLinks::new(&plan, rank, links).unwrap();
         let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
         let layers = ModelSlice { output: false, ..slice.chunks()[0].clone() };
-        let weights = PackedWeights::new(&geometry, &layers, parameters.index());
+        let weights = PackedWeights::new(&geometry, &layers, parameters.index(), None);
         let mut network = Network::new(stream.clone(), geometry.clone(), layers);
         (network.recompute, network.sequence_parallel) = (recompute, sequence_parallel);
         let before = device.memory_use().used_bytes;
         let mut around = Surroundings {
             parameters: &parameters,
+            adapters: None,
             weights: &weights,
-            seed: StepSeed { seed: 1, step: 0, dropout: 0.1 },
+            seed: StepSeed { seed: 1, step: 0, dropout: 0.1, adapter_dropout: 0.0 },
             group: &mut links.tensor,
             work: &mut Work::default(),
         };

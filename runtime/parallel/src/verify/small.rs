@@ -43,7 +43,13 @@ pub(crate) fn job(config: ModelConfig) -> TrainingJob {
         clip_norm: 0.1,
         ..Default::default()
     };
-    TrainingJob { geometry: Geometry::new(config, 4).unwrap(), optimizer, seed: 9, dropout: 0.1 }
+    TrainingJob {
+        geometry: Geometry::new(config, 4).unwrap(),
+        optimizer,
+        seed: 9,
+        dropout: 0.1,
+        adapter_dropout: 0.0,
+    }
 }
 
 /// The given data groups of a step that has `groups`, each of `per_group` micro-batches.

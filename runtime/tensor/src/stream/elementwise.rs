@@ -65,6 +65,11 @@ impl Stream {
         cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu());
     }
 
+    /// `values[i] *= factor`.
+    pub fn scale(&self, values: ViewMut<'_>, factor: f32) {
+        cpu::scale(values.on_cpu(), factor);
+    }
+
     /// Sets elements to zero at random and scales the others up; see [`cpu::dropout`].
     ///
     /// # Panics
