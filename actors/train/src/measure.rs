@@ -122,6 +122,7 @@ impl<'a> Course<'a> {
             seed: options.seed,
             dropout: options.dropout,
             adapter_dropout: 0.0,
+            base_compression: None,
         };
         Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout })
     }

@@ -60,6 +60,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         seed: options.seed,
         dropout: options.dropout,
         adapter_dropout: 0.0,
+        base_compression: None,
     };
     let rank = Rank(spec.id.index);
     let gathering = host.context().host.rendezvous(links.address());

@@ -127,6 +127,7 @@ impl Small {
             seed: options.seed,
             dropout: options.dropout,
             adapter_dropout: 0.0,
+            base_compression: None,
         };
         let micro = options.micro_batch();
         // As many data groups go through the model together.

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use sixfold_tensor::{Buffer, Mat, MatMut, Purpose, View, ViewMut};
 
+use crate::frozen::Parameters;
 use crate::linear::Gradients;
 use crate::lora::{Lora, Projection};
 use crate::packed::{Packed, Packer, QUERY_KEY_VALUE, shard_ranges};
@@ -104,7 +105,7 @@ impl OutputAdapters {
 
     /// Adds what the adapters give to `y`, the outputs of all projections; returns `low`.
     pub(crate) fn forward(&self, pass: &mut Pass<'_>, h: View<'_>, mut y: ViewMut<'_>) -> Buffer {
-        let Some(parameters) = pass.adapters else { return pass.stream.uninit(0) };
+        let Some(parameters) = pass.adapters.map(Parameters::from) else { return pass.stream.uninit(0) };
         let (stream, rows) = (pass.stream, pass.rows());
         let dropped = self.dropped(pass, h);
         let h = dropped.as_ref().map_or(h, Buffer::view);
@@ -130,7 +131,7 @@ impl OutputAdapters {
         dy: View<'_>,
         gradients: &mut Gradients<'_>,
     ) -> Result<Buffer, GroupError> {
-        let Some(parameters) = pass.adapters else { return Ok(pass.stream.uninit(0)) };
+        let Some(parameters) = pass.adapters.map(Parameters::from) else { return Ok(pass.stream.uninit(0)) };
         let (stream, rows, dtype) = (pass.stream, pass.rows(), pass.geometry.config.dtype);
         let (place, width) = (Place::Layer(self.layer as u32), self.a.outputs());
         let (low, dy) = (Mat::row_major(low, rows, width), Mat::row_major(dy, rows, dy.len() / rows));
@@ -207,7 +208,7 @@ impl InputAdapter {
 
     /// `low`, the sum over the shards of all ranks.
     pub(crate) fn forward(&self, pass: &mut Pass<'_>, x: View<'_>) -> Result<Buffer, GroupError> {
-        let Some(parameters) = pass.adapters else { return Ok(pass.stream.uninit(0)) };
+        let Some(parameters) = pass.adapters.map(Parameters::from) else { return Ok(pass.stream.uninit(0)) };
         let (stream, rows) = (pass.stream, pass.rows());
         let dropped = self.dropped(pass, x);
         let x = dropped.as_ref().map_or(x, Buffer::view);
@@ -220,7 +221,7 @@ impl InputAdapter {
 
     /// Adds what the adapter gives to `y`, the rows that the rank has (`[own rows, d]`) of the sum over all ranks.
     pub(crate) fn add(&self, pass: &Pass<'_>, low: View<'_>, y: ViewMut<'_>) {
-        let Some(parameters) = pass.adapters else { return };
+        let Some(parameters) = pass.adapters.map(Parameters::from) else { return };
         let (stream, rows) = (pass.stream, pass.parts.own_rows());
         let own = pass.parts.take_own(stream, stream.copy_of(low), self.b.inputs());
         let x = Mat::row_major(own.view(), rows, self.b.inputs());
@@ -238,7 +239,7 @@ impl InputAdapter {
         dx: ViewMut<'_>,
         gradients: &mut Gradients<'_>,
     ) {
-        let Some(parameters) = pass.adapters else { return };
+        let Some(parameters) = pass.adapters.map(Parameters::from) else { return };
         let (stream, rows, dtype) = (pass.stream, pass.rows(), pass.geometry.config.dtype);
         let rank = self.b.inputs();
         let run = gradients.run(Place::Layer(self.layer as u32), &[self.b_tensor], &(0..1));

@@ -18,7 +18,7 @@ use crate::unit::{Place, Tensor, UnitId};
 pub(crate) fn add(pass: &Pass<'_>, layer: usize, projections: &[Tensor], y: ViewMut<'_>) {
     let run = run(pass, layer, projections);
     if !run.is_empty() {
-        pass.stream.add_bias(y, pass.parameters.slice(run));
+        pass.stream.add_bias(y, pass.parameters.plain().slice(run));
     }
 }
 
@@ -48,12 +48,12 @@ pub(crate) fn backward(
 /// Where the biases of projections lie among the parameters.
 fn run(pass: &Pass<'_>, layer: usize, projections: &[Tensor]) -> Range<usize> {
     let biases: Vec<Tensor> = projections.iter().filter_map(|tensor| tensor.bias()).collect();
-    pass.parameters.index().run(Place::Layer(layer as u32), &biases, &pass.slice.shards)
+    pass.parameters.plain().index().run(Place::Layer(layer as u32), &biases, &pass.slice.shards)
 }
 
 /// Adds the bias of a projection whose inputs are cut.
 pub(crate) fn add_whole(pass: &Pass<'_>, bias: UnitId, y: ViewMut<'_>) {
-    if let Some(bias) = pass.parameters.get(bias) {
+    if let Some(bias) = pass.parameters.plain().get(bias) {
         pass.stream.add_bias(y, bias);
     }
 }

@@ -15,12 +15,15 @@ pub(crate) fn forward(pass: &mut Pass<'_>) -> Result<Buffer, GroupError> {
     let (stream, d) = (pass.stream, pass.width());
     let mut x = stream.filled(pass.rows() * d, NOTHING);
     for shard in pass.slice.shards.clone() {
-        let Some(table) = pass.parameters.get(UnitId::embedding(shard)) else { continue };
-        let first = pass.geometry.sharding.shard(shard).vocabulary.start;
-        stream.embed(table, d, first, pass.tokens.view(), x.view_mut());
+        let (unit, first) = (UnitId::embedding(shard), pass.geometry.sharding.shard(shard).vocabulary.start);
+        if let Some(table) = pass.parameters.plain().get(unit) {
+            stream.embed(table, d, first, pass.tokens.view(), x.view_mut());
+        } else if let Some(table) = pass.parameters.compressed(unit) {
+            stream.embed_compressed(table, d, first, pass.tokens.view(), x.view_mut());
+        }
     }
     for shard in pass.slice.shards.clone() {
-        let Some(table) = pass.parameters.get(UnitId::position_embedding(shard)) else { continue };
+        let Some(table) = pass.parameters.plain().get(UnitId::position_embedding(shard)) else { continue };
         let first = pass.geometry.positions(shard).start;
         stream.embed_add(table, d, first, pass.positions.view(), x.view_mut());
     }
@@ -49,7 +52,7 @@ pub(crate) fn backward(
             gradients.of_embedding(unit, dx.view(), d, vocabulary.start, pass.tokens.view());
         }
         let of_positions = UnitId::position_embedding(shard);
-        if pass.parameters.get(of_positions).is_some() {
+        if pass.parameters.plain().get(of_positions).is_some() {
             let first = pass.geometry.positions(shard).start;
             gradients.of_embedding(of_positions, dx.view(), d, first, pass.positions.view());
         }

@@ -20,18 +20,22 @@ const DEVIATION: f32 = 0.02;
 pub fn initialize(geometry: &Geometry, slice: &ModelSlice, seed: u64) -> UnitBuffer {
     let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
     for unit in slice.units(geometry) {
-        let values = parameters.unit_mut(unit);
-        if unit.tensor.is_norm() {
-            values.fill(1.0);
-        } else if let Some((_, factor)) = unit.tensor.adapts() {
-            if factor == Factor::A {
-                draw_factor(geometry, unit, seed, values);
-            }
-        } else if !unit.tensor.is_vector() {
-            draw(geometry, unit, seed, values);
-        }
+        initialize_unit(geometry, unit, seed, parameters.unit_mut(unit));
     }
     parameters
+}
+
+/// The initial parameters of one unit; see [`initialize`].
+///
+/// # Panics
+/// If `values` are not as many as the unit has.
+pub fn initialize_unit(geometry: &Geometry, unit: UnitId, seed: u64, values: &mut [f32]) {
+    match unit.tensor.adapts() {
+        _ if unit.tensor.is_norm() => values.fill(1.0),
+        Some((_, Factor::A)) => draw_factor(geometry, unit, seed, values),
+        None if !unit.tensor.is_vector() => draw(geometry, unit, seed, values),
+        _ => values.fill(0.0),
+    }
 }
 
 fn draw(geometry: &Geometry, unit: UnitId, seed: u64, values: &mut [f32]) {

@@ -23,6 +23,7 @@ mod decoder;
 mod embedding;
 mod family;
 mod feed_forward;
+mod frozen;
 mod gradient;
 mod head;
 mod hugging_face;
@@ -46,19 +47,20 @@ mod unit_buffer;
 #[cfg(test)]
 mod testing;
 
-pub use sixfold_tensor::Dtype;
+pub use sixfold_tensor::{Compression, Dtype};
 
 pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
 pub use family::Family;
+pub use frozen::{FrozenUnits, Parameters};
 pub use gradient::{
     GroupSum, GroupTree, finish as finish_gradients, gradient_index, is_finished_by_sum,
     of_parameter as gradient_of, tied_sums,
 };
 pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
-pub use init::initialize;
+pub use init::{initialize, initialize_unit};
 pub use layer::Recompute;
 pub use linear::Onto;
 pub use lora::{Lora, LoraError, Projection, merge_adapters};

@@ -9,6 +9,7 @@ use sixfold_tensor::{Buffer, RopeTable, Stream};
 
 use crate::batch::{MicroBatch, StepSeed};
 use crate::embedding;
+use crate::frozen::Parameters;
 use crate::head::{self, HeadTape};
 use crate::layer::{self, LayerTape, Recompute};
 use crate::linear::{Gradients, Onto};
@@ -37,7 +38,7 @@ pub struct Network {
 /// What forward needs beside the parameters, for one micro-batch.
 pub struct Surroundings<'a> {
     /// The parameters of the slice; where the model has adapters, those of [`Geometry::base`].
-    pub parameters: &'a DeviceUnits,
+    pub parameters: Parameters<'a>,
     /// The adapters, where the model has any.
     pub adapters: Option<&'a DeviceUnits>,
     /// The same, packed.

@@ -65,7 +65,7 @@ impl Normed {
         dh: View<'_>,
         gradients: &mut Gradients<'_>,
     ) -> Buffer {
-        let (stream, w) = (pass.stream, pass.parameters.unit(norm));
+        let (stream, w) = (pass.stream, pass.parameters.plain().unit(norm));
         let (x, rstd) = (self.x.view(), self.rows.rstd.view());
         let (mut dx, segments) = (stream.uninit(dh.len()), pass.own_segments());
         let Some(bias) = bias_of(pass, norm) else {
@@ -94,13 +94,13 @@ impl Normed {
 
 fn parameters<'a>(pass: &'a Pass<'_>, norm: UnitId) -> Norm<'a> {
     Norm {
-        weight: pass.parameters.unit(norm),
-        bias: bias_of(pass, norm).map(|bias| pass.parameters.unit(bias)),
+        weight: pass.parameters.plain().unit(norm),
+        bias: bias_of(pass, norm).map(|bias| pass.parameters.plain().unit(bias)),
     }
 }
 
 /// The bias of a norm that has one.
 fn bias_of(pass: &Pass<'_>, norm: UnitId) -> Option<UnitId> {
     let bias = UnitId { tensor: norm.tensor.bias()?, ..norm };
-    pass.parameters.get(bias).map(|_| bias)
+    pass.parameters.plain().get(bias).map(|_| bias)
 }

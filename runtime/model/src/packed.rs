@@ -12,9 +12,9 @@ use std::ops::{Deref, Range};
 use sixfold_tensor::{Buffer, Dtype, Leaves, Mat, MatMut, Panels, Start, Stream, View};
 
 use crate::adapter::LayerAdapters;
+use crate::frozen::Parameters;
 use crate::head::table;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
-use crate::unit_buffer::DeviceUnits;
 
 /// Queries, keys and values, side by side.
 pub(crate) const QUERY_KEY_VALUE: [Tensor; 3] = [Tensor::Query, Tensor::Key, Tensor::Value];
@@ -57,10 +57,10 @@ pub(crate) struct Packed {
 /// Where a weight lies among the parameters of its slice.
 #[derive(Debug)]
 enum InParameters {
-    /// In one piece.
-    Run(Range<usize>),
+    /// In units that lie side by side.
+    Run(Vec<UnitId>, Range<usize>),
     /// In units that have some of its columns each.
-    Columns(Vec<(Range<usize>, Range<usize>)>),
+    Columns(Vec<(UnitId, Range<usize>)>),
 }
 
 /// A weight packed for both products.
@@ -106,8 +106,9 @@ impl PackedWeights {
         });
         let (d, dtype) = (geometry.config.hidden_size, geometry.config.dtype);
         let of_shard = |shard| {
-            let unit = index.range(table(geometry, shard)).unwrap_or_default();
-            Packed::new(unit.len() / d, d, InParameters::Run(unit), dtype, Leaves::default())
+            let unit = table(geometry, shard);
+            let range = index.range(unit).unwrap_or_default();
+            Packed::new(range.len() / d, d, InParameters::Run(vec![unit], range), dtype, Leaves::default())
         };
         Self {
             first_layer: slice.layers.start,
@@ -117,7 +118,7 @@ impl PackedWeights {
     }
 
     /// Packs all weights but adapters, which are small, for several micro-batches, until [`Self::outdate`].
-    pub fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
+    pub fn keep(&mut self, stream: &Stream, parameters: Parameters<'_>) {
         self.each(|packed| packed.keep(stream, parameters));
     }
 
@@ -166,7 +167,8 @@ impl Packer<'_> {
         let run = self.run(tensors, &self.slice.shards);
         let leaves = Leaves::new(shard_ranges(self.geometry, self.slice, self.layer, tensors));
         let inputs = self.geometry.whole(tensors[0]).1;
-        Packed::new(run.len() / inputs, inputs, InParameters::Run(run), self.dtype(), leaves)
+        let outputs = run.1.len() / inputs;
+        Packed::new(outputs, inputs, InParameters::Run(run.0, run.1), self.dtype(), leaves)
     }
 
     /// A weight that is cut by inputs.
@@ -174,10 +176,9 @@ impl Packer<'_> {
         let ranges = shard_ranges(self.geometry, self.slice, self.layer, &[tensor]);
         let width = ranges.iter().flatten().map(|range| range.len()).sum();
         let units = self.slice.shards.clone().zip(ranges.iter().map(|ranges| &ranges[0]));
-        let units = units.filter_map(|(shard, columns)| {
-            let unit = self.index.range(UnitId::of_layer(self.layer, tensor, shard))?;
-            (!unit.is_empty()).then(|| (unit, columns.clone()))
-        });
+        let unit = |shard| UnitId::of_layer(self.layer, tensor, shard);
+        let units = units.map(|(shard, columns)| (unit(shard), columns.clone()));
+        let units = units.filter(|(_, columns)| !columns.is_empty());
         let place = InParameters::Columns(units.collect());
         Packed::new(self.geometry.whole(tensor).0, width, place, self.dtype(), Leaves::new(ranges))
     }
@@ -185,12 +186,15 @@ impl Packer<'_> {
     /// Weights that are not cut, side by side.
     pub(crate) fn whole(&self, tensors: &[Tensor]) -> Packed {
         let (run, inputs) = (self.run(tensors, &(0..1)), self.geometry.whole(tensors[0]).1);
-        let outputs = run.len() / inputs;
-        Packed::new(outputs, inputs, InParameters::Run(run), self.dtype(), Leaves::default())
+        let outputs = run.1.len() / inputs;
+        Packed::new(outputs, inputs, InParameters::Run(run.0, run.1), self.dtype(), Leaves::default())
     }
 
-    fn run(&self, tensors: &[Tensor], shards: &Range<usize>) -> Range<usize> {
-        self.index.run(Place::Layer(self.layer as u32), tensors, shards)
+    fn run(&self, tensors: &[Tensor], shards: &Range<usize>) -> (Vec<UnitId>, Range<usize>) {
+        let unit = |tensor| shards.clone().map(move |shard| UnitId::of_layer(self.layer, tensor, shard));
+        let units = tensors.iter().flat_map(|&tensor| unit(tensor));
+        let units = units.filter(|unit| self.index.range(*unit).is_some()).collect();
+        (units, self.index.run(Place::Layer(self.layer as u32), tensors, shards))
     }
 
     fn dtype(&self) -> Dtype {
@@ -224,7 +228,7 @@ impl Packed {
         Self { place, outputs, inputs, dtype, leaves, kept: None, is_current: false }
     }
 
-    fn keep(&mut self, stream: &Stream, parameters: &DeviceUnits) {
+    fn keep(&mut self, stream: &Stream, parameters: Parameters<'_>) {
         if self.is_current {
             return;
         }
@@ -238,7 +242,7 @@ impl Packed {
         (self.kept, self.is_current) = (Some(kept), true);
     }
 
-    fn panels(&self, stream: &Stream, parameters: &DeviceUnits, forward: bool) -> Lent<'_> {
+    fn panels(&self, stream: &Stream, parameters: Parameters<'_>, forward: bool) -> Lent<'_> {
         match &self.kept {
             Some(kept) if self.is_current => Lent::Kept(if forward { &kept.forward } else { &kept.backward }),
             _ => Lent::Fresh(self.with_weight(stream, parameters, |weight| {
@@ -251,18 +255,21 @@ impl Packed {
     fn with_weight<R>(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         work: impl FnOnce(Mat<'_>) -> R,
     ) -> R {
         let (outputs, inputs) = (self.outputs, self.inputs);
         match &self.place {
-            InParameters::Run(run) => work(Mat::row_major(parameters.slice(run.clone()), outputs, inputs)),
+            InParameters::Run(units, run) => parameters
+                .with_run(stream, units, run, |weight| work(Mat::row_major(weight, outputs, inputs))),
             InParameters::Columns(units) => {
                 let mut whole = stream.uninit(outputs * inputs);
                 for (unit, columns) in units {
-                    let unit = Mat::row_major(parameters.slice(unit.clone()), outputs, columns.len());
-                    let whole = MatMut::row_major(whole.view_mut(), outputs, inputs);
-                    stream.copy_matrix(unit, whole.columns(columns.clone()));
+                    let len = outputs * columns.len();
+                    let whole = MatMut::row_major(whole.view_mut(), outputs, inputs).columns(columns.clone());
+                    parameters.with_run(stream, &[*unit], &(0..len), |unit| {
+                        stream.copy_matrix(Mat::row_major(unit, outputs, columns.len()), whole);
+                    });
                 }
                 work(Mat::row_major(whole.view(), outputs, inputs))
             }
@@ -286,7 +293,7 @@ impl Packed {
     pub(crate) fn forward(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         x: View<'_>,
         rows: usize,
     ) -> Buffer {
@@ -294,7 +301,13 @@ impl Packed {
     }
 
     /// `y += x W^T`.
-    pub(crate) fn forward_onto(&self, stream: &Stream, parameters: &DeviceUnits, x: Mat<'_>, y: MatMut<'_>) {
+    pub(crate) fn forward_onto(
+        &self,
+        stream: &Stream,
+        parameters: Parameters<'_>,
+        x: Mat<'_>,
+        y: MatMut<'_>,
+    ) {
         stream.matmul_panels(x, &self.panels(stream, parameters, true), y, Start::FromC);
     }
 
@@ -302,7 +315,7 @@ impl Packed {
     pub(crate) fn backward_tree_into(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         dy: Mat<'_>,
         dx: MatMut<'_>,
     ) {
@@ -314,7 +327,7 @@ impl Packed {
     pub(crate) fn backward_tree(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         dy: View<'_>,
         rows: usize,
     ) -> Buffer {
@@ -325,7 +338,7 @@ impl Packed {
     pub(crate) fn forward_tree(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         x: View<'_>,
         rows: usize,
     ) -> Buffer {
@@ -336,7 +349,7 @@ impl Packed {
     pub(crate) fn backward(
         &self,
         stream: &Stream,
-        parameters: &DeviceUnits,
+        parameters: Parameters<'_>,
         dy: View<'_>,
         rows: usize,
     ) -> Buffer {

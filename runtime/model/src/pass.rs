@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sixfold_tensor::{Buffer, Counter, IndexBuffer, Purpose, RopeTable, Segment, Stream, ViewMut};
 
 use crate::batch::{MicroBatch, StepSeed};
+use crate::frozen::Parameters;
 use crate::layer::Recompute;
 use crate::packed::PackedWeights;
 use crate::row_parts::RowParts;
@@ -44,7 +45,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) rope: Option<&'a RopeTable>,
     pub(crate) recompute: Recompute,
     /// Of the model, or of the one beside which adapters lie.
-    pub(crate) parameters: &'a DeviceUnits,
+    pub(crate) parameters: Parameters<'a>,
     pub(crate) adapters: Option<&'a DeviceUnits>,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) batch: &'a MicroBatch,

@@ -86,7 +86,14 @@ fn training_losses(geometry: &Geometry, batch: MicroBatch) -> Vec<f32> {
     let network = Network::new(stream.clone(), Arc::new(geometry.clone()), slice);
     let seed = StepSeed { seed: 0, step: 0, dropout: 0.0, adapter_dropout: 0.0 };
     let (parameters, work) = (&parameters, &mut Work::default());
-    let mut around = Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work };
+    let mut around = Surroundings {
+        parameters: parameters.into(),
+        adapters: None,
+        weights,
+        seed,
+        group: &mut Alone,
+        work,
+    };
     let (Output::Losses(losses), _) = network.forward(&mut around, batch, None).unwrap() else {
         panic!("the whole model ends with losses")
     };

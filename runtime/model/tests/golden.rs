@@ -111,7 +111,14 @@ impl Model {
         let work = &mut Work::default();
         let parameters = &self.parameters;
         let weights = &PackedWeights::new(&self.geometry, &slice, parameters.index(), None);
-        let mut around = Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work };
+        let mut around = Surroundings {
+            parameters: parameters.into(),
+            adapters: None,
+            weights,
+            seed,
+            group: &mut Alone,
+            work,
+        };
         let scale = 1.0 / batch.counted_targets() as f32;
         let (output, tape) = network.forward(&mut around, batch, None).unwrap();
         let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

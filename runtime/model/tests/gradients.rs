@@ -71,8 +71,14 @@ fn network(
     let mut work = Work::default();
     let parameters = &DeviceUnits::upload(stream, parameters);
     let weights = &PackedWeights::new(geometry, &slice, parameters.index(), None);
-    let mut around =
-        Surroundings { parameters, adapters: None, weights, seed, group: &mut Alone, work: &mut work };
+    let mut around = Surroundings {
+        parameters: parameters.into(),
+        adapters: None,
+        weights,
+        seed,
+        group: &mut Alone,
+        work: &mut work,
+    };
     let scale = 1.0 / batch.counted_targets() as f32;
     let (output, tape) = network.forward(&mut around, batch, None).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };

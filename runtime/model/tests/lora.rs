@@ -81,7 +81,8 @@ fn network(
     let lie = adapters.map(|adapters| &**adapters.index());
     let weights = &PackedWeights::new(geometry, &slice, parameters.index(), lie);
     let work = &mut Work::default();
-    let mut around = Surroundings { parameters, adapters, weights, seed, group: &mut Alone, work };
+    let mut around =
+        Surroundings { parameters: parameters.into(), adapters, weights, seed, group: &mut Alone, work };
     let (output, tape) = network.forward(&mut around, batch(), None).unwrap();
     let Output::Losses(losses) = output else { panic!("the whole model ends with losses") };
     let losses = stream.to_vec(losses.view());

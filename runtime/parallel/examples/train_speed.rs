@@ -43,8 +43,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} parameters, {threads} threads", config.parameters());
     let geometry = Geometry::new(config, 4)?;
     let optimizer = OptimizerOptions::default();
-    let job =
-        TrainingJob { geometry: geometry.clone(), optimizer, seed: 1, dropout: 0.0, adapter_dropout: 0.0 };
+    let job = TrainingJob {
+        geometry: geometry.clone(),
+        optimizer,
+        seed: 1,
+        dropout: 0.0,
+        adapter_dropout: 0.0,
+        base_compression: None,
+    };
     let plan = ParallelPlan::SERIAL;
     let stream = Device::cpu().stream();
     let links = RankLinks::new(&plan, Rank(0), HashMap::new())?;

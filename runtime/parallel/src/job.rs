@@ -1,6 +1,6 @@
 //! What goes into a training step and what comes of it.
 
-use sixfold_model::{Geometry, MicroBatch, OptimizerOptions, Recompute};
+use sixfold_model::{Compression, Geometry, MicroBatch, OptimizerOptions, Recompute};
 
 /// How a step is computed: choices between time and memory that change no bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct TrainingJob {
     pub dropout: f32,
     /// Probability of dropout before adapters.
     pub adapter_dropout: f32,
+    /// How the weights beside adapters are kept.
+    pub base_compression: Option<Compression>,
 }
 
 /// A rank's input of one step.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use sixfold_collective::{Kind, PointToPoint};
 use sixfold_model::{
-    DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, StepSeed, Surroundings,
-    Tape, UnitIndex, Work, gradient_index,
+    DeviceUnits, Geometry, MicroBatch, ModelSlice, Network, Output, PackedWeights, Parameters, StepSeed,
+    Surroundings, Tape, UnitIndex, Work, gradient_index,
 };
 use sixfold_tensor::{Buffer, Stream, tree_sum_scalars};
 use sixfold_topology::{PipelineOp, pipeline_schedule};
@@ -51,7 +51,7 @@ pub(crate) struct Passes<'a> {
     /// How often the loss of a row counts.
     pub(crate) scale: f32,
     /// Of the model, or of the one beside which adapters lie.
-    pub(crate) parameters: &'a DeviceUnits,
+    pub(crate) parameters: Parameters<'a>,
     pub(crate) adapters: Option<&'a DeviceUnits>,
     /// Where the sums of gradients go.
     pub(crate) gradients: &'a mut DeviceUnits,

@@ -2,12 +2,14 @@
 
 mod exchange;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use sixfold_model::{
-    DeviceUnits, Geometry, HostUnits, Optimizer, SquareSums, StepSeed, UnitId, Work, finish_gradients,
+    DeviceUnits, FrozenUnits, Geometry, HostUnits, Optimizer, Parameters, SquareSums, StepSeed, UnitId, Work,
+    finish_gradients, initialize_unit,
 };
 use sixfold_tensor::{MemoryUse, Stream};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank, pipeline_bubble};
@@ -35,7 +37,7 @@ pub struct Trainer {
     /// Those that are trained: the model's, or its adapters'.
     parameters: DeviceUnits,
     /// The weights beside which adapters lie, where there are any.
-    base: Option<DeviceUnits>,
+    base: Option<FrozenUnits>,
     /// The step's, of all chunks.
     gradients: DeviceUnits,
     pipeline: Pipeline,
@@ -110,10 +112,16 @@ impl Trainer {
     ) -> Self {
         let geometry = Arc::new(job.geometry.clone());
         let (stages, place) = (plan.pipeline_parallel, plan.coordinates(rank));
-        let initial =
-            |geometry: &Geometry| DeviceUnits::upload(&stream, &slice.initialize(geometry, job.seed));
-        let parameters = initial(&geometry);
-        let base = geometry.lora.is_some().then(|| initial(&geometry.base()));
+        let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
+        let base = geometry.lora.is_some().then(|| {
+            let (base, seed) = (geometry.base(), job.seed);
+            let units = slice.units(&base);
+            let frozen = FrozenUnits::new(&stream, &base, &units, job.base_compression, |unit, values| {
+                initialize_unit(&base, unit, seed, values);
+                Ok::<_, Infallible>(())
+            });
+            frozen.unwrap_or_else(|never| match never {})
+        });
         let lie = match &base {
             Some(base) => (&**base.index(), Some(&**parameters.index())),
             None => (&**parameters.index(), None),
@@ -210,16 +218,22 @@ impl Trainer {
         }
     }
 
-    /// Overwrites the weights beside which adapters lie, which a new trainer draws as if they were to be trained; they lie as
-    /// [`RankSlice::parameter_index`] of [`Geometry::base`] says.
+    /// Takes other weights for those beside which adapters lie, which a new trainer draws as if they were to be trained: the
+    /// rank's units of [`Geometry::base`].
     ///
     /// # Panics
     /// If they are other units.
-    pub fn set_base(&mut self, weights: &HostUnits<'_>) {
+    pub fn set_base(&mut self, weights: FrozenUnits) {
         if let Some(base) = &mut self.base {
-            base.overwrite(&self.stream, weights);
+            assert_eq!(base.index(), weights.index(), "units of the weights beside adapters");
+            *base = weights;
             self.pipeline.outdate();
         }
+    }
+
+    /// Bytes of the weights beside which adapters lie.
+    pub fn base_bytes(&self) -> usize {
+        self.base.as_ref().map_or(0, FrozenUnits::bytes)
     }
 
     /// Where its operations are enqueued.
@@ -371,7 +385,7 @@ impl Trainer {
                 adapter_dropout: self.adapter_dropout,
             },
             scale,
-            parameters: self.base.as_ref().unwrap_or(&self.parameters),
+            parameters: self.base.as_ref().map_or_else(|| (&self.parameters).into(), Parameters::from),
             adapters: self.base.as_ref().map(|_| &self.parameters),
             gradients: &mut self.gradients,
             links: &mut self.links,

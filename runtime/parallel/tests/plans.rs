@@ -62,7 +62,7 @@ fn job(config: ModelConfig, logical: usize) -> TrainingJob {
         clip_norm: 0.5,
         ..Default::default()
     };
-    TrainingJob { geometry, optimizer, seed: 9, dropout: 0.1, adapter_dropout: 0.0 }
+    TrainingJob { geometry, optimizer, seed: 9, dropout: 0.1, adapter_dropout: 0.0, base_compression: None }
 }
 
 fn run(job: &TrainingJob, plan: &str) -> (Outcome, Vec<Account>) {

@@ -10,6 +10,7 @@ mod adamw;
 mod attention;
 mod bf16;
 mod bias;
+mod compressed;
 mod cores;
 mod cross_entropy;
 mod dropout;
@@ -39,6 +40,7 @@ pub use attention::{
 };
 pub use bf16::{round_to_bf16, widen_bf16};
 pub use bias::{add_bias, bias_gradient};
+pub use compressed::{COMPRESSED_BLOCK, Compressed, Compression};
 pub use cross_entropy::{
     IGNORED_TARGET, VocabularyShard, cross_entropy_gradient, cross_entropy_loss, cross_entropy_losses,
     logit_exp_sums, logit_maxima, target_logits,

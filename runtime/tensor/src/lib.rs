@@ -39,13 +39,15 @@ mod stream;
 
 pub use buffer::{Buffer, IndexBuffer, IndexView, View, ViewMut};
 pub use cpu::{
-    AdamW, AttentionShape, Dtype, Gelu, IGNORED_TARGET, KEY_BLOCK, Leaves, NORM_BLOCK, Segment, SimdLevel,
-    Start, ThreadsError, VocabularyShard, cross_entropy_loss, pin_threads, set_threads, simd_level, threads,
-    tree_pairs, tree_sum_scalars, visible_pairs,
+    AdamW, AttentionShape, Compression, Dtype, Gelu, IGNORED_TARGET, KEY_BLOCK, Leaves, NORM_BLOCK, Segment,
+    SimdLevel, Start, ThreadsError, VocabularyShard, cross_entropy_loss, pin_threads, set_threads,
+    simd_level, threads, tree_pairs, tree_sum_scalars, visible_pairs,
 };
 pub use device::{Device, MemoryUse};
 pub use gpu::{Gpu, gpus};
 pub use matrix::{Mat, MatMut};
 pub use memory::keep_freed_memory;
 pub use random::{Counter, Purpose, philox4x32};
-pub use stream::{AttentionSaved, KvBlocks, LayerNormSaved, Mirror, Panels, RmsNormSaved, RopeTable, Stream};
+pub use stream::{
+    AttentionSaved, Compressed, KvBlocks, LayerNormSaved, Mirror, Panels, RmsNormSaved, RopeTable, Stream,
+};

@@ -7,6 +7,7 @@
 
 mod activation;
 mod attention;
+mod compressed;
 mod elementwise;
 mod embedding;
 mod loss;
@@ -20,6 +21,7 @@ use crate::device::Kind;
 use crate::{Buffer, Device, IndexBuffer, View, ViewMut};
 
 pub use attention::{AttentionSaved, KvBlocks, RopeTable};
+pub use compressed::Compressed;
 pub use norm::{LayerNormSaved, RmsNormSaved};
 pub use product::Panels;
 

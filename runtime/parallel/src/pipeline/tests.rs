@@ -42,7 +42,7 @@ fn kept(recompute: Recompute, sequence_parallel: bool) -> Vec<usize> {
         (network.recompute, network.sequence_parallel) = (recompute, sequence_parallel);
         let before = device.memory_use().used_bytes;
         let mut around = Surroundings {
-            parameters: &parameters,
+            parameters: (&parameters).into(),
             adapters: None,
             weights: &weights,
             seed: StepSeed { seed: 1, step: 0, dropout: 0.1, adapter_dropout: 0.0 },

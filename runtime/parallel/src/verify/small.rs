@@ -49,6 +49,7 @@ pub(crate) fn job(config: ModelConfig) -> TrainingJob {
         seed: 9,
         dropout: 0.1,
         adapter_dropout: 0.0,
+        base_compression: None,
     }
 }
 

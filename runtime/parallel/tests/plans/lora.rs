@@ -1,6 +1,6 @@
 //! Adapters on every plan.
 
-use sixfold_model::{Dtype, Family, Geometry, Lora, ModelConfig, Projection, Recompute};
+use sixfold_model::{Compression, Dtype, Family, Geometry, Lora, ModelConfig, Projection, Recompute};
 use sixfold_parallel::{Execution, TrainingJob};
 
 use crate::gang::Run;
@@ -51,6 +51,19 @@ fn adapters_of_some_projections_have_the_bits_of_the_serial_run() {
     ] {
         let lora = Lora { rank: 2, alpha: 4.0, projections: projections.into_iter().collect() };
         assert_all_equal(&with(config(), 4, lora), &["tp4", "dp2.tp2.pp2"]);
+    }
+}
+
+#[test]
+fn compressed_weights_have_the_bits_of_the_serial_run() {
+    for compression in [Compression::Bf16, Compression::Int8, Compression::Nf4] {
+        let tied = ModelConfig { tie_word_embeddings: true, num_key_value_heads: 2, ..config() };
+        let plain = adapted(tied, 4);
+        let job = TrainingJob { base_compression: Some(compression), ..plain.clone() };
+        assert_all_equal(&job, &["tp4", "pp3", "dp2.tp2.pp2"]);
+        let loss = |job| f32::from_bits(run(job, "dp1").0.reports[0][0]);
+        let (compressed, plain) = (loss(&job), loss(&plain));
+        assert!(compressed != plain && (compressed - plain).abs() < 0.01 * plain, "{compressed} {plain}");
     }
 }
 
