@@ -1,9 +1,11 @@
-//! Causal grouped-query attention with rotary positions: projections for all of the rank's shards at once, and
+//! Causal grouped-query attention with rotary positions, and norms of heads where the family has them: projections for all of the rank's shards at once, and
 //! attention for as many neighbouring shards at once as have equally many query heads to a key-value head.
 //!
 //! Shapes: `h` is `[rows, d]`; `qkv` is `[rows, queries | keys | values]` and `o` is `[rows, query heads *
-//! head]`, each with the rank's shards side by side; the tape holds `qkv` with its queries and keys turned. Of one
-//! call of attention, `lse` is `[rows, query heads]`. Attention reads and writes the columns of these matrices.
+//! head]`, each with the rank's shards side by side; the tape holds `qkv` with its queries and keys turned, or as it was
+//! before its heads were normed, which are then normed and turned again. Of one call of attention, `lse` is `[rows, query heads]`. Attention reads and writes the columns of these matrices.
+
+mod head_norm;
 
 use std::ops::Range;
 
@@ -60,7 +62,7 @@ impl Heads {
                 head_dim,
                 keys: tokens,
                 query_offset: 0,
-                window: pass.geometry.config.sliding_window,
+                window: pass.geometry.config.window(layer),
             };
             let qkv = qkv.try_into().ok()?;
             (q_heads > 0).then(|| Self { shard, shape, qkv, o: o[0].clone() })
@@ -112,7 +114,7 @@ impl Body for Attention {
         let (width, o_width) = (weights.query_key_value.outputs(), weights.attention_output.inputs());
         let (mut o, mut lses) = (stream.uninit(rows * o_width), Vec::new());
         bias::add(pass, layer, &QUERY_KEY_VALUE, qkv.view_mut());
-        rotate(pass, qkv.view_mut(), layer, false);
+        let former = norm_and_rotate(pass, layer, &mut qkv);
         for heads in Heads::of_calls(pass, layer) {
             let of_call = heads.columns(qkv.view(), rows, width);
             let out = MatMut::row_major(o.view_mut(), rows, o_width).columns(heads.o.clone());
@@ -123,7 +125,7 @@ impl Body for Attention {
         }
         count_projections(pass, layer, 1);
         let y = weights.attention_output.forward_tree(stream, pass.parameters, o.view(), rows);
-        (y, AttentionTape { qkv, o, lse: lses })
+        (y, AttentionTape { qkv: former.unwrap_or(qkv), o, lse: lses })
     }
 
     fn backward(
@@ -142,10 +144,16 @@ impl Body for Attention {
         let units: Vec<_> =
             Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
         gradients.of_inputs(&units, dy, d, tape.o.view());
+        let again = pass.geometry.config.family.norms_heads().then(|| {
+            let mut qkv = stream.copy_of(tape.qkv.view());
+            norm_and_rotate(pass, layer, &mut qkv);
+            qkv
+        });
+        let qkv = again.as_ref().unwrap_or(&tape.qkv);
         let mut d_qkv = stream.uninit(rows * width);
         let [o, d_o] = [&tape.o, &d_o].map(|of_heads| Mat::row_major(of_heads.view(), rows, o_width));
         for (heads, lse) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
-            let [q, k, v] = heads.columns(tape.qkv.view(), rows, width);
+            let [q, k, v] = heads.columns(qkv.view(), rows, width);
             let saved = AttentionSaved { q, k, v, out: o.columns(heads.o.clone()), lse_th: lse.view() };
             let (d_o, columns) = (d_o.columns(heads.o.clone()), heads.qkv.clone());
             let (starts, to) =
@@ -154,12 +162,24 @@ impl Body for Attention {
             pass.work.attention += heads.flops(5, pass.batch);
         }
         rotate(pass, d_qkv.view_mut(), layer, true);
+        if again.is_some() {
+            head_norm::backward(pass, layer, tape.qkv.view(), d_qkv.view_mut(), gradients);
+        }
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
         gradients.of_outputs(run, d_qkv.view(), &pack(stream, h, d, pass.geometry.config.dtype));
         bias::backward(pass, layer, &QUERY_KEY_VALUE, d_qkv.view(), gradients);
         count_projections(pass, layer, 2);
         weights.query_key_value.backward_tree(stream, pass.parameters, d_qkv.view(), rows)
     }
+}
+
+/// Norms the heads of queries and keys of `qkv`, where the family does that, and turns them; returns what `qkv` was before
+/// the norms.
+fn norm_and_rotate(pass: &Pass<'_>, layer: usize, qkv: &mut Buffer) -> Option<Buffer> {
+    let norms_heads = pass.geometry.config.family.norms_heads();
+    let former = norms_heads.then(|| head_norm::forward(pass, layer, qkv.view_mut()));
+    rotate(pass, qkv.view_mut(), layer, false);
+    former
 }
 
 /// Turns the queries and keys of `qkv` by their positions, or back, where positions are rotary.
