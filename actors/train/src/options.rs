@@ -153,7 +153,6 @@ impl Default for TrainOptions {
             feed_forward_size: 0,
             context_length: 128,
             rope_theta: 10_000.0,
-            rope_scaling: None,
             sliding_window: 0,
             tie_embeddings: false,
             dtype: Dtype::F32,
