@@ -410,6 +410,67 @@ mod tests {
         }
     }
 
+    /// Values that no writer means, in every field and in every field of the fields.
+    #[test]
+    fn whatever_a_field_holds_is_refused_or_makes_a_model() {
+        let wrong = [
+            Value::Null,
+            json!(true),
+            json!("x"),
+            json!([]),
+            json!({}),
+            json!([{}]),
+            json!(-1),
+            json!(0),
+            json!(1),
+            json!(0.3),
+            json!(1e300),
+            json!(u64::MAX),
+        ];
+        let scaling = Some(RopeScaling::Yarn {
+            factor: 4.0,
+            original_max_position_embeddings: 64,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.1,
+            truncate: true,
+        });
+        let (mut read, mut refused) = (0, 0);
+        for family in Family::ALL {
+            let rope_scaling = scaling.clone().filter(|_| family.is_rotary());
+            let num_key_value_heads = if family == Family::Gpt2 { 4 } else { 2 };
+            let whole =
+                ModelConfig { family, rope_scaling, num_key_value_heads, ..tiny() }.to_hugging_face(4);
+            let mut places: Vec<String> = Vec::new();
+            for (name, value) in whole.as_object().unwrap() {
+                places.push(format!("/{name}"));
+                let inner = value.as_object().into_iter().flatten();
+                places.extend(inner.map(|(inner, _)| format!("/{name}/{inner}")));
+            }
+            for (place, wrong) in
+                places.iter().flat_map(|place| wrong.iter().map(move |wrong| (place, wrong)))
+            {
+                let mut value = whole.clone();
+                *value.pointer_mut(place).unwrap() = wrong.clone();
+                match ModelConfig::from_hugging_face(&serde_json::to_vec(&value).unwrap()) {
+                    Err(_) => refused += 1,
+                    Ok((config, _)) => {
+                        let (frequencies, scale) = rope::frequencies(
+                            config.head_dim,
+                            config.rope_theta,
+                            config.rope_scaling.as_ref(),
+                        );
+                        let finite = frequencies.iter().all(|frequency| frequency.is_finite());
+                        assert!(finite && scale.is_finite(), "{place}: {wrong}");
+                        assert!(config.parameters() > 0 && config.training_flop_per_token(8) > 0.0);
+                        read += 1;
+                    }
+                }
+            }
+        }
+        assert!(read > 100 && refused > 500, "{read} read, {refused} refused");
+    }
+
     #[test]
     fn names_what_it_cannot_do() {
         let refused = |edit: fn(&mut Value)| {
