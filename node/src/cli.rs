@@ -166,6 +166,8 @@ pub(crate) enum DtypeArg {
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FamilyArg {
     Llama,
+    Qwen2,
+    Qwen3,
     Gpt2,
 }
 

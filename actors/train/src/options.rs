@@ -23,7 +23,8 @@ const RMS_NORM_EPSILON: f32 = 1e-5;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainOptions {
-    /// Family of the model: `llama` (RMSNorm, rotary positions, grouped queries, SwiGLU) or `gpt2` (LayerNorm, learned
+    /// Family of the model: `llama` (RMSNorm, rotary positions, grouped queries, SwiGLU), `qwen2` (the same with biases of
+    /// queries, keys and values), `qwen3` (the same with a norm of every query and key head) or `gpt2` (LayerNorm, learned
     /// positions, GELU, biases; `kv_heads` and `rope_theta` are not used).
     #[schemars(with = "String")]
     pub family: Family,
@@ -395,8 +396,8 @@ impl TrainOptions {
     pub fn geometry(&self, vocabulary: usize, end_of_text: Option<u32>) -> Result<Geometry, GeometryError> {
         let width = self.hidden_size.min(1 << 20);
         let (usual_feed_forward, kv_heads) = match self.family {
-            Family::Llama => ((8 * width).div_ceil(3).next_multiple_of(8), self.kv_heads),
             Family::Gpt2 => (4 * width, self.heads),
+            _ => ((8 * width).div_ceil(3).next_multiple_of(8), self.kv_heads),
         };
         let feed_forward = match self.feed_forward_size {
             0 => usual_feed_forward,
@@ -414,7 +415,10 @@ impl TrainOptions {
             max_position_embeddings: self.context_length,
             rms_norm_eps: RMS_NORM_EPSILON,
             rope_theta: self.rope_theta,
+            rope_scaling: None,
             sliding_window: NonZeroUsize::new(self.sliding_window),
+            full_attention_layers: 0,
+            attention_bias: false,
             tie_word_embeddings: self.tie_embeddings,
             dtype: self.dtype,
             bos_token_id: None,

@@ -102,8 +102,8 @@ impl Small {
         config.num_key_value_heads = kv_heads;
         config.num_attention_heads = kv_heads * heads_of_group;
         config.hidden_size = match config.family {
-            Family::Llama => HIDDEN_SIZE,
             Family::Gpt2 => config.num_attention_heads * HEAD_SIZE,
+            _ => HIDDEN_SIZE,
         };
         config.intermediate_size = reduced(config.intermediate_size, shards, 3);
         config.num_hidden_layers = stage_layers.iter().sum();
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn every_plan_is_verified_whatever_the_stage_chooses() {
         type Choose = fn(&mut TrainOptions);
-        let choices: [(&str, Choose); 25] = [
+        let choices: [(&str, Choose); 28] = [
             ("dp2.tp2.pp2", |_| {}),
             ("dp2.tp2.pp2", |o| o.zero_stage = 0),
             ("dp4.pp2", |o| (o.family, o.tie_embeddings, o.dropout) = (Family::Gpt2, true, 0.1)),
@@ -218,6 +218,9 @@ mod tests {
                 (o.family, o.heads, o.hidden_size) = (Family::Gpt2, 3, 96);
                 (o.context_length, o.sequence_length) = (131, 64);
             }),
+            ("dp2.tp2.pp2", |o| o.family = Family::Qwen2),
+            ("tp4", |o| (o.family, o.kv_heads, o.recompute) = (Family::Qwen2, 2, Recompute::Selective)),
+            ("tp4.pp2", |o| (o.family, o.kv_heads, o.sequence_parallel) = (Family::Qwen3, 2, false)),
             ("pp2", |o| o.virtual_stages = 2),
             ("dp2.tp2.pp2", |o| o.sliding_window = 48),
             ("dp2.tp2.pp2", |o| (o.virtual_stages, o.layers, o.tie_embeddings) = (3, 7, true)),

@@ -52,6 +52,8 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
     };
     let family = match args.family {
         FamilyArg::Llama => Family::Llama,
+        FamilyArg::Qwen2 => Family::Qwen2,
+        FamilyArg::Qwen3 => Family::Qwen3,
         FamilyArg::Gpt2 => Family::Gpt2,
     };
     let options = TrainOptions {

@@ -5,15 +5,15 @@
 
 use sixfold_tensor::{Buffer, Gelu, Stream, View};
 
-use crate::family::Family;
+use crate::families::Family;
 
 /// The activation: SwiGLU of gates and ups, or GELU.
 pub(crate) fn forward(stream: &Stream, family: Family, inner: View<'_>, columns: usize) -> Buffer {
     let mut out = stream.uninit(inner.len() / family.feed_forward_inputs().len());
-    match family {
+    match family.is_gated() {
         _ if out.is_empty() => {}
-        Family::Llama => stream.swiglu(inner, columns, out.view_mut()),
-        Family::Gpt2 => stream.gelu(Gelu::Tanh, inner, out.view_mut()),
+        true => stream.swiglu(inner, columns, out.view_mut()),
+        false => stream.gelu(Gelu::Tanh, inner, out.view_mut()),
     }
     out
 }
@@ -27,10 +27,10 @@ pub(crate) fn backward(
     columns: usize,
 ) -> Buffer {
     let mut d_inner = stream.uninit(inner.len());
-    match family {
+    match family.is_gated() {
         _ if d_out.is_empty() => {}
-        Family::Llama => stream.swiglu_backward(d_out, inner, columns, d_inner.view_mut()),
-        Family::Gpt2 => stream.gelu_backward(Gelu::Tanh, d_out, inner, d_inner.view_mut()),
+        true => stream.swiglu_backward(d_out, inner, columns, d_inner.view_mut()),
+        false => stream.gelu_backward(Gelu::Tanh, d_out, inner, d_inner.view_mut()),
     }
     d_inner
 }

@@ -1,9 +1,11 @@
-//! Causal grouped-query attention with rotary positions: projections for all of the rank's shards at once, and
+//! Causal grouped-query attention with rotary positions, and norms of heads where the family has them: projections for all of the rank's shards at once, and
 //! attention for as many neighbouring shards at once as have equally many query heads to a key-value head.
 //!
 //! Shapes: `h` is `[rows, d]`; `qkv` is `[rows, queries | keys | values]` and `o` is `[rows, query heads *
-//! head]`, each with the rank's shards side by side; the tape holds `qkv` with its queries and keys turned. Of one
-//! call of attention, `lse` is `[rows, query heads]`. Attention reads and writes the columns of these matrices.
+//! head]`, each with the rank's shards side by side; the tape holds `qkv` with its queries and keys turned, or as it was
+//! before its heads were normed, which are then normed and turned again. Of one call of attention, `lse` is `[rows, query heads]`. Attention reads and writes the columns of these matrices.
+
+mod head_norm;
 
 use std::ops::Range;
 
@@ -14,7 +16,7 @@ use sixfold_tensor::{
 use crate::batch::MicroBatch;
 use crate::bias;
 use crate::branch::Body;
-use crate::family::Family;
+use crate::families::Family;
 use crate::linear::{Gradients, pack};
 use crate::packed::{QUERY_KEY_VALUE, shard_ranges};
 use crate::pass::Pass;
@@ -64,7 +66,7 @@ impl Heads {
                 head_dim,
                 keys: tokens,
                 query_offset: 0,
-                window: pass.geometry.config.sliding_window,
+                window: pass.geometry.config.window(layer),
             };
             let qkv = qkv.try_into().ok()?;
             (q_heads > 0).then(|| Self { shard, shape, qkv, o: o[0].clone() })
@@ -128,7 +130,7 @@ impl Body for Attention {
             low[0] = adapters.forward(pass, h, qkv.view_mut());
         }
         bias::add(pass, layer, &QUERY_KEY_VALUE, qkv.view_mut());
-        rotate(pass, qkv.view_mut(), layer, false);
+        let former = norm_and_rotate(pass, layer, &mut qkv);
         for heads in Heads::of_calls(pass, layer) {
             let of_call = heads.columns(qkv.view(), rows, width);
             let out = MatMut::row_major(o.view_mut(), rows, o_width).columns(heads.o.clone());
@@ -142,7 +144,7 @@ impl Body for Attention {
             low[1] = adapter.forward(pass, o.view())?;
         }
         let y = weights.attention_output.forward_tree(stream, pass.parameters, o.view(), rows);
-        Ok((y, AttentionTape { qkv, o, low, lse: lses }))
+        Ok((y, AttentionTape { qkv: former.unwrap_or(qkv), o, low, lse: lses }))
     }
 
     fn add_to_sum(pass: &Pass<'_>, layer: usize, tape: &AttentionTape, y: ViewMut<'_>) {
@@ -170,10 +172,16 @@ impl Body for Attention {
         let units: Vec<_> =
             Heads::of(pass, layer).iter().map(|heads| (unit(heads), heads.o.clone())).collect();
         gradients.of_inputs(&units, dy, d, tape.o.view());
+        let again = pass.geometry.config.family.norms_heads().then(|| {
+            let mut qkv = stream.copy_of(tape.qkv.view());
+            norm_and_rotate(pass, layer, &mut qkv);
+            qkv
+        });
+        let qkv = again.as_ref().unwrap_or(&tape.qkv);
         let mut d_qkv = stream.uninit(rows * width);
         let [o, d_o] = [&tape.o, &d_o].map(|of_heads| Mat::row_major(of_heads.view(), rows, o_width));
         for (heads, lse) in Heads::of_calls(pass, layer).iter().zip(&tape.lse) {
-            let [q, k, v] = heads.columns(tape.qkv.view(), rows, width);
+            let [q, k, v] = heads.columns(qkv.view(), rows, width);
             let saved = AttentionSaved { q, k, v, out: o.columns(heads.o.clone()), lse_th: lse.view() };
             let (d_o, columns) = (d_o.columns(heads.o.clone()), heads.qkv.clone());
             let (starts, to) =
@@ -182,6 +190,9 @@ impl Body for Attention {
             pass.work.attention += heads.flops(5, pass.batch);
         }
         rotate(pass, d_qkv.view_mut(), layer, true);
+        if again.is_some() {
+            head_norm::backward(pass, layer, tape.qkv.view(), d_qkv.view_mut(), gradients);
+        }
         let run = gradients.run(Place::Layer(layer as u32), &QUERY_KEY_VALUE, &pass.slice.shards);
         if !run.is_empty() {
             let of_rows = Mat::row_major(d_qkv.view(), rows, width);
@@ -197,6 +208,15 @@ impl Body for Attention {
         };
         Ok((weights.query_key_value.backward_tree(stream, pass.parameters, d_qkv.view(), rows), through))
     }
+}
+
+/// Norms the heads of queries and keys of `qkv`, where the family does that, and turns them; returns what `qkv` was before
+/// the norms.
+fn norm_and_rotate(pass: &Pass<'_>, layer: usize, qkv: &mut Buffer) -> Option<Buffer> {
+    let norms_heads = pass.geometry.config.family.norms_heads();
+    let former = norms_heads.then(|| head_norm::forward(pass, layer, qkv.view_mut()));
+    rotate(pass, qkv.view_mut(), layer, false);
+    former
 }
 
 /// Turns the queries and keys of `qkv` by their positions, or back, where positions are rotary.

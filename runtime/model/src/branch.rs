@@ -7,7 +7,7 @@
 use sixfold_tensor::{Buffer, Purpose, Stream, View, ViewMut};
 
 use crate::bias;
-use crate::family::Family;
+use crate::families::Family;
 use crate::linear::Gradients;
 use crate::norm::Normed;
 use crate::pass::Pass;

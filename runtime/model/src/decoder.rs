@@ -182,6 +182,12 @@ impl Decoder {
         let mut q = self.project(h.view(), &weights.query);
         let mut k = self.project(h.view(), &weights.key);
         let v = self.project(h.view(), &weights.value);
+        if let Some(norm) = &weights.query_norm {
+            q = self.norm(q.view(), norm);
+        }
+        if let Some(norm) = &weights.key_norm {
+            k = self.norm(k.view(), norm);
+        }
         let (query, kv) =
             (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
         if let Some(table) = &self.rope {

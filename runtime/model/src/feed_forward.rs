@@ -8,7 +8,7 @@ use std::ops::Range;
 use sixfold_tensor::{Buffer, Mat, Purpose, Stream, View, ViewMut};
 
 use crate::branch::Body;
-use crate::family::Family;
+use crate::families::Family;
 use crate::linear::{Gradients, pack};
 use crate::packed::shard_ranges;
 use crate::pass::Pass;

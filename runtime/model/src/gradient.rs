@@ -2,8 +2,8 @@
 //!
 //! The order of additions is fixed by the job, not by the plan: micro-batches of a data group in
 //! order into one buffer; groups in a balanced tree ([`GroupTree`], then the data-parallel
-//! ranks); and last, in [`finish`], sequence blocks of norms and biases, copies of key-value heads, and the
-//! head with the embedding where they are tied.
+//! ranks); and last, in [`finish`], sequence blocks of norms and biases, logical shards of norms of heads, copies of
+//! key-value heads, and the head with the embedding where they are tied.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::DeviceUnits;
 
 /// How gradients lie in a buffer while they are summed: as the parameters, but norms and biases once for each
-/// sequence block, and the head apart from the embedding even where they are tied. A slice at the end
+/// sequence block, norms of heads once for each logical shard, of which there are as many, and the head apart from the embedding even where they are tied. A slice at the end
 /// of a pipeline has the head alone.
 pub fn gradient_index(geometry: &Geometry, slice: &ModelSlice) -> UnitIndex {
     let blocks = geometry.sharding.logical();
@@ -126,15 +126,20 @@ pub fn finish(
     group: &mut dyn TensorGroup,
     sequence_parallel: bool,
 ) -> Result<(), GroupError> {
-    let shared = sequence_parallel && slice.shards.len() < geometry.sharding.logical();
-    for unit in slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector()) {
-        if !(shared && unit.tensor.is_whole_vector()) {
-            // Sequence blocks, in the tree, into the first of them.
-            stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
-        }
+    let is_alone = slice.shards.len() == geometry.sharding.logical();
+    // Heads are other ranks' in any case, rows only if the ranks share them.
+    let is_shared = |unit: &UnitId| match unit.tensor {
+        _ if is_alone => false,
+        tensor => tensor.is_head_norm() || (sequence_parallel && tensor.is_whole()),
+    };
+    let vectors = slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_vector());
+    let (shared, own): (Vec<_>, Vec<_>) = vectors.partition(is_shared);
+    for unit in own {
+        // Sequence blocks or shards, in the tree, into the first of them.
+        stream.tree_sum(sums.unit_mut(unit), geometry.region(unit).len());
     }
-    if shared {
-        sum_shared_blocks(stream, geometry, slice, sums, group)?;
+    if !shared.is_empty() {
+        sum_shared_blocks(stream, geometry, slice, &shared, sums, group)?;
     }
     if geometry.trains_tied_head() && slice.input && slice.output {
         for shard in slice.shards.clone() {
@@ -145,8 +150,8 @@ pub fn finish(
     }
     if geometry.sharding.has_kv_copies() {
         for layer in slice.layers.clone() {
-            for tensor in geometry.trained_layer_tensors().into_iter().filter(|tensor| tensor.is_key_value())
-            {
+            let tensors = geometry.trained_layer_tensors();
+            for tensor in tensors.into_iter().filter(|tensor| tensor.is_key_value()) {
                 sum_copies(stream, geometry, slice, (layer, tensor), sums, group)?;
             }
         }
@@ -154,31 +159,33 @@ pub fn finish(
     Ok(())
 }
 
-/// Sums the sequence blocks of norms and whole biases where each rank has filled in its own: the blocks with the numbers of
-/// its shards.
+/// Sums the sequence blocks of norms and whole biases, or the logical shards of norms of heads, where each rank has filled in
+/// its own: those with the numbers of its shards.
 fn sum_shared_blocks(
     stream: &Stream,
     geometry: &Geometry,
     slice: &ModelSlice,
+    units: &[UnitId],
     sums: &mut DeviceUnits,
     group: &mut dyn TensorGroup,
 ) -> Result<(), GroupError> {
-    let units: Vec<UnitId> =
-        slice.units(geometry).into_iter().filter(|unit| unit.tensor.is_whole_vector()).collect();
-    if units.is_empty() {
-        return Ok(());
-    }
-    let d = geometry.config.hidden_size;
-    let own = slice.shards.start * d..slice.shards.end * d;
-    let mut all = stream.uninit(units.len() * d);
-    for (index, unit) in units.iter().enumerate() {
-        let mut blocks = sums.unit_mut(*unit).slice(own.clone());
-        stream.tree_sum(blocks.reborrow(), d);
-        stream.copy(blocks.as_view().slice(0..d), all.slice_mut(index * d..(index + 1) * d));
+    let len = |unit: &UnitId| geometry.region(*unit).len();
+    let mut all = stream.uninit(units.iter().map(len).sum());
+    let mut rest = all.view_mut();
+    for unit in units {
+        let len = len(unit);
+        let mut blocks = sums.unit_mut(*unit).slice(slice.shards.start * len..slice.shards.end * len);
+        stream.tree_sum(blocks.reborrow(), len);
+        let (of_unit, after) = rest.split_at(len);
+        stream.copy(blocks.as_view().slice(0..len), of_unit);
+        rest = after;
     }
     group.sum(stream, all.view_mut())?;
-    for (index, unit) in units.iter().enumerate() {
-        stream.copy(all.slice(index * d..(index + 1) * d), sums.unit_mut(*unit).slice(0..d));
+    let mut first = 0;
+    for unit in units {
+        let last = first + len(unit);
+        stream.copy(all.slice(first..last), sums.unit_mut(*unit).slice(0..last - first));
+        first = last;
     }
     Ok(())
 }
@@ -188,8 +195,8 @@ fn sum_shared_blocks(
 pub fn is_finished_by_sum(geometry: &Geometry, unit: UnitId) -> bool {
     match unit.tensor {
         Tensor::Embedding | Tensor::Head => !geometry.config.tie_word_embeddings,
-        tensor if tensor.is_key_value() => !geometry.sharding.has_kv_copies(),
-        tensor => !tensor.is_vector(),
+        tensor if tensor.is_vector() => false,
+        tensor => !(tensor.is_key_value() && geometry.sharding.has_kv_copies()),
     }
 }
 
@@ -230,7 +237,8 @@ fn sum_copies(
     let mut all_heads = stream.filled(len * geometry.config.num_key_value_heads, NOTHING);
     let add = |left: &mut Buffer, right: Buffer| stream.add_assign(left.view_mut(), right.view());
     for head in 0..geometry.config.num_key_value_heads {
-        let mut leaf = |shard| holds(shard, head).then(|| stream.copy_of(gradients.unit(id(shard))));
+        let mut leaf =
+            |shard| holds(shard, head).then(|| stream.copy_of(gradients.unit(id(shard)).slice(0..len)));
         if let Some(own) = sum_shards(slice.shards.clone(), &mut leaf, &add) {
             stream.copy(own.view(), all_heads.slice_mut(head * len..(head + 1) * len));
         }
@@ -238,7 +246,8 @@ fn sum_copies(
     group.sum(stream, all_heads.view_mut())?;
     for head in 0..geometry.config.num_key_value_heads {
         for shard in slice.shards.clone().filter(|shard| holds(*shard, head)) {
-            stream.copy(all_heads.slice(head * len..(head + 1) * len), gradients.unit_mut(id(shard)));
+            let of_unit = gradients.unit_mut(id(shard)).slice(0..len);
+            stream.copy(all_heads.slice(head * len..(head + 1) * len), of_unit);
         }
     }
     Ok(())

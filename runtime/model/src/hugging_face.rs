@@ -1,4 +1,4 @@
-//! Parameters to and from `model.safetensors`, under the names of Hugging Face's Llama and GPT-2, and adapters to and from
+//! Parameters to and from `model.safetensors`, under the names that Hugging Face has for each family, and adapters to and from
 //! `adapter_model.safetensors`, under PEFT's.
 //!
 //! A file holds whole tensors; a rank reads only its units of them. Read [`read_parameters`] and
@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use file_tensor::{FileTensor, Layout};
+pub(crate) use file_tensor::FileTensor;
+use file_tensor::Layout;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
 
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
@@ -75,7 +76,7 @@ fn view_of<'a>(
     unit: UnitId,
     tensors: &SafeTensors<'a>,
 ) -> Result<Stored<'a>, WeightsError> {
-    let file = FileTensor::of(geometry.config.family, unit.place, unit.tensor);
+    let file = geometry.config.family.file_tensor(unit.place, unit.tensor);
     let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
     let name = file.name;
     // The files of GPT-2's authors leave the model's name out.
@@ -240,6 +241,8 @@ impl UnitId {
             Tensor::UpBias => "mlp.up_proj.bias",
             Tensor::Down => "mlp.down_proj.weight",
             Tensor::DownBias => "mlp.down_proj.bias",
+            Tensor::QueryNorm => "self_attn.q_norm.weight",
+            Tensor::KeyNorm => "self_attn.k_norm.weight",
             // Those of adapters have been named.
             _ => "",
         };

@@ -1,4 +1,4 @@
-//! Decoders of the Llama and GPT-2 families on one device: forward, backward, optimizer, KV cache, sampling, files.
+//! Decoders of the Llama, Qwen and GPT-2 families on one device: forward, backward, optimizer, KV cache, sampling, files.
 //!
 //! The arithmetic is cut into [logical shards](Sharding), sequence blocks and data groups that do
 //! not depend on any plan, so that the bits of a training run are the same for every way of
@@ -21,7 +21,7 @@ mod branch;
 mod config;
 mod decoder;
 mod embedding;
-mod family;
+mod families;
 mod feed_forward;
 mod frozen;
 mod gradient;
@@ -36,6 +36,7 @@ mod norm;
 mod optimizer;
 mod packed;
 mod pass;
+mod rope;
 mod row_parts;
 mod sampling;
 mod sharding;
@@ -53,7 +54,7 @@ pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
-pub use family::Family;
+pub use families::Family;
 pub use frozen::{FrozenUnits, Parameters};
 pub use gradient::{
     GroupSum, GroupTree, finish as finish_gradients, gradient_index, is_finished_by_sum,
@@ -68,6 +69,7 @@ pub use network::{Network, Output, Surroundings, Tape};
 pub use optimizer::{Optimizer, OptimizerOptions, SquareSums, square_sums};
 pub use packed::PackedWeights;
 pub use pass::Work;
+pub use rope::RopeScaling;
 pub use sampling::{SamplingOptions, greedy, sample};
 pub use sharding::{LOGICAL_SHARDS_MAX, Shard, Sharding, ShardingError, even_part};
 pub use site::{Part, Site};

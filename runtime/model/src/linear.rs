@@ -121,6 +121,15 @@ impl<'a> Gradients<'a> {
         }
     }
 
+    /// As [`Self::add_leaves`], for an `add` that is called for more than what it adds: where that is not wanted, it goes into `len`
+    /// numbers that are dropped.
+    pub(crate) fn add_leaves_if_wanted(&mut self, unit: UnitId, len: usize, add: impl FnOnce(ViewMut<'_>)) {
+        match self.wants(unit) {
+            true => self.add_leaves(unit, add),
+            false => add(self.stream.zeros(len).view_mut()),
+        }
+    }
+
     /// Adds the gradient `dx` (`[rows, d]`) of each row to the row of its token in a shard of the embedding, whose
     /// first row is that of token `first_id`; or to that of its position. Nothing is done where it is not wanted.
     pub(crate) fn of_embedding(

@@ -153,7 +153,8 @@ impl Lora {
         if self.projections.is_empty() {
             return Err(LoraError::Nothing);
         }
-        let has = |projection: &Projection| config.family.layer_tensors().contains(&projection.tensors()[0]);
+        let has =
+            |projection: &Projection| config.layer_tensors().any(|tensor| tensor == projection.tensors()[0]);
         match self.projections.iter().find(|projection| !has(projection)) {
             Some(projection) => Err(LoraError::Missing(*projection)),
             None => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! Shapes: `x` is `[own rows, d]`, the rows that the rank has ([`row_parts`](crate::row_parts)); `h` is `[rows, d]`.
 
-use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View, ViewMut};
+use sixfold_tensor::{Buffer, LayerNormSaved, RmsNormSaved, Stream, View};
 
 use crate::linear::Gradients;
 use crate::pass::Pass;
@@ -69,14 +69,10 @@ impl Normed {
         let (x, rstd) = (self.x.view(), self.rows.rstd.view());
         let (mut dx, segments) = (stream.uninit(dh.len()), pass.own_segments());
         let Some(bias) = bias_of(pass, norm) else {
-            let saved = RmsNormSaved { x, w, rstd };
-            let mut add =
-                |leaves: ViewMut<'_>| stream.rms_norm_backward(dh, saved, &segments, dx.view_mut(), leaves);
-            if gradients.wants(norm) {
-                gradients.add_leaves(norm, add);
-            } else {
-                add(stream.zeros(pass.leaves() * w.len()).view_mut());
-            }
+            gradients.add_leaves_if_wanted(norm, pass.leaves() * w.len(), |leaves| {
+                let saved = RmsNormSaved { x, w, rstd };
+                stream.rms_norm_backward(dh, saved, &segments, dx.view_mut(), leaves);
+            });
             return dx;
         };
         let mut sums = [(); 2].map(|()| stream.zeros(pass.leaves() * w.len()));

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use crate::config::{ConfigError, ModelConfig};
-use crate::family::Family;
+use crate::families::Family;
 use crate::lora::{Factor, Lora, LoraError, Projection};
 use crate::sharding::{Sharding, ShardingError, even_part};
 
@@ -73,6 +73,10 @@ pub enum Tensor {
     DownBias,
     /// `[d]`, whole on every shard.
     FinalNormBias,
+    /// `[head]`, of every query head, whole on every shard.
+    QueryNorm,
+    /// `[head]`, of every key head, whole on every shard.
+    KeyNorm,
     /// `[rank, d]`, whole on every shard.
     QueryLoraA,
     /// `[rank, d]`, whole on every shard.
@@ -106,7 +110,12 @@ pub enum Tensor {
 impl Tensor {
     /// Whether this is the weight of a norm, which begins at 1.
     pub fn is_norm(self) -> bool {
-        matches!(self, Self::AttentionNorm | Self::FeedForwardNorm | Self::FinalNorm)
+        matches!(self, Self::AttentionNorm | Self::FeedForwardNorm | Self::FinalNorm) || self.is_head_norm()
+    }
+
+    /// Whether this is the weight of a norm of single heads: its gradient is summed by logical shard.
+    pub fn is_head_norm(self) -> bool {
+        matches!(self, Self::QueryNorm | Self::KeyNorm)
     }
 
     /// Whether this is whole on every rank of a tensor-parallel group: norms, biases that are added after a
@@ -143,8 +152,8 @@ impl Tensor {
         self.is_norm() || self.is_whole_bias()
     }
 
-    /// Whether this is a norm or a bias: its gradient is summed by sequence block, and it is not subject to
-    /// weight decay.
+    /// Whether this is a norm or a bias: its gradient is summed by sequence block, or for norms of heads by logical shard,
+    /// and it is not subject to weight decay.
     pub fn is_vector(self) -> bool {
         self.is_whole_vector()
             || matches!(self, Self::QueryBias | Self::KeyBias | Self::ValueBias | Self::UpBias)
@@ -168,7 +177,10 @@ impl Tensor {
 
     /// Whether this belongs to the key-value heads, which shards may hold copies of.
     pub fn is_key_value(self) -> bool {
-        matches!(self, Self::Key | Self::Value | Self::KeyLoraB | Self::ValueLoraB)
+        matches!(
+            self,
+            Self::Key | Self::Value | Self::KeyBias | Self::ValueBias | Self::KeyLoraB | Self::ValueLoraB
+        )
     }
 
     fn name(self) -> &'static str {
@@ -209,6 +221,8 @@ impl Tensor {
             Self::GateLoraB => "feed_forward.gate.lora_b",
             Self::UpLoraB => "feed_forward.up.lora_b",
             Self::DownLoraB => "feed_forward.down.lora_b",
+            Self::QueryNorm => "attention.wq.norm",
+            Self::KeyNorm => "attention.wk.norm",
         }
     }
 }
@@ -286,7 +300,7 @@ fn parse_unit(text: &str) -> Option<UnitId> {
     let of_outputs = Family::ALL.into_iter().flat_map(|family| family.output_tensors(false));
     let mut outer = of_inputs
         .map(|tensor| (Place::Input, *tensor))
-        .chain(of_outputs.map(|tensor| (Place::Output, *tensor)));
+        .chain(of_outputs.map(|tensor| (Place::Output, tensor)));
     let (place, tensor) = outer.find(|(_, tensor)| tensor.name() == name)?;
     Some(UnitId { place, tensor, shard })
 }
@@ -377,7 +391,7 @@ impl Geometry {
     pub(crate) fn trained_layer_tensors(&self) -> Vec<Tensor> {
         match &self.lora {
             Some(lora) => lora.layer_tensors(),
-            None => self.config.family.layer_tensors().to_vec(),
+            None => self.config.layer_tensors().collect(),
         }
     }
 
@@ -403,6 +417,9 @@ impl Geometry {
             return self.factor_region(UnitId { tensor: weight, ..unit }, factor);
         }
         match unit.tensor {
+            tensor if tensor.is_head_norm() => {
+                Region { rows: 0..1, columns: 0..config.head_dim, width: config.head_dim }
+            }
             tensor if tensor.is_whole() => rows(0..1),
             Tensor::PositionEmbedding => rows(self.positions(unit.shard as usize)),
             Tensor::Query => rows(heads(&shard.query_heads)),
@@ -445,24 +462,9 @@ impl Geometry {
 
     /// Rows and columns of the whole tensor that `tensor` names.
     pub fn whole(&self, tensor: Tensor) -> (usize, usize) {
-        let (config, d) = (&self.config, self.config.hidden_size);
-        let (q, kv) =
-            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-        if let Some((weight, factor)) = tensor.adapts() {
-            return self.factor_whole(weight, factor);
-        }
-        match tensor {
-            tensor if tensor.is_whole() => (1, d),
-            Tensor::PositionEmbedding => (config.max_position_embeddings, d),
-            Tensor::Query => (q, d),
-            Tensor::Key | Tensor::Value => (kv, d),
-            Tensor::AttentionOutput => (d, q),
-            Tensor::Gate | Tensor::Up => (config.intermediate_size, d),
-            Tensor::Down => (d, config.intermediate_size),
-            Tensor::QueryBias => (q, 1),
-            Tensor::KeyBias | Tensor::ValueBias => (kv, 1),
-            Tensor::UpBias => (config.intermediate_size, 1),
-            _ => (config.vocab_size, d),
+        match tensor.adapts() {
+            Some((weight, factor)) => self.factor_whole(weight, factor),
+            None => self.config.shape(tensor),
         }
     }
 }
@@ -522,10 +524,11 @@ impl ModelSlice {
             all_shards(Place::Input, tensor);
         }
         for layer in self.layers.clone() {
-            of_layers.iter().for_each(|&tensor| all_shards(Place::Layer(layer as u32), tensor));
+            let place = Place::Layer(layer as u32);
+            of_layers.iter().for_each(|tensor| all_shards(place, *tensor));
         }
         if self.output && are_outer {
-            family.output_tensors(tied).iter().for_each(|&tensor| all_shards(Place::Output, tensor));
+            family.output_tensors(tied).for_each(|tensor| all_shards(Place::Output, tensor));
         }
         units
     }
@@ -596,11 +599,11 @@ impl UnitIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{geometry, gpt2};
+    use crate::testing::{geometry, gpt2, qwen3};
 
     #[test]
     fn names_of_all_units_parse_back() {
-        for geometry in [geometry(), gpt2()] {
+        for geometry in [geometry(), gpt2(), qwen3()] {
             for unit in ModelSlice::whole(&geometry).units(&geometry) {
                 assert_eq!(unit.to_string().parse(), Ok(unit));
             }
@@ -614,7 +617,7 @@ mod tests {
 
     #[test]
     fn units_of_all_slices_make_up_the_model() {
-        [geometry(), gpt2()].iter().for_each(assert_slices_make_up_the_model);
+        [geometry(), gpt2(), qwen3()].iter().for_each(assert_slices_make_up_the_model);
     }
 
     fn assert_slices_make_up_the_model(geometry: &Geometry) {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sixfold_model::{
     Alone, Chunk, DecodeError, Decoder, DeviceUnits, Dtype, Family, Geometry, KvSequence, MicroBatch,
-    ModelConfig, ModelSlice, Network, OutOfBlocks, Output, PackedWeights, SamplingOptions, StepSeed,
-    Surroundings, UnitBuffer, Wanted, Work, initialize, sample,
+    ModelConfig, ModelSlice, Network, OutOfBlocks, Output, PackedWeights, RopeScaling, SamplingOptions,
+    StepSeed, Surroundings, UnitBuffer, Wanted, Work, initialize, sample,
 };
 use sixfold_tensor::{Device, IGNORED_TARGET};
 
@@ -28,7 +28,10 @@ fn geometry(kv_heads: usize, logical: usize) -> Geometry {
         max_position_embeddings: 200,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         sliding_window: None,
+        full_attention_layers: 0,
+        attention_bias: false,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,
@@ -53,14 +56,39 @@ fn windowed(logical: usize) -> Geometry {
     Geometry::new(ModelConfig { sliding_window, ..geometry(3, 1).config }, logical).unwrap()
 }
 
+/// Of the Qwen2 family, with a window in the last layer.
+fn qwen2(logical: usize) -> Geometry {
+    let (sliding_window, full_attention_layers) = (NonZeroUsize::new(20), 1);
+    let llama = geometry(3, 1).config;
+    let config = ModelConfig { family: Family::Qwen2, sliding_window, full_attention_layers, ..llama };
+    Geometry::new(config, logical).unwrap()
+}
+
+/// Of the Qwen3 family, with all biases, heads wider than the stream together, and stretched positions.
+fn qwen3(logical: usize) -> Geometry {
+    let rope_scaling = Some(RopeScaling::Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 50,
+        beta_fast: 8.0,
+        beta_slow: 1.0,
+        attention_factor: 1.1,
+        truncate: true,
+    });
+    let llama = geometry(3, 1).config;
+    let config =
+        ModelConfig { family: Family::Qwen3, head_dim: 6, attention_bias: true, rope_scaling, ..llama };
+    Geometry::new(config, logical).unwrap()
+}
+
 fn parameters(geometry: &Geometry) -> UnitBuffer {
     let mut parameters = initialize(geometry, &ModelSlice::whole(geometry), 11);
-    let scaled = |(at, value): (usize, &mut f32)| match *value {
-        // Biases.
-        0.0 => *value = (at * 5 % 7) as f32 / 16.0 - 0.2,
-        _ => *value *= 8.0,
-    };
-    parameters.values_mut().iter_mut().enumerate().for_each(scaled);
+    // Biases by their place in a unit, so that copies of a head have the same.
+    let index = parameters.index().clone();
+    for (_, range) in index.iter() {
+        for (at, value) in parameters.values_mut()[range].iter_mut().enumerate() {
+            *value = if *value == 0.0 { (at * 5 % 7) as f32 / 16.0 - 0.2 } else { *value * 8.0 };
+        }
+    }
     parameters
 }
 
@@ -124,6 +152,10 @@ fn log_probabilities_have_the_bits_of_the_training_loss() {
     assert_training_agrees(&gpt2(8));
     assert_training_agrees(&bf16(4));
     assert_training_agrees(&windowed(4));
+    assert_training_agrees(&qwen2(4));
+    assert_training_agrees(&qwen2(8));
+    assert_training_agrees(&qwen3(1));
+    assert_training_agrees(&qwen3(4));
 }
 
 /// Two sequences of 120 tokens: documents of 9, 88 and 23 tokens, and of 1 and 119.
@@ -139,7 +171,7 @@ fn packed() -> MicroBatch {
 
 #[test]
 fn a_packed_document_has_the_bits_of_its_own_prefill_and_decode() {
-    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4), bf16(4), windowed(4)] {
+    for geometry in [geometry(3, 4), geometry(1, 8), gpt2(4), bf16(4), windowed(4), qwen2(4), qwen3(4)] {
         let batch = packed();
         let losses = training_losses(&geometry, batch.clone());
         let decoder = decoder(&geometry);
@@ -182,6 +214,8 @@ fn prefill_in_parts_and_decode_have_the_bits_of_one_prefill() {
     assert_parts_have_the_bits_of_the_whole(&gpt2(4));
     assert_parts_have_the_bits_of_the_whole(&bf16(4));
     assert_parts_have_the_bits_of_the_whole(&windowed(4));
+    assert_parts_have_the_bits_of_the_whole(&qwen2(4));
+    assert_parts_have_the_bits_of_the_whole(&qwen3(4));
 }
 
 fn assert_parts_have_the_bits_of_the_whole(geometry: &Geometry) {
@@ -279,7 +313,7 @@ fn among_others(decoder: &Decoder, prompt: &[u32], size: usize, place: usize) ->
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_batches_of_2_16_and_512_in_prefill_and_in_decode() {
-    for geometry in [geometry(3, 4), gpt2(4), bf16(4)] {
+    for geometry in [geometry(3, 4), gpt2(4), bf16(4), qwen3(4)] {
         let decoder = decoder(&geometry);
         // More than a block of the KV cache.
         let prompt = tokens(7, 70);

@@ -1,7 +1,8 @@
 //! Logits, loss, every gradient and ten steps of training against PyTorch.
 //!
 //! `golden/llama.safetensors` was made by `golden/make.py` from a model that this crate exported, with
-//! transformers' `LlamaForCausalLM`; the others by `golden/oracle.py` with PyTorch alone, from the papers' formulas.
+//! transformers' `LlamaForCausalLM`; the others by `golden/oracle.py` with PyTorch alone, from the papers' formulas, which
+//! `golden/transformers_check.py` compares with transformers' classes.
 //! After llm.c's `test_gpt2.c`.
 
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
@@ -16,7 +17,18 @@ use sixfold_model::{
 };
 use sixfold_tensor::{Device, Stream};
 
-const FILES: [&str; 5] = ["llama", "llama_untied", "llama_tied", "gpt2_untied", "gpt2_tied"];
+const FILES: [&str; 10] = [
+    "llama",
+    "llama_untied",
+    "llama_tied",
+    "llama_linear",
+    "llama_llama3",
+    "llama_yarn",
+    "qwen2",
+    "qwen3",
+    "gpt2_untied",
+    "gpt2_tied",
+];
 /// Some with copies of key-value heads (4), some with empty shards (8).
 const LOGICAL_SHARDS: [usize; 4] = [1, 2, 4, 8];
 

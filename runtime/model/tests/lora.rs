@@ -27,7 +27,10 @@ fn config(family: Family) -> ModelConfig {
         max_position_embeddings: 128,
         rms_norm_eps: 1e-5,
         rope_theta: 100.0,
+        rope_scaling: None,
         sliding_window: None,
+        full_attention_layers: 0,
+        attention_bias: family == Family::Qwen3,
         tie_word_embeddings: true,
         dtype: Default::default(),
         bos_token_id: None,
@@ -135,7 +138,7 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
 
 #[test]
 fn gradients_of_adapters_follow_from_those_of_the_weights_they_come_to() {
-    for family in [Family::Llama, Family::Gpt2] {
+    for family in Family::ALL {
         let base = Geometry::new(config(family), SHARDS).unwrap();
         let geometry = base.clone().with_lora(all(family)).unwrap();
         let (weights, adapters) = (parameters(&base), parameters(&geometry));

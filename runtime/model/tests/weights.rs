@@ -20,7 +20,10 @@ fn config() -> ModelConfig {
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         sliding_window: None,
+        full_attention_layers: 0,
+        attention_bias: false,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,
@@ -32,13 +35,22 @@ fn gpt2() -> ModelConfig {
     ModelConfig { family: Family::Gpt2, num_key_value_heads: 4, tie_word_embeddings: true, ..config() }
 }
 
+fn qwen2() -> ModelConfig {
+    ModelConfig { family: Family::Qwen2, ..config() }
+}
+
+fn qwen3() -> ModelConfig {
+    ModelConfig { family: Family::Qwen3, head_dim: 6, attention_bias: true, ..config() }
+}
+
 fn geometry(config: ModelConfig, logical: usize) -> Geometry {
     Geometry::new(config, logical).unwrap()
 }
 
 #[test]
 fn a_file_holds_the_model_whatever_the_shards() {
-    for (config, tied) in [(config(), false), (config(), true), (gpt2(), false), (gpt2(), true)] {
+    let all = [config(), gpt2(), qwen2(), qwen3()];
+    for (config, tied) in all.into_iter().flat_map(|config| [(config.clone(), false), (config, true)]) {
         let config = ModelConfig { tie_word_embeddings: tied, ..config };
         let four = geometry(config.clone(), 4);
         let parameters = initialize(&four, &ModelSlice::whole(&four), 3);
@@ -77,6 +89,35 @@ fn tensors_have_hugging_faces_names_and_shapes() {
     assert_eq!(shape("model.layers.0.input_layernorm.weight"), [16]);
     assert_eq!(shape("model.norm.weight"), [16]);
     assert_eq!(shape("lm_head.weight"), [31, 16]);
+}
+
+#[test]
+fn what_the_qwens_have_beside_a_llama_has_hugging_faces_names_and_shapes() {
+    for (config, own) in [
+        (qwen2(), vec![("q_proj.bias", 16), ("k_proj.bias", 8), ("v_proj.bias", 8)]),
+        (
+            qwen3(),
+            vec![
+                ("q_proj.bias", 24),
+                ("k_proj.bias", 12),
+                ("v_proj.bias", 12),
+                ("o_proj.bias", 16),
+                ("q_norm.weight", 6),
+                ("k_norm.weight", 6),
+            ],
+        ),
+        (ModelConfig { attention_bias: false, ..qwen3() }, vec![("q_norm.weight", 6), ("k_norm.weight", 6)]),
+    ] {
+        let geometry = geometry(config, 4);
+        let file = write_parameters(&geometry, &initialize(&geometry, &ModelSlice::whole(&geometry), 3));
+        let file = file.unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert_eq!(tensors.names().len(), 3 + 2 * (9 + own.len()));
+        for (name, len) in own {
+            let tensor = tensors.tensor(&format!("model.layers.1.self_attn.{name}")).unwrap();
+            assert_eq!(tensor.shape(), [len], "{name}");
+        }
+    }
 }
 
 #[test]

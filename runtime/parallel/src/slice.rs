@@ -87,12 +87,12 @@ impl FromIterator<ModelSlice> for RankSlice {
 /// What the parts of a model cost: the operations of their matrix products, for one token. The embedding is looked up
 /// and costs none; attention, which depends on a document's length, is not counted.
 pub fn stage_costs(geometry: &Geometry) -> StageCosts {
-    let of = |tensor: &Tensor| {
-        let (rows, columns) = geometry.whole(*tensor);
+    let of = |tensor: Tensor| {
+        let (rows, columns) = geometry.whole(tensor);
         if tensor.is_vector() { 0 } else { 2 * rows as u64 * columns as u64 }
     };
-    let layer = geometry.config.family.layer_tensors().iter().map(of).sum();
-    StageCosts { input: 0, layer, output: of(&Tensor::Head) }
+    let layer = geometry.config.layer_tensors().map(of).sum();
+    StageCosts { input: 0, layer, output: of(Tensor::Head) }
 }
 
 /// The layout of `plan`'s pipeline in which stages have about as much to do.

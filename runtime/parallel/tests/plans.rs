@@ -34,7 +34,10 @@ fn config() -> ModelConfig {
         max_position_embeddings: 32,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: None,
         sliding_window: None,
+        full_attention_layers: 0,
+        attention_bias: false,
         tie_word_embeddings: false,
         dtype: Default::default(),
         bos_token_id: None,
@@ -49,6 +52,22 @@ fn gpt2() -> ModelConfig {
         hidden_size: 32,
         num_key_value_heads: 8,
         max_position_embeddings: 13,
+        ..config()
+    }
+}
+
+/// With copies of key-value heads, which have biases here.
+fn qwen2() -> ModelConfig {
+    ModelConfig { family: Family::Qwen2, num_key_value_heads: 2, ..config() }
+}
+
+/// With copies of key heads, which are normed here, and with all biases.
+fn qwen3() -> ModelConfig {
+    ModelConfig {
+        family: Family::Qwen3,
+        num_key_value_heads: 2,
+        head_dim: 6,
+        attention_bias: true,
         ..config()
     }
 }
@@ -107,8 +126,14 @@ fn copies_of_key_value_heads_keep_the_bits() {
 
 #[test]
 fn copies_of_a_key_value_head_stay_one_parameter() {
-    for (kv_heads, logical) in [(2, 4), (1, 8), (1, 4)] {
-        let job = job(ModelConfig { num_key_value_heads: kv_heads, ..config() }, logical);
+    for (family, of_each, kv_heads, logical) in [
+        (Family::Llama, 2, 2, 4),
+        (Family::Llama, 2, 1, 8),
+        (Family::Llama, 2, 1, 4),
+        (Family::Qwen2, 4, 2, 4),
+        (Family::Qwen2, 4, 1, 8),
+    ] {
+        let job = job(ModelConfig { family, num_key_value_heads: kv_heads, ..config() }, logical);
         let (outcome, _) = run(&job, "tp2");
         let mut copies = 0;
         for (unit, state) in outcome.units.iter().filter(|(unit, _)| unit.tensor.is_key_value()) {
@@ -116,7 +141,7 @@ fn copies_of_a_key_value_head_stay_one_parameter() {
             copies += usize::from(original != unit.shard);
             assert!(*state == outcome.units[&UnitId { shard: original, ..*unit }], "{unit}");
         }
-        assert_eq!(copies, 2 * job.geometry.config.num_hidden_layers * (logical - kv_heads));
+        assert_eq!(copies, of_each * job.geometry.config.num_hidden_layers * (logical - kv_heads));
     }
 }
 
@@ -157,6 +182,34 @@ fn every_plan_of_a_gpt2_has_the_bits_of_the_serial_run() {
 }
 
 #[test]
+fn every_plan_of_a_qwen2_has_the_bits_of_the_serial_run() {
+    assert_all_equal(&job(qwen2(), 4), &PLANS);
+    assert_all_equal(&job(ModelConfig { num_key_value_heads: 1, ..qwen2() }, 8), &["tp8", "tp4.pp2"]);
+    let windowed = ModelConfig {
+        sliding_window: NonZeroUsize::new(3),
+        full_attention_layers: 2,
+        tie_word_embeddings: true,
+        ..qwen2()
+    };
+    assert_all_equal(&job(windowed.clone(), 4), &["tp4", "pp3", "dp2.tp2.pp2"]);
+    let losses = |config| run(&job(config, 4), "dp1").0.reports;
+    let all = ModelConfig { full_attention_layers: 0, ..windowed.clone() };
+    let none = ModelConfig { sliding_window: None, ..all.clone() };
+    assert!(losses(windowed.clone()) != losses(all) && losses(windowed) != losses(none));
+}
+
+#[test]
+fn every_plan_of_a_qwen3_has_the_bits_of_the_serial_run() {
+    assert_all_equal(&job(qwen3(), 4), &PLANS);
+    let plain = ModelConfig { num_key_value_heads: 4, attention_bias: false, ..qwen3() };
+    assert_all_equal(&job(plain, 4), &["tp4", "dp2.tp2.pp2"]);
+    assert_all_equal(&job(ModelConfig { num_key_value_heads: 1, ..qwen3() }, 8), &["tp8", "tp4.pp2"]);
+    // Some shards have no heads.
+    let narrow = ModelConfig { num_attention_heads: 3, num_key_value_heads: 3, ..qwen3() };
+    assert_all_equal(&job(narrow, 8), &["tp8", "tp4", "tp2", "dp2.tp2.pp2"]);
+}
+
+#[test]
 fn every_plan_of_products_in_bf16_has_the_bits_of_the_serial_run() {
     let of = |dtype| job(ModelConfig { dtype, num_key_value_heads: 2, ..config() }, 4);
     assert_all_equal(&of(Dtype::Bf16), &PLANS);
@@ -172,6 +225,7 @@ fn every_plan_of_products_in_bf16_has_the_bits_of_the_serial_run() {
 fn what_goes_together_and_what_is_computed_again_keeps_the_bits() {
     assert_execution_keeps_the_bits(&job(ModelConfig { num_key_value_heads: 2, ..config() }, 4));
     assert_execution_keeps_the_bits(&job(gpt2(), 4));
+    assert_execution_keeps_the_bits(&job(qwen3(), 4));
 }
 
 fn assert_execution_keeps_the_bits(job: &TrainingJob) {
@@ -261,9 +315,15 @@ fn a_shared_optimizer_keeps_the_bits() {
     let copies = ModelConfig { num_key_value_heads: 2, ..config() };
     let tied = ModelConfig { tie_word_embeddings: true, ..config() };
     let cut_inside = ModelConfig { vocab_size: 4000, ..config() };
-    for (name, config) in
-        [("plain", config()), ("copies", copies), ("tied", tied), ("cut", cut_inside), ("gpt2", gpt2())]
-    {
+    for (name, config) in [
+        ("plain", config()),
+        ("copies", copies),
+        ("tied", tied),
+        ("cut", cut_inside),
+        ("gpt2", gpt2()),
+        ("qwen2", qwen2()),
+        ("qwen3", qwen3()),
+    ] {
         let job = job(config, 4);
         let (serial, _) = run(&job, "dp1");
         for plan in ["dp1", "dp2", "dp4", "dp2.tp2", "dp2.pp2", "dp4.tp2", "dp2.tp2.pp2"] {

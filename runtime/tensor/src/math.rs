@@ -117,7 +117,7 @@ pub fn sin_cos(x: f32) -> (f32, f32) {
 }
 
 /// `base^exponent` for a positive, finite base, in `f64`: frequencies and bias corrections are made of it.
-pub(crate) fn pow_f64(base: f64, exponent: f64) -> f64 {
+pub fn pow_f64(base: f64, exponent: f64) -> f64 {
     exp_f64(exponent * ln_f64(base))
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn powi_f64(base: f64, exponent: u64) -> f64 {
 }
 
 /// `ln x` for positive, finite, normal `x`: `x = m 2^e` with `m` near 1, then `2 artanh((m - 1) / (m + 1))`.
-fn ln_f64(x: f64) -> f64 {
+pub fn ln_f64(x: f64) -> f64 {
     let bits = x.to_bits();
     let mut exponent = ((bits >> 52) as i32) - 1023;
     let mut m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));

@@ -13,9 +13,10 @@ fn bytes_sent(outcome: &Outcome) -> Vec<u64> {
 #[test]
 fn gangs_that_share_rows_give_the_bits_of_the_serial_run() {
     type Choose = fn(&mut TrainOptions);
-    let choices: [(&str, Choose); 4] = [
+    let choices: [(&str, Choose); 5] = [
         ("llama", |_| {}),
         ("gpt2", |o| (o.family, o.recompute) = (Family::Gpt2, Recompute::Selective)),
+        ("qwen3", |o| (o.family, o.kv_heads) = (Family::Qwen3, 2)),
         ("bf16", |o| (o.dtype, o.recompute) = (Dtype::Bf16, Recompute::Full)),
         ("short", |o| (o.sequence_length, o.tie_embeddings) = (3, true)),
     ];

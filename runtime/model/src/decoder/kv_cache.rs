@@ -16,7 +16,8 @@ use crate::config::ModelConfig;
 pub struct KvPool {
     stream: Stream,
     layout: KvBlocks,
-    window: Option<NonZeroUsize>,
+    /// Of each layer.
+    windows: Arc<[Option<NonZeroUsize>]>,
     blocks_max: usize,
     in_use: Arc<AtomicUsize>,
 }
@@ -38,8 +39,8 @@ impl KvPool {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        let window = config.sliding_window;
-        Self { stream, layout, window, blocks_max, in_use: Arc::default() }
+        let windows = (0..config.num_hidden_layers).map(|layer| config.window(layer)).collect();
+        Self { stream, layout, windows, blocks_max, in_use: Arc::default() }
     }
 
     /// An empty sequence. It gives its blocks back when it is dropped.
@@ -147,7 +148,7 @@ impl KvSequence {
             head_dim: layout.head_dim,
             keys: self.tokens + tokens,
             query_offset: self.tokens,
-            window: self.pool.window,
+            window: self.pool.windows[layer],
         };
         let mut lse = stream.uninit(tokens * q_heads);
         let (q, out) = (Mat::row_major(q_thd, tokens, width), MatMut::row_major(out_thd, tokens, width));

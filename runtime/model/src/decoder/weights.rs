@@ -27,6 +27,10 @@ pub(crate) struct LayerWeights {
     pub(crate) query: Projection,
     pub(crate) key: Projection,
     pub(crate) value: Projection,
+    /// Of every query head, where there is one.
+    pub(crate) query_norm: Option<NormWeights>,
+    /// Of every key head, where there is one.
+    pub(crate) key_norm: Option<NormWeights>,
     pub(crate) output: TreeProjection,
     pub(crate) feed_forward_norm: NormWeights,
     /// All projections into the feed-forward layer: gates, then ups.
@@ -65,7 +69,7 @@ impl Weights {
         let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let family = geometry.config.family;
         let has_positions = family.input_tensors().contains(&Tensor::PositionEmbedding);
-        let has_bias = family.output_tensors(false).contains(&Tensor::FinalNormBias);
+        let has_bias = family.output_tensors(false).any(|tensor| tensor == Tensor::FinalNormBias);
         let embedding = whole(Place::Input, Tensor::Embedding);
         let head = if geometry.config.tie_word_embeddings {
             pack_rows(stream, &embedding, d, dtype)
@@ -94,10 +98,11 @@ impl LayerWeights {
         let ModelConfig { hidden_size: d, dtype, .. } = geometry.config;
         let whole = |tensor| assemble(geometry, parameters, Place::Layer(layer as u32), tensor);
         let family = geometry.config.family;
-        let bias =
-            |tensor: Tensor| tensor.bias().filter(|bias| family.layer_tensors().contains(bias)).map(whole);
+        let has = |tensor: &Tensor| geometry.config.layer_tensors().any(|other| other == *tensor);
+        let bias = |tensor: Tensor| tensor.bias().filter(has).map(whole);
         let upload = |values: Vec<f32>| stream.upload(&values);
         let norm = |tensor| NormWeights { weight: upload(whole(tensor)), bias: bias(tensor).map(upload) };
+        let norm_of_heads = |tensor| has(&tensor).then(|| norm(tensor));
         let projection = |tensors: &[Tensor]| {
             let weight: Vec<f32> = tensors.iter().flat_map(|tensor| whole(*tensor)).collect();
             let biases: Option<Vec<_>> = tensors.iter().map(|tensor| bias(*tensor)).collect();
@@ -120,6 +125,8 @@ impl LayerWeights {
             query: projection(&[Tensor::Query]),
             key: projection(&[Tensor::Key]),
             value: projection(&[Tensor::Value]),
+            query_norm: norm_of_heads(Tensor::QueryNorm),
+            key_norm: norm_of_heads(Tensor::KeyNorm),
             output: by_shard(Tensor::AttentionOutput),
             feed_forward_norm: norm(Tensor::FeedForwardNorm),
             inner: projection(family.feed_forward_inputs()),

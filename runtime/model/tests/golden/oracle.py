@@ -1,6 +1,6 @@
 """Makes the golden files of small models with PyTorch alone: the formulas of the papers in f64, differentiated by autograd.
 
-    python3 runtime/model/tests/golden/oracle.py runtime/model/tests/golden
+    python3 runtime/model/tests/golden/oracle.py runtime/model/tests/golden [NAME ...]
 
 A file holds weights under Hugging Face's names, a batch of odd length that packs several documents, the logits,
 every gradient of the mean loss, and loss and gradient norm of ten steps of torch.optim.AdamW with clipping and the
@@ -37,15 +37,17 @@ EPS = 1e-5
 class Llama:
     """Touvron et al., 2023: RMSNorm, rotary positions, grouped queries, SwiGLU."""
 
-    heads, kv_heads, head, d, inner, theta = 4, 2, 6, 16, 20, 500.0
+    model_type, heads, kv_heads, head, d, inner, theta = "llama", 4, 2, 6, 16, 20, 500.0
+    biases, norms_heads = "", False
 
-    def __init__(self, tied):
+    def __init__(self, tied, layers=2, **changes):
+        self.layers = layers
         self.config = {
-            "model_type": "llama",
+            "model_type": self.model_type,
             "vocab_size": 29,
             "hidden_size": self.d,
             "intermediate_size": self.inner,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": layers,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head,
@@ -53,7 +55,7 @@ class Llama:
             "rms_norm_eps": EPS,
             "rope_theta": self.theta,
             "tie_word_embeddings": tied,
-        }
+        } | changes
 
     def shapes(self):
         d, q, kv = self.d, self.heads * self.head, self.kv_heads * self.head
@@ -68,20 +70,31 @@ class Llama:
             "mlp.up_proj.weight": (self.inner, d),
             "mlp.down_proj.weight": (d, self.inner),
         }
+        for p in self.biases:
+            layer[f"self_attn.{p}_proj.bias"] = layer[f"self_attn.{p}_proj.weight"][:1]
+        if self.norms_heads:
+            layer |= {"self_attn.q_norm.weight": (self.head,), "self_attn.k_norm.weight": (self.head,)}
         shapes = {"model.embed_tokens.weight": (29, d), "model.norm.weight": (d,)}
         if not self.config["tie_word_embeddings"]:
             shapes["lm_head.weight"] = (29, d)
-        return shapes | {f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+        layers = range(self.layers)
+        return shapes | {f"model.layers.{i}.{name}": shape for i in layers for name, shape in layer.items()}
 
     def logits(self, w, tokens, positions, seen):
+        def project(x, name):
+            y = x @ w[name + ".weight"].T
+            return y + w[name + ".bias"] if name + ".bias" in w else y
+
         x = w["model.embed_tokens.weight"][tokens]
-        for i in range(2):
+        for i in range(self.layers):
             at = f"model.layers.{i}."
             h = self.norm(x, w[at + "input_layernorm.weight"])
-            q, k, v = (split(h @ w[f"{at}self_attn.{p}_proj.weight"].T, self.head) for p in "qkv")
+            q, k, v = (split(project(h, f"{at}self_attn.{p}_proj"), self.head) for p in "qkv")
+            if self.norms_heads:
+                q, k = (self.norm(t, w[f"{at}self_attn.{p}_norm.weight"]) for p, t in (("q", q), ("k", k)))
             q, k = self.rotate(q, positions), self.rotate(k, positions)
             k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
-            x = x + attend(q, k, v, seen) @ w[at + "self_attn.o_proj.weight"].T
+            x = x + project(attend(q, k, v, seen), at + "self_attn.o_proj")
             h = self.norm(x, w[at + "post_attention_layernorm.weight"])
             gate, up = (h @ w[f"{at}mlp.{p}_proj.weight"].T for p in ("gate", "up"))
             x = x + (gate * torch.sigmoid(gate) * up) @ w[at + "mlp.down_proj.weight"].T
@@ -92,10 +105,48 @@ class Llama:
         return x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight
 
     def rotate(self, x, positions):
-        frequencies = self.theta ** (-torch.arange(0, self.head, 2, dtype=torch.float64) / self.head)
+        frequencies, scale = self.frequencies()
         angles = positions[:, None, :, None] * frequencies
         a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+        return scale * torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+
+    def frequencies(self):
+        """Radians a position of each pair, and what queries and keys grow by."""
+        pairs = torch.arange(self.head // 2, dtype=torch.float64)
+        plain = self.theta ** (-2 * pairs / self.head)
+        scaling = self.config.get("rope_scaling", {"rope_type": "default"})
+        kind, factor = scaling["rope_type"], scaling.get("factor", 1.0)
+        if kind == "default":
+            return plain, 1.0
+        if kind == "linear":
+            return plain / factor, 1.0
+        # How often each pair turns in the length that the model was first trained with.
+        turns = plain * scaling["original_max_position_embeddings"] / (2 * math.pi)
+        if kind == "llama3":
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            kept = ((turns - low) / (high - low)).clamp(0, 1)
+            return plain * kept + plain / factor * (1 - kept), 1.0
+        # YaRN: pairs are counted, between those that turn so often.
+        def pair(turns):
+            length = scaling["original_max_position_embeddings"]
+            return self.head * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
+        first, last = math.floor(pair(scaling["beta_fast"])), math.ceil(pair(scaling["beta_slow"]))
+        first, last = max(first, 0), min(last, self.head - 1)
+        divided = ((pairs - first) / (last - first)).clamp(0, 1)
+        return plain / factor * divided + plain * (1 - divided), 0.1 * math.log(factor) + 1
+
+
+class Qwen2(Llama):
+    """Yang et al., 2024: biases of queries, keys and values."""
+
+    model_type, biases = "qwen2", "qkv"
+
+
+class Qwen3(Llama):
+    """Yang et al., 2025: a norm of every query and key head."""
+
+    model_type, norms_heads = "qwen3", True
 
 
 class Gpt2:
@@ -248,11 +299,28 @@ def make(model, out):
     print(out, versions, steps)
 
 
-def main(folder):
+SCALINGS = {
+    "linear": {"factor": 4.0},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 0.5,
+        "high_freq_factor": 2.0,
+        "original_max_position_embeddings": 24,
+    },
+    "yarn": {"factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.25, "original_max_position_embeddings": 24},
+}
+
+
+def main(folder, *wanted):
+    models = {}
     for tied in (False, True):
         kind = "tied" if tied else "untied"
-        make(Llama(tied), Path(folder) / f"llama_{kind}.safetensors")
-        make(Gpt2(tied), Path(folder) / f"gpt2_{kind}.safetensors")
+        models |= {f"llama_{kind}": Llama(tied), f"gpt2_{kind}": Gpt2(tied)}
+    models |= {"qwen2": Qwen2(False), "qwen3": Qwen3(True)}
+    for kind, numbers in SCALINGS.items():
+        models[f"llama_{kind}"] = Llama(True, layers=1, rope_scaling={"rope_type": kind} | numbers)
+    for name in wanted or models:
+        make(models[name], Path(folder) / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-//! A decoder of either family in f64, written for plainness and from the formulas, not from the crate.
+//! A decoder of any family in f64, written for plainness and from the formulas, not from the crate.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use sixfold_model::{Family, Geometry, MicroBatch, ModelConfig, Place, Tensor, UnitBuffer, UnitId};
+use sixfold_model::{
+    Family, Geometry, MicroBatch, ModelConfig, Place, RopeScaling, Tensor, UnitBuffer, UnitId,
+};
 use sixfold_tensor::IGNORED_TARGET;
 
 type Matrix = Vec<Vec<f64>>;
@@ -62,7 +64,7 @@ impl Reference {
             let h = self.norm(&x, place, Tensor::FeedForwardNorm);
             let up = self.apply(&h, place, Tensor::Up);
             let product: Matrix = match self.config.family {
-                Family::Llama => {
+                Family::Llama | Family::Qwen2 | Family::Qwen3 => {
                     let gate = self.apply(&h, place, Tensor::Gate);
                     let swiglu = |(g, u): (&f64, &f64)| g / (1.0 + (-g).exp()) * u;
                     gate.iter().zip(&up).map(|(g, u)| g.iter().zip(u).map(swiglu).collect()).collect()
@@ -88,12 +90,19 @@ impl Reference {
     fn attention(&self, h: &Matrix, place: Place) -> Matrix {
         let head_dim = self.config.head_dim;
         let group = self.config.heads_per_group();
-        let q = self.rotate(&self.apply(h, place, Tensor::Query));
-        let k = self.rotate(&self.apply(h, place, Tensor::Key));
+        let q = self.rotate(&self.norm_heads(self.apply(h, place, Tensor::Query), place, Tensor::QueryNorm));
+        let k = self.rotate(&self.norm_heads(self.apply(h, place, Tensor::Key), place, Tensor::KeyNorm));
         let v = self.apply(h, place, Tensor::Value);
         let mut out = vec![vec![0.0; self.config.num_attention_heads * head_dim]; h.len()];
         for (t, row) in out.iter_mut().enumerate() {
-            let first = self.config.sliding_window.map_or(0, |window| (t + 1).saturating_sub(window.get()));
+            let first = match (self.config.sliding_window, place) {
+                (Some(window), Place::Layer(layer))
+                    if layer as usize >= self.config.full_attention_layers =>
+                {
+                    (t + 1).saturating_sub(window.get())
+                }
+                _ => 0,
+            };
             for head in 0..self.config.num_attention_heads {
                 let (of_q, of_kv) = (head * head_dim, head / group * head_dim);
                 let score = |s: usize| {
@@ -122,15 +131,71 @@ impl Reference {
         for (position, row) in turned.iter_mut().enumerate() {
             for head in row.chunks_mut(head_dim) {
                 for i in 0..head_dim / 2 {
-                    let exponent = -2.0 * i as f64 / head_dim as f64;
-                    let angle = position as f64 * f64::from(self.config.rope_theta).powf(exponent);
+                    let (frequency, scale) = self.frequency(i);
+                    let angle = position as f64 * frequency;
                     let (a, b) = (head[i], head[i + head_dim / 2]);
-                    head[i] = a * angle.cos() - b * angle.sin();
-                    head[i + head_dim / 2] = b * angle.cos() + a * angle.sin();
+                    head[i] = scale * (a * angle.cos() - b * angle.sin());
+                    head[i + head_dim / 2] = scale * (b * angle.cos() + a * angle.sin());
                 }
             }
         }
         turned
+    }
+
+    /// How far pair `i` turns with a position, and by what it grows.
+    fn frequency(&self, i: usize) -> (f64, f64) {
+        let (head_dim, theta) = (self.config.head_dim as f64, f64::from(self.config.rope_theta));
+        let plain = theta.powf(-2.0 * i as f64 / head_dim);
+        match self.config.rope_scaling {
+            None => (plain, 1.0),
+            Some(RopeScaling::Linear { factor }) => (plain / factor, 1.0),
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: original,
+            }) => {
+                let length = std::f64::consts::TAU / plain;
+                let (original, smooth) = (original as f64, (original as f64 / length - low) / (high - low));
+                if length < original / high {
+                    (plain, 1.0)
+                } else if length > original / low {
+                    (plain / factor, 1.0)
+                } else {
+                    ((1.0 - smooth) * plain / factor + smooth * plain, 1.0)
+                }
+            }
+            Some(RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings: original,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                truncate,
+            }) => {
+                let pair = |turns: f64| {
+                    head_dim * (original as f64 / turns / std::f64::consts::TAU).ln() / theta.ln() / 2.0
+                };
+                let (mut first, mut last) = (pair(beta_fast), pair(beta_slow));
+                if truncate {
+                    (first, last) = (first.floor(), last.ceil());
+                }
+                let (first, last) = (first.max(0.0), last.min(head_dim - 1.0));
+                let ramp = ((i as f64 - first) / (last - first)).clamp(0.0, 1.0);
+                (plain / factor * ramp + plain * (1.0 - ramp), attention_factor)
+            }
+        }
+    }
+
+    /// Heads of `x`, each normed, in a family that has a weight for that.
+    fn norm_heads(&self, mut x: Matrix, place: Place, norm: Tensor) -> Matrix {
+        if self.tensors.contains_key(&(place, norm)) {
+            for row in &mut x {
+                let heads: Matrix = row.chunks(self.config.head_dim).map(<[f64]>::to_vec).collect();
+                *row = self.norm(&heads, place, norm).concat();
+            }
+        }
+        x
     }
 
     fn norm(&self, x: &Matrix, place: Place, tensor: Tensor) -> Matrix {

@@ -31,6 +31,9 @@ fn adapters_have_the_bits_of_the_serial_run_on_every_plan() {
     );
     assert_all_equal(&adapted(ModelConfig { dtype: Dtype::Bf16, ..config() }, 4), &["tp4", "dp2.tp2.pp2"]);
     assert_all_equal(&adapted(gpt2(), 4), &["tp4", "dp2.tp2.pp2"]);
+    for family in [Family::Qwen2, Family::Qwen3] {
+        assert_all_equal(&adapted(ModelConfig { family, ..config() }, 4), &["tp4", "dp2.tp2.pp2"]);
+    }
     let narrow = ModelConfig {
         num_attention_heads: 3,
         num_key_value_heads: 3,

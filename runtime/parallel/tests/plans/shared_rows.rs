@@ -4,7 +4,7 @@ use sixfold_model::{Dtype, ModelConfig, Recompute};
 use sixfold_parallel::{Execution, TrainingJob};
 
 use super::gang::{Account, Run};
-use super::{GROUPS, config, gpt2, job};
+use super::{GROUPS, config, gpt2, job, qwen3};
 
 /// Micro-batches of a step, and numbers of the activations of each.
 const MICRO_BATCHES: usize = 2 * GROUPS;
@@ -19,7 +19,7 @@ fn shared(recompute: Recompute) -> Execution {
 #[test]
 fn sequences_of_any_length_are_shared_with_the_bits_of_the_serial_run() {
     let bf16 = ModelConfig { dtype: Dtype::Bf16, ..config() };
-    for (config, logical) in [(config(), 4), (gpt2(), 4), (gpt2(), 8), (bf16, 8)] {
+    for (config, logical) in [(config(), 4), (gpt2(), 4), (gpt2(), 8), (bf16, 8), (qwen3(), 4)] {
         let job = job(config, logical);
         for length in [1, 2, 3, 5, 7, 13] {
             let of = |plan| Run { length, steps: 0..2, ..Run::new(&job, plan) };

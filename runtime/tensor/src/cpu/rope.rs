@@ -3,7 +3,7 @@
 
 use crate::cpu::simd::{simd_dispatch, simd_level};
 use crate::cpu::{MatMut, threads};
-use crate::math::{pow_f64, sin_cos};
+use crate::math::sin_cos;
 
 /// Elements of one task.
 const TASK_ELEMENTS: usize = 1 << 15;
@@ -17,24 +17,15 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for `positions` positions of heads of `head_dim` elements: pair `i` turns by
-    /// `position * theta^(-2 i / head_dim)`.
+    /// The table for `positions` positions: pair `i` of a head turns by `position * frequencies[i]` (radians), and sines and
+    /// cosines are multiplied by `scale`, which is 1 unless a model stretches its positions so.
     ///
     /// Frequency and angle are rounded to `f32` as in Hugging Face's `LlamaRotaryEmbedding`, so imported weights see the
     /// angles they were trained with.
-    ///
-    /// # Panics
-    /// `head_dim` is odd.
-    pub fn new(head_dim: usize, theta: f32, positions: usize) -> Self {
-        assert!(head_dim.is_multiple_of(2), "rotary embedding of odd head dim {head_dim}");
-        let frequency = |pair: usize| pow_f64(theta.into(), -((2 * pair) as f64) / head_dim as f64) as f32;
-        Self::from_frequencies(&(0..head_dim / 2).map(frequency).collect::<Vec<_>>(), positions)
-    }
-
-    /// The table for given frequencies (radians a position), one a pair: for models that scale them.
-    pub fn from_frequencies(frequencies: &[f32], positions: usize) -> Self {
+    pub fn new(frequencies: &[f32], scale: f32, positions: usize) -> Self {
         let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |f| f * position as f32));
-        let (sines, cosines) = angles.map(sin_cos).unzip();
+        let scaled = |(sine, cosine): (f32, f32)| (sine * scale, cosine * scale);
+        let (sines, cosines) = angles.map(sin_cos).map(scaled).unzip();
         Self { half: frequencies.len(), cosines, sines }
     }
 
@@ -50,7 +41,7 @@ impl RopeTable {
 }
 
 /// Turns every head of `x` (`[tokens][heads * head_dim]`, whose rows may be columns of a wider matrix) in place by its token's
-/// position; `inverse` turns it back, which is also how the gradient passes.
+/// position; `inverse` turns it back, which is also how the gradient passes: a scale of the table multiplies both ways.
 ///
 /// # Panics
 /// `x` has not one row a position, a row is not a whole number of heads, or a position lies beyond the table.
@@ -93,11 +84,17 @@ fn turn(heads: &mut [f32], cosines: &[f32], sines: &[f32], sign: f32) {
 mod tests {
     use super::*;
     use crate::cpu::{Counter, Purpose, SimdLevel};
+    use crate::math::pow_f64;
+
+    fn table(head_dim: usize, theta: f64, positions: usize) -> RopeTable {
+        let frequency = |pair: usize| pow_f64(theta, -((2 * pair) as f64) / head_dim as f64) as f32;
+        RopeTable::new(&(0..head_dim / 2).map(frequency).collect::<Vec<_>>(), 1.0, positions)
+    }
 
     #[test]
     fn matches_golden_values() {
         // head_dim 4, theta 10000: frequencies 1 and 0.01; position 3 turns (1, 3) by 3 and (2, 4) by 0.03.
-        let table = RopeTable::new(4, 10_000.0, 4);
+        let table = table(4, 10_000.0, 4);
         let mut x = [1.0, 2.0, 3.0, 4.0];
         rope(MatMut::row_major(&mut x, 1, 4), &[3], &table, false);
         let golden = [-1.413_352_5, 1.879_118, -2.828_857_4, 4.058_191];
@@ -109,7 +106,7 @@ mod tests {
     #[test]
     fn columns_of_a_wider_matrix_turn_and_the_others_stay() {
         const TOKENS: usize = 2 * TASK_ELEMENTS / 12 + 3;
-        let table = RopeTable::new(6, 10_000.0, 64);
+        let table = table(6, 10_000.0, 64);
         let positions: Vec<u32> = (0..TOKENS as u32).map(|token| token % 64).collect();
         let mut wide: Vec<f32> = (0..TOKENS * 17).map(|value| (value % 23) as f32 - 9.0).collect();
         let before = wide.clone();
@@ -125,7 +122,7 @@ mod tests {
 
     #[test]
     fn inverse_turns_back() {
-        let table = RopeTable::new(6, 500_000.0, 900);
+        let table = table(6, 500_000.0, 900);
         let before: Vec<f32> = (0..24).map(|value| value as f32 - 10.0).collect();
         let mut x = before.clone();
         rope(MatMut::row_major(&mut x, 2, 12), &[7, 899], &table, false);
@@ -135,8 +132,19 @@ mod tests {
     }
 
     #[test]
+    fn a_scale_multiplies_both_ways() {
+        let [plain, scaled] = [1.0, 1.5].map(|scale| RopeTable::new(&[1.0, 0.01], scale, 8));
+        for inverse in [false, true] {
+            let [mut x, mut y] = [[1.0, 2.0, 3.0, 4.0]; 2];
+            rope(MatMut::row_major(&mut x, 1, 4), &[7], &plain, inverse);
+            rope(MatMut::row_major(&mut y, 1, 4), &[7], &scaled, inverse);
+            assert!(x.iter().zip(y).all(|(x, y)| (1.5 * x - y).abs() < 1e-6), "{x:?} {y:?}");
+        }
+    }
+
+    #[test]
     fn levels_agree_and_a_token_does_not_depend_on_others() {
-        let table = RopeTable::new(34, 10_000.0, 64);
+        let table = table(34, 10_000.0, 64);
         let mut x = vec![0.0; 68];
         Counter::new(1, 0, 0, 0, Purpose::INITIALISATION).fill_normal(0, &mut x);
         let mut expected = x.clone();

@@ -62,12 +62,10 @@ impl KvBlocks {
 }
 
 impl Stream {
-    /// Sines and cosines for `positions` positions of heads of `head_dim` elements; see [`cpu::RopeTable::new`].
-    ///
-    /// # Panics
-    /// `head_dim` is odd.
-    pub fn rope_table(&self, head_dim: usize, theta: f32, positions: usize) -> RopeTable {
-        RopeTable(Kind::Cpu(cpu::RopeTable::new(head_dim, theta, positions)))
+    /// Sines and cosines for `positions` positions of heads of twice as many elements as there are `frequencies`; see
+    /// [`cpu::RopeTable::new`].
+    pub fn rope_table(&self, frequencies: &[f32], scale: f32, positions: usize) -> RopeTable {
+        RopeTable(Kind::Cpu(cpu::RopeTable::new(frequencies, scale, positions)))
     }
 
     /// Turns every head of `x` (`[tokens][heads * head_dim]`) in place by its token's position, or back if `inverse`.

@@ -4,15 +4,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sixfold_tensor::Dtype;
 
-use super::{ConfigError, ModelConfig, first_token, need, wants};
-use crate::family::Family;
+use crate::config::{ConfigError, ModelConfig, first_token, need, wants};
+use crate::families::Family;
 
 /// The activation that is GELU in its tanh form, by both of its names.
 const ACTIVATIONS: [&str; 2] = ["gelu_new", "gelu_pytorch_tanh"];
 /// What `GPT2Config` takes for a missing epsilon.
 const EPSILON: f32 = 1e-5;
 
-pub(super) fn to_hugging_face(config: &ModelConfig) -> Value {
+pub(super) fn write(config: &ModelConfig) -> Value {
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -31,7 +31,7 @@ pub(super) fn to_hugging_face(config: &ModelConfig) -> Value {
     })
 }
 
-pub(super) fn from_hugging_face(text: &[u8]) -> Result<ModelConfig, ConfigError> {
+pub(in crate::families) fn read(text: &[u8]) -> Result<ModelConfig, ConfigError> {
     let raw: Gpt2Config = serde_json::from_slice(text)?;
     raw.refuse_unsupported()?;
     let hidden_size = need(raw.n_embd, "n_embd")?;
@@ -48,7 +48,10 @@ pub(super) fn from_hugging_face(text: &[u8]) -> Result<ModelConfig, ConfigError>
         max_position_embeddings: need(raw.n_positions, "n_positions")?,
         rms_norm_eps: raw.layer_norm_epsilon.unwrap_or(EPSILON),
         rope_theta: 10_000.0,
+        rope_scaling: None,
         sliding_window: None,
+        full_attention_layers: 0,
+        attention_bias: false,
         tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
         dtype: Dtype::F32,
         bos_token_id: first_token(raw.bos_token_id.as_ref()),
