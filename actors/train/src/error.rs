@@ -1,5 +1,7 @@
 //! Why a rank ended without a result, and what its supervisor shall do about it.
 
+use std::path::PathBuf;
+
 use sixfold_artifact::StoreError;
 use sixfold_artifact::tokens::TokensError;
 use sixfold_cluster::task::{ErrorClass, HostError, TaskError};
@@ -34,6 +36,20 @@ pub enum TrainError {
     /// The stage has no tokens to train on.
     #[error("a train stage needs an artefact of kind `tokens` among its inputs")]
     NoTokens,
+    /// A folder is not a model.
+    #[error("{path}: {reason}", path = path.display())]
+    Import {
+        /// The folder, or a file of it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model to start from cannot be used.
+    #[error("the model that training starts from: {0}")]
+    Base(String),
+    /// The options are for a model to start from, and no input is one.
+    #[error("the options have a `base`, and no input of the stage is a model")]
+    NoBase,
     /// The corpus is shorter than one training sequence.
     #[error(
         "the training split has {tokens} tokens; one sequence of {sequence_length} needs {} \
@@ -126,6 +142,9 @@ impl TrainError {
             Self::Task(error) => error.class,
             Self::Options(_)
             | Self::NoTokens
+            | Self::Import { .. }
+            | Self::Base(_)
+            | Self::NoBase
             | Self::TooFewTokens { .. }
             | Self::Geometry(_)
             | Self::NotFinite { .. }

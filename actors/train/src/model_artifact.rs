@@ -11,10 +11,11 @@ use crate::host::BlockingHost;
 use crate::options::TrainOptions;
 
 /// Kind of the artefact.
-const KIND: &str = "model";
+pub(crate) const KIND: &str = "model";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Files of a tokens artefact that a model takes along where they are there.
-const TOKENIZER_EXTRAS: [&str; 1] = ["tokenizer_config.json"];
+pub(crate) const TOKENIZER_EXTRAS: [&str; 4] =
+    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"];
 
 /// What the model came from.
 pub(crate) struct Trained<'a> {
@@ -22,6 +23,8 @@ pub(crate) struct Trained<'a> {
     pub(crate) options: &'a TrainOptions,
     /// The artefact with the tokenizer.
     pub(crate) tokens: ArtifactId,
+    /// The model that training started from.
+    pub(crate) base: Option<ArtifactId>,
     /// The loss of every step.
     pub(crate) losses: &'a [f32],
 }
@@ -47,6 +50,9 @@ pub(crate) fn publish(
         .with("steps", options.steps)
         .with("weights_blake3", weights.as_str())
         .with("loss_bits_blake3", losses.as_str());
+    if let Some(base) = trained.base {
+        manifest = manifest.with("base", base.to_string());
+    }
     let config = to_json(&geometry.config.to_hugging_face(options.tensor_shards))?;
     let training = to_json(&training_record(trained, &weights, &losses))?;
     manifest.files.push(store.put("config.json", &config)?);

@@ -1,5 +1,6 @@
 //! The life of a rank, from its task to its result: [`run`], on a thread that may block.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use sixfold_artifact::Manifest;
@@ -17,6 +18,7 @@ use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use crate::agreement::{agree, collect};
+use crate::base::Base;
 use crate::batches::Batches;
 use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
 use crate::commit::Commits;
@@ -28,6 +30,7 @@ use crate::options::{OptionsError, TrainOptions};
 use crate::peak::Peak;
 use crate::prefetch::{Fetched, Prefetch};
 use crate::progress::{DoneStep, Progress, json};
+use crate::sequences::Packed;
 use crate::straggler::Straggler;
 
 /// The corpus to train on, among the task's inputs.
@@ -51,9 +54,13 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
     let peak = Peak::start(options.peak_gflops, Device::cpu(), options.dtype);
-    let corpus = Corpus::open(host)?;
-    let end_of_text = corpus.end_of_text()?;
-    let geometry = options.geometry(corpus.shards.vocabulary() as usize, end_of_text)?;
+    let Corpus { id: tokens, shards, base } = Corpus::open(host)?;
+    let vocabulary = shards.vocabulary() as usize;
+    let geometry = match &base {
+        Some(base) => base.geometry(&options, vocabulary)?,
+        None if options.base.is_some() => return Err(TrainError::NoBase),
+        None => options.geometry(vocabulary, end_of_text(&shards)?)?,
+    };
     let job = TrainingJob {
         geometry,
         optimizer: options.optimizer(),
@@ -66,16 +73,16 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let layout = options.layout(&job.geometry).map_err(OptionsError::from)?;
     let slice = RankSlice::new(&job.geometry, &plan, &layout, rank);
     let member = Member { host, links, gang, plan, layout, rank };
-    let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
-    let tokens = corpus.id;
-    let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
+    let inputs = Inputs { tokens, base: base.as_ref().map(|base| base.id) };
+    let fingerprint = fingerprint(&options, &job.geometry, inputs)?;
+    let batches = Batches::new(shards, &options, plan.groups(rank, options.data_groups()))?;
     let parts = StateParts::new(&job.geometry, &plan, &slice, rank, options.shares_optimizer());
     let owned = Owned { slice, parts };
-    let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint)?;
+    let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint, base)?;
     trainer.set_execution(options.execution());
     let (losses, history, earlier) =
         loaded.map(|loaded| (loaded.losses, loaded.history, loaded.durable)).unwrap_or_default();
-    let epoch = batches.samples();
+    let epoch = Epoch { samples: batches.samples(), packed: batches.packed() };
     let prefetch = Prefetch::start(batches, losses.len() as u64..options.steps)?;
     let writer = Writer {
         host: host.clone(),
@@ -97,7 +104,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         Training { member, options, prefetch, epoch, trainer, losses, saved, saver, commits, progress };
     training.announce();
     training.train()?;
-    training.finish(&job.geometry, tokens)
+    training.finish(&job.geometry, inputs)
 }
 
 /// A thread that makes snapshots durable, and says of each how that ended.
@@ -108,36 +115,41 @@ fn checkpoints(mut writer: Writer) -> Result<Checkpoints, TrainError> {
 }
 
 /// What the numbers of a job follow from, in one hash: a checkpoint of another is refused.
-fn fingerprint(
-    options: &TrainOptions,
-    geometry: &Geometry,
-    tokens: ArtifactId,
-) -> Result<String, TrainError> {
-    let parts = (options.without_plan(), &geometry.config, tokens);
+fn fingerprint(options: &TrainOptions, geometry: &Geometry, inputs: Inputs) -> Result<String, TrainError> {
+    let parts = (options.without_plan(), &geometry.config, inputs.tokens, inputs.base);
     let text = serde_json::to_vec(&parts).map_err(|error| TrainError::Thread(error.to_string()))?;
     Ok(ContentHash::of(&text).to_string())
 }
 
-/// The tokens to train on.
+/// What a training is made of.
+#[derive(Clone, Copy)]
+struct Inputs {
+    tokens: ArtifactId,
+    base: Option<ArtifactId>,
+}
+
+/// The tokens to train on, and the model to start from.
 struct Corpus {
     id: ArtifactId,
     shards: TokenShards,
+    base: Option<Base>,
 }
 
 impl Corpus {
     fn open(host: &BlockingHost) -> Result<Self, TrainError> {
         let inputs = host.block_on(host.context().fetch_inputs())?;
         let is_tokens = |(_, manifest): &&(ArtifactId, Manifest)| manifest.kind == TOKENS_KIND;
-        let id = inputs.iter().find(is_tokens).ok_or(TrainError::NoTokens)?.0;
-        Ok(Self { id, shards: TokenShards::from_artifact(host.store(), id, SPLIT)? })
+        let (id, tokens) = inputs.iter().find(is_tokens).ok_or(TrainError::NoTokens)?;
+        let shards = TokenShards::from_artifact(host.store(), *id, SPLIT)?;
+        Ok(Self { id: *id, shards, base: Base::find(host, &inputs, tokens)? })
     }
+}
 
-    /// The token that every document ends with.
-    fn end_of_text(&self) -> Result<Option<u32>, TrainError> {
-        match self.shards.document(0) {
-            Some(range) if !range.is_empty() => Ok(self.shards.get(range.end - 1..range.end)?.pop()),
-            _ => Ok(None),
-        }
+/// The token that every document ends with.
+fn end_of_text(shards: &TokenShards) -> Result<Option<u32>, TrainError> {
+    match shards.document(0) {
+        Some(range) if !range.is_empty() => Ok(shards.get(range.end - 1..range.end)?.pop()),
+        _ => Ok(None),
     }
 }
 
@@ -173,13 +185,15 @@ impl Member<'_> {
         links.map_err(TrainError::of_link(self.rank))
     }
 
-    /// Links the rank, and brings it to the newest step that every rank can begin with.
+    /// Links the rank, and brings it to the newest step that every rank can begin with: where there is none, to `base`,
+    /// or to random weights.
     fn begin(
         &self,
         job: &TrainingJob,
         options: &TrainOptions,
         Owned { slice, parts }: &Owned,
         fingerprint: &str,
+        base: Option<Base>,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
         let mut links = self.connect(LinkPurpose::Tensors)?;
         let held = if options.commit_every_steps > 0 { self.held() } else { HeldStates::default() };
@@ -204,8 +218,10 @@ impl Member<'_> {
         if options.shares_optimizer() {
             trainer.share_optimizer();
         }
-        if let Some(loaded) = &loaded {
-            loaded.state.restore(&mut trainer)?;
+        match (&loaded, base) {
+            (Some(loaded), _) => loaded.state.restore(&mut trainer)?,
+            (None, Some(base)) => trainer.set_parameters(&base.parameters(&job.geometry, slice)?),
+            (None, None) => {}
         }
         Ok((trainer, loaded))
     }
@@ -219,13 +235,33 @@ impl Member<'_> {
     }
 }
 
+/// What an epoch consists of.
+struct Epoch {
+    /// Sequences.
+    samples: u64,
+    packed: Packed,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sequences in an epoch", self.samples)?;
+        match self.packed {
+            Packed { documents: 0, .. } => Ok(()),
+            Packed { documents, cut, left_out } => write!(
+                f,
+                " of {documents} dialogues, {cut} of them cut at sequence_length; {left_out} without an answer are left \
+                 out"
+            ),
+        }
+    }
+}
+
 /// A rank at work.
 struct Training<'a> {
     member: Member<'a>,
     options: TrainOptions,
     prefetch: Prefetch,
-    /// Sequences of an epoch.
-    epoch: u64,
+    epoch: Epoch,
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
@@ -255,7 +291,7 @@ impl Training<'_> {
             Member { plan, .. } => plan.to_string(),
         };
         self.member.host.log(match step {
-            0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", self.epoch),
+            0 => format!("training {steps} steps on {plan}, {}", self.epoch),
             step => format!("going on from step {step} of {steps} on {plan}"),
         });
     }
@@ -365,7 +401,11 @@ impl Training<'_> {
 
     /// Saves the final state, and gathers the names of all ranks' final states on the first rank,
     /// which writes the model.
-    fn finish(mut self, geometry: &Geometry, tokens: ArtifactId) -> Result<TaskOutput, TrainError> {
+    fn finish(
+        mut self,
+        geometry: &Geometry,
+        Inputs { tokens, base }: Inputs,
+    ) -> Result<TaskOutput, TrainError> {
         let Member { host, plan, rank, .. } = self.member;
         let snapshot = self.snapshot()?;
         self.saver.submit(snapshot)?;
@@ -382,7 +422,7 @@ impl Training<'_> {
         if let Some(states) = states.filter(|_| self.is_first()) {
             let to_id = |bytes: [u8; 32]| ArtifactId(ContentHash::from_bytes(bytes));
             let states: Vec<ArtifactId> = states.into_iter().map(to_id).collect();
-            let trained = Trained { geometry, options: &self.options, tokens, losses: &self.losses };
+            let trained = Trained { geometry, options: &self.options, tokens, base, losses: &self.losses };
             output = model_artifact::publish(host, &trained, &states)?;
         }
         if self.is_first() {

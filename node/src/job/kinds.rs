@@ -12,14 +12,14 @@ use sixfold_drift::DriftOptions;
 use sixfold_evaluate::EvaluateOptions;
 use sixfold_infer::message::ROLE as INFER;
 use sixfold_infer::options::Options as ServeOptions;
-use sixfold_train::TrainOptions;
+use sixfold_train::{ModelOptions, TrainOptions};
 
 use super::file::nearest;
-use crate::roles::{CRAWL, TRAIN};
+use crate::roles::{CRAWL, MODEL, TRAIN};
 
 /// All kinds, in the order of a model's life.
 pub(crate) fn all() -> Vec<StageKind> {
-    vec![crawl(), import(), clean(), tokenize(), train(), evaluate(), serve(), drift()]
+    vec![crawl(), import(), model(), clean(), tokenize(), train(), evaluate(), serve(), drift()]
 }
 
 fn crawl() -> StageKind {
@@ -44,6 +44,17 @@ fn import() -> StageKind {
             _ => Ok(()),
         },
         phases: |_| vec![phase(Work::Import.role(), Fan::Single, 1)],
+    })
+}
+
+fn model() -> StageKind {
+    kind::<ModelOptions>(Kind {
+        name: "model",
+        about: "take a model's folder that lies on the node, for stages that train from it, evaluate or serve it",
+        takes: &[],
+        required: json!({"path": "SmolLM2-135M-Instruct"}),
+        validate: |_| Ok(()),
+        phases: |_| vec![phase(MODEL, Fan::Single, 1)],
     })
 }
 
@@ -75,6 +86,7 @@ fn tokenize() -> StageKind {
         validate: |_| Ok(()),
         phases: |options| vec![phase(Work::Tokenize.role(), Fan::Single, options.threads.max(1) as u32)],
     })
+    .with_base()
 }
 
 fn train() -> StageKind {
@@ -89,6 +101,7 @@ fn train() -> StageKind {
             vec![PhaseSpec { rules, ..phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32) }]
         },
     })
+    .with_base()
 }
 
 /// What may change of a training while it runs.
@@ -107,8 +120,8 @@ fn gang_rules(options: &TrainOptions) -> GangRules {
 fn evaluate() -> StageKind {
     kind::<EvaluateOptions>(Kind {
         name: "evaluate",
-        about: "held-out perplexity, Distinct-n, samples and a report; needs a train and a tokenize stage",
-        takes: &[&["train"], &["tokenize"]],
+        about: "held-out perplexity, Distinct-n, samples and a report; needs a model and held-out text",
+        takes: &[&["train", "model"], &["tokenize"]],
         required: json!({}),
         validate: EvaluateOptions::validate,
         phases: |options| vec![phase(sixfold_evaluate::ROLE, Fan::Single, options.threads.max(1) as u32)],
@@ -119,7 +132,7 @@ fn serve() -> StageKind {
     kind::<ServeOptions>(Kind {
         name: "serve",
         about: "replicas of a model that answer over the OpenAI API and `sixfold query`",
-        takes: &[&["train"]],
+        takes: &[&["train", "model"]],
         required: json!({}),
         validate: |_| Ok(()),
         phases: |options| vec![phase(INFER, Fan::Replicas(options.replicas), options.threads.max(1))],
@@ -182,6 +195,8 @@ pub(crate) struct StageKind {
     pub(crate) about: &'static str,
     /// What it needs as inputs: of each entry at least one stage of one of these kinds. It takes no others.
     pub(crate) takes: &'static [&'static [&'static str]],
+    /// Kinds of stages of which one may be among the inputs besides.
+    pub(crate) may_take: &'static [&'static str],
     /// The options that have no default, with an example.
     pub(crate) required: Value,
     /// Each option and what it means, in the order in which its type states them.
@@ -189,7 +204,15 @@ pub(crate) struct StageKind {
     check: Box<dyn Fn(Value) -> Result<Checked, OptionError> + Send + Sync>,
 }
 
+/// Stages that make a model.
+const BASES: &[&str] = &["model", "train"];
+
 impl StageKind {
+    /// May take a stage whose model it starts from.
+    fn with_base(self) -> Self {
+        Self { may_take: BASES, ..self }
+    }
+
     /// Fills in the defaults and checks types and limits.
     pub(crate) fn check(&self, options: Value) -> Result<Checked, OptionError> {
         (self.check)(options)
@@ -228,7 +251,15 @@ where
             serde_json::to_value(options).map_err(|error| OptionError::Refused(error.to_string()))?;
         Ok(Checked { options, phases })
     };
-    StageKind { name, about, takes, required, options: described::<O>(), check: Box::new(check) }
+    StageKind {
+        name,
+        about,
+        takes,
+        may_take: &[],
+        required,
+        options: described::<O>(),
+        check: Box::new(check),
+    }
 }
 
 /// Names and doc comments of the fields of `O`.

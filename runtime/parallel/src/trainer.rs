@@ -197,6 +197,14 @@ impl Trainer {
         }
     }
 
+    /// Overwrites the parameters alone with those of the same units of another model, which training starts from.
+    ///
+    /// # Panics
+    /// If they are of other units.
+    pub fn set_parameters(&mut self, parameters: &HostUnits<'_>) {
+        self.parameters.overwrite(&self.stream, parameters);
+    }
+
     /// Where its operations are enqueued.
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
