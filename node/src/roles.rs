@@ -18,6 +18,7 @@ pub(crate) fn all() -> Roles {
         .with(Work::Import.role(), Hosted::Daemon, || Threaded::new(Work::Import))
         .with(Work::Clean.role(), Hosted::Daemon, || Threaded::new(Work::Clean))
         .with(Work::CleanReduce.role(), Hosted::Daemon, || Threaded::new(Work::CleanReduce))
+        .with(Work::Instruct.role(), Hosted::Daemon, || Threaded::new(Work::Instruct))
         .with(Work::Tokenize.role(), Hosted::Daemon, || Threaded::new(Work::Tokenize))
         .with(MODEL, Hosted::Daemon, || Threaded::new(sixfold_train::ModelImporter))
         .with(TRAIN, Hosted::Worker, || Threaded::new(sixfold_train::TrainerShard::default()))

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sixfold_clean::options::{CleanOptions, ImportOptions, TokenizeOptions};
+use sixfold_clean::options::{CleanOptions, ImportOptions, InstructOptions, TokenizeOptions};
 use sixfold_clean::stage::Work;
 use sixfold_coordinator::job::{Elastic, Fan, GangRules, PhaseSpec, Resources};
 use sixfold_crawl::CrawlOptions;
@@ -19,7 +19,7 @@ use crate::roles::{CRAWL, MODEL, TRAIN};
 
 /// All kinds, in the order of a model's life.
 pub(crate) fn all() -> Vec<StageKind> {
-    vec![crawl(), import(), model(), clean(), tokenize(), train(), evaluate(), serve(), drift()]
+    vec![crawl(), import(), model(), clean(), tokenize(), instruct(), train(), evaluate(), serve(), drift()]
 }
 
 fn crawl() -> StageKind {
@@ -89,11 +89,22 @@ fn tokenize() -> StageKind {
     .with_base()
 }
 
+fn instruct() -> StageKind {
+    kind::<InstructOptions>(Kind {
+        name: "instruct",
+        about: "read dialogues that lie on the node, for a model to learn their answers, by its chat template",
+        takes: &[BASES],
+        required: json!({"files": ["dialogues.jsonl"]}),
+        validate: InstructOptions::validate,
+        phases: |options| vec![phase(Work::Instruct.role(), Fan::Single, options.threads.max(1) as u32)],
+    })
+}
+
 fn train() -> StageKind {
     kind::<TrainOptions>(Kind {
         name: "train",
         about: "train a decoder under data, tensor and pipeline parallelism; the same bits on any plan",
-        takes: &[&["tokenize"]],
+        takes: &[&["tokenize", "instruct"]],
         required: json!({}),
         validate: |options| options.validate().map_err(|error| error.to_string()),
         phases: |options| {
@@ -121,7 +132,7 @@ fn evaluate() -> StageKind {
     kind::<EvaluateOptions>(Kind {
         name: "evaluate",
         about: "held-out perplexity, Distinct-n, samples and a report; needs a model and held-out text",
-        takes: &[&["train", "model"], &["tokenize"]],
+        takes: &[BASES, &["tokenize", "instruct"]],
         required: json!({}),
         validate: EvaluateOptions::validate,
         phases: |options| vec![phase(sixfold_evaluate::ROLE, Fan::Single, options.threads.max(1) as u32)],
@@ -132,7 +143,7 @@ fn serve() -> StageKind {
     kind::<ServeOptions>(Kind {
         name: "serve",
         about: "replicas of a model that answer over the OpenAI API and `sixfold query`",
-        takes: &[&["train", "model"]],
+        takes: &[BASES],
         required: json!({}),
         validate: |_| Ok(()),
         phases: |options| vec![phase(INFER, Fan::Replicas(options.replicas), options.threads.max(1))],
@@ -143,7 +154,7 @@ fn drift() -> StageKind {
     kind::<DriftOptions>(Kind {
         name: "drift",
         about: "watch what is asked of a served model against what it was trained on",
-        takes: &[&["tokenize"]],
+        takes: &[&["tokenize", "instruct"]],
         required: json!({}),
         validate: DriftOptions::validate,
         phases: |_| vec![phase(sixfold_drift::ROLE, Fan::Replicas(1), 1)],
