@@ -1,5 +1,6 @@
 //! One rank's part of a training step: [`Trainer`].
 
+mod evaluate;
 mod exchange;
 
 use std::sync::Arc;
