@@ -1,4 +1,4 @@
-//! The micro-batches of a step, read from the token shards: [`Batches`].
+//! The micro-batches of a step, read from the token shards: [`Batches`], and those of an evaluation: [`HeldOut`].
 
 use std::ops::Range;
 
@@ -102,6 +102,49 @@ impl Batches {
     /// The rank's part of a step.
     pub(crate) fn step(&self, step: u64) -> Result<StepBatch, TokensError> {
         self.deal.step(&self.sequences, |sequence| Some(self.order.sample(step, sequence)))
+    }
+}
+
+/// The first tokens of the held-out split, dealt out to one rank as the steps' are.
+pub(crate) struct HeldOut {
+    sequences: Sequences,
+    deal: Deal,
+    /// Targets that count, of all ranks.
+    counted: u64,
+}
+
+impl HeldOut {
+    /// The held-out batches of a rank that works on `groups`.
+    ///
+    /// # Errors
+    /// [`TrainError::NoHeldOut`] if the split has not enough for one sequence.
+    pub(crate) fn new(
+        shards: TokenShards,
+        options: &TrainOptions,
+        groups: Range<usize>,
+    ) -> Result<Self, TrainError> {
+        let tokens = shards.len();
+        let (sequences, _) = Sequences::up_to(shards, options.sequence(), options.evaluate_tokens)
+            .map_err(|_| TrainError::NoHeldOut { tokens })?;
+        let counted = (0..sequences.samples()).map(|sample| sequences.counted(sample)).sum();
+        match counted {
+            0 => Err(TrainError::NoHeldOut { tokens }),
+            counted => Ok(Self { sequences, deal: Deal::new(options, groups), counted }),
+        }
+    }
+
+    /// Targets of all batches that count, of all ranks.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// The rank's part of each batch, in order. The last one is filled up with padding.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = Result<StepBatch, TokensError>> {
+        let (samples, batch) = (self.sequences.samples(), self.deal.batch_sequences);
+        (0..samples.div_ceil(batch)).map(move |index| {
+            let sample = |sequence| Some(index * batch + sequence).filter(|&sample| sample < samples);
+            self.deal.step(&self.sequences, sample)
+        })
     }
 }
 

@@ -61,6 +61,15 @@ pub enum TrainError {
         /// Tokens of a training sequence.
         sequence_length: usize,
     },
+    /// There is nothing to evaluate on.
+    #[error(
+        "the held-out split has {tokens} tokens, too few to evaluate on; set evaluate_every_steps to 0, or hold out more in the \
+         stage that makes the tokens"
+    )]
+    NoHeldOut {
+        /// Its tokens.
+        tokens: u64,
+    },
     /// The token shards cannot be read.
     #[error("the tokens cannot be read: {0}")]
     Tokens(#[from] TokensError),
@@ -145,6 +154,7 @@ impl TrainError {
             | Self::Import { .. }
             | Self::Base(_)
             | Self::NoBase
+            | Self::NoHeldOut { .. }
             | Self::TooFewTokens { .. }
             | Self::Geometry(_)
             | Self::NotFinite { .. }

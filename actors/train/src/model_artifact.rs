@@ -7,6 +7,7 @@ use sixfold_wire::id::ArtifactId;
 
 use crate::checkpoint::read_parameters_of;
 use crate::error::TrainError;
+use crate::evaluations::Evaluations;
 use crate::host::BlockingHost;
 use crate::options::TrainOptions;
 
@@ -27,6 +28,9 @@ pub(crate) struct Trained<'a> {
     pub(crate) base: Option<ArtifactId>,
     /// The loss of every step.
     pub(crate) losses: &'a [f32],
+    pub(crate) evaluations: &'a Evaluations,
+    /// Steps after which the model had the weights that it has.
+    pub(crate) kept_step: u64,
 }
 
 /// Puts the model together from all ranks' final states, and publishes it.
@@ -47,7 +51,7 @@ pub(crate) fn publish(
         .with("parameters", geometry.config.parameters())
         .with("plan", options.plan().to_string())
         .with("tensor_shards", options.tensor_shards)
-        .with("steps", options.steps)
+        .with("steps", trained.kept_step)
         .with("weights_blake3", weights.as_str())
         .with("loss_bits_blake3", losses.as_str());
     if let Some(base) = trained.base {
@@ -84,7 +88,9 @@ fn training_record(trained: &Trained<'_>, weights: &str, losses_hash: &str) -> V
     let options = trained.options;
     let bits = trained.losses.iter().map(|loss| format!("{:08x}", loss.to_bits()));
     json!({
-        "steps": options.steps,
+        "steps": trained.kept_step,
+        "steps_done": trained.losses.len(),
+        "held_out_losses": trained.evaluations.done(),
         "batch_tokens": options.batch_tokens(),
         "plan": options.plan(),
         "tensor_shards": options.tensor_shards,
@@ -101,13 +107,23 @@ fn training_record(trained: &Trained<'_>, weights: &str, losses_hash: &str) -> V
 /// are added up.
 fn metrics(trained: &Trained<'_>, weights: String, losses_hash: String) -> Metrics {
     let loss = |loss: Option<&f32>| Metric::Number(loss.copied().map_or(0.0, f64::from));
-    let tokens = trained.options.steps * trained.options.batch_tokens();
-    Metrics::from([
+    let tokens = trained.losses.len() as u64 * trained.options.batch_tokens();
+    let mut metrics = Metrics::from([
         ("weights_blake3".to_owned(), Metric::Text(weights)),
         ("loss_bits_blake3".to_owned(), Metric::Text(losses_hash)),
         ("loss_first".to_owned(), loss(trained.losses.first())),
         ("loss_last".to_owned(), loss(trained.losses.last())),
         ("steps".to_owned(), Metric::Count(trained.losses.len() as u64)),
         ("tokens".to_owned(), Metric::Count(tokens)),
-    ])
+    ]);
+    let evaluations = trained.evaluations.done();
+    let at = |step| evaluations.iter().find(|evaluation| evaluation.step == step).map(|found| &found.loss);
+    if !evaluations.is_empty() {
+        metrics.extend([
+            ("held_out_loss_first".to_owned(), loss(at(0))),
+            ("held_out_loss".to_owned(), loss(at(trained.kept_step))),
+            ("kept_step".to_owned(), Metric::Count(trained.kept_step)),
+        ]);
+    }
+    metrics
 }

@@ -140,6 +140,15 @@ pub struct TrainOptions {
     /// What initial weights, dropout and the order of the sequences follow from.
     pub seed: u64,
 
+    /// Steps between two evaluations of the held-out split by the ranks of the plan; there is one before the first step and one
+    /// after the last, too. 0 for none.
+    pub evaluate_every_steps: u64,
+    /// Held-out tokens that an evaluation takes at most, the first ones.
+    pub evaluate_tokens: u64,
+    /// Evaluations one after another without a lower held-out loss that end the training. The model then has the weights of the
+    /// best evaluation. 0 to train all steps, and keep the last weights.
+    pub early_stop_evaluations: u64,
+
     /// Steps between two durable checkpoints: the most that a fault makes the job do again where no states are
     /// held in memory.
     pub checkpoint_every_steps: u64,
@@ -203,6 +212,9 @@ impl Default for TrainOptions {
             clip_norm: 1.0,
             dropout: 0.0,
             seed: 1,
+            evaluate_every_steps: 0,
+            evaluate_tokens: 1 << 16,
+            early_stop_evaluations: 0,
             checkpoint_every_steps: 10,
             commit_every_steps: 1,
             recompute: Execution::default().recompute,
@@ -322,6 +334,10 @@ impl TrainOptions {
         require(self.zero_stage <= ZERO_STAGE_MAX, "zero_stage", self.zero_stage, "0 or 1")?;
         let every = self.checkpoint_every_steps;
         require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
+        require(self.evaluate_tokens > 0, "evaluate_tokens", self.evaluate_tokens, "at least 1")?;
+        let patience = self.early_stop_evaluations;
+        let evaluates = patience == 0 || self.evaluate_every_steps > 0;
+        require(evaluates, "early_stop_evaluations", patience, "0 where evaluate_every_steps is 0")?;
         let threads = (1..=THREADS_MAX).contains(&self.threads);
         require(threads, "threads", self.threads, format_args!("from 1 to {THREADS_MAX}"))?;
         let peak = self.peak_gflops;
@@ -606,6 +622,8 @@ mod tests {
             ("threads", |o| o.threads = 0),
             ("peak_gflops", |o| o.peak_gflops = -1.0),
             ("zero_stage", |o| o.zero_stage = 2),
+            ("evaluate_tokens", |o| o.evaluate_tokens = 0),
+            ("early_stop_evaluations", |o| o.early_stop_evaluations = 2),
             ("layers", |o| o.layers = 0),
         ] {
             assert!(!refused(edit).is_empty(), "{name}");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ractor::Actor;
 use serde_json::Value;
-use sixfold_artifact::Store;
+use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_cluster::task::{
     LinkChoice, LocalHost, Metric, Metrics, Network, Record, SavedState, TaskContext, TaskError, TaskOutput,
     TaskSpec,
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::meeting::{Board, MeetingHost, Memory};
 use crate::actor::TrainerShard;
 use crate::options::TrainOptions;
-use crate::testing::{LocalLinks, dialogues_artifact, tokens_artifact};
+use crate::testing::{LocalLinks, artifact_of, dialogues_artifact, tokens_artifact};
 
 const TOKENS: usize = 2000;
 /// The node that all ranks say they are on.
@@ -104,6 +104,20 @@ impl Gang {
         let store = Store::open(folder.path().join("store")).unwrap();
         let tokens = dialogues_artifact(&store);
         Self::on(options, folder, store, tokens)
+    }
+
+    /// Of text of which nothing is held out.
+    pub(crate) fn without_held_out(options: TrainOptions) -> Self {
+        let gang = Self::new(options);
+        let text = gang.store.manifest(gang.tokens).unwrap();
+        let nothing = artifact_of(&gang.store, &[], false);
+        let nothing = gang.store.manifest(nothing).unwrap();
+        let of = |manifest: &Manifest, held_out: bool| -> Vec<FileEntry> {
+            let files = manifest.files.iter().filter(|file| file.name.starts_with("held-out") == held_out);
+            files.cloned().collect()
+        };
+        let manifest = Manifest { files: [of(&text, false), of(&nothing, true)].concat(), ..text };
+        Self { tokens: gang.store.publish(&manifest).unwrap(), ..gang }
     }
 
     fn on(options: TrainOptions, folder: TempDir, store: Store, tokens: ArtifactId) -> Self {
