@@ -14,6 +14,7 @@
 //! [`mod@file`] reads the text and keeps the place of every key, so that an error points at its line.
 //! [`kinds`] is the closed set of stage kinds. [`mod@compile`] joins the two.
 
+mod base;
 mod compile;
 pub(crate) mod file;
 pub(crate) mod kinds;

@@ -6,6 +6,8 @@ use sixfold_cluster::work::Threaded;
 
 /// The role of one rank of a training gang.
 pub(crate) const TRAIN: &str = "train";
+/// The role that takes a model's folder.
+pub(crate) const MODEL: &str = "model";
 /// The role that crawls.
 pub(crate) const CRAWL: &str = "crawl";
 
@@ -16,7 +18,9 @@ pub(crate) fn all() -> Roles {
         .with(Work::Import.role(), Hosted::Daemon, || Threaded::new(Work::Import))
         .with(Work::Clean.role(), Hosted::Daemon, || Threaded::new(Work::Clean))
         .with(Work::CleanReduce.role(), Hosted::Daemon, || Threaded::new(Work::CleanReduce))
+        .with(Work::Instruct.role(), Hosted::Daemon, || Threaded::new(Work::Instruct))
         .with(Work::Tokenize.role(), Hosted::Daemon, || Threaded::new(Work::Tokenize))
+        .with(MODEL, Hosted::Daemon, || Threaded::new(sixfold_train::ModelImporter))
         .with(TRAIN, Hosted::Worker, || Threaded::new(sixfold_train::TrainerShard::default()))
         .with(sixfold_evaluate::ROLE, Hosted::Worker, || Threaded::new(sixfold_evaluate::Evaluator))
         .with(sixfold_infer::message::ROLE, Hosted::Worker, || sixfold_infer::actor::InferenceReplica)

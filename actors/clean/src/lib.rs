@@ -22,6 +22,7 @@ pub mod extract;
 pub mod figures;
 pub mod html;
 pub mod import;
+pub mod instruct;
 pub mod language;
 pub mod merge;
 pub mod normal_form;

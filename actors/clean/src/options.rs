@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sixfold_chat::{Builtin, Date};
 
 use crate::extract::Extractor;
+use crate::instruct::record::Form;
 use crate::normal_form::Width;
 use crate::pii::MaskKind;
 use crate::quality::{Limits, Profile};
@@ -159,6 +161,90 @@ impl Default for TokenizeOptions {
             shard_tokens_max: 1 << 28,
             threads: 0,
         }
+    }
+}
+
+/// What becomes of a dialogue that is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TooLong {
+    /// It is left out.
+    #[default]
+    Drop,
+    /// It loses its end.
+    Cut,
+}
+
+/// Options of an `instruct` stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct InstructOptions {
+    /// Files of dialogues, on the node that runs the stage: each a JSON list or one JSON object a line, either may be gzip.
+    pub files: Vec<PathBuf>,
+    /// How they say what was said: `alpaca` (`instruction`, `input`, `output`, also `history` and `system`), `sharegpt`
+    /// (`conversations` of `from` and `value`), `messages` (of `role` and `content`), or `auto`: row by row, by their fields.
+    pub form: Form,
+    /// A chat template by name: `chatml`, `llama3`, `mistral` or `turns`. Empty: the model's own.
+    pub template: String,
+    /// A system prompt for dialogues that have none. Empty: none.
+    pub system: String,
+    /// The day that a template is told which asks for it, as 2024-07-26.
+    pub today: String,
+    /// More tokens than these are too long for a dialogue. 0: one more than the model has positions.
+    pub tokens_max: usize,
+    /// What becomes of a dialogue that is too long: `drop` or `cut`. Either is counted.
+    pub too_long: TooLong,
+    /// Share of dialogues kept out of training, 0 to 0.5; chosen by a hash of what was said.
+    pub held_out: f64,
+    /// Read no more rows than these. 0: all.
+    pub rows_max: u64,
+    /// Read at most this many bytes of a file, after unpacking; a longer file is an error.
+    pub file_bytes_max: u64,
+    /// A shard is ended by the dialogue that reaches this many tokens.
+    pub shard_tokens_max: u64,
+    /// Threads. 0: one a core.
+    pub threads: usize,
+}
+
+impl Default for InstructOptions {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            form: Form::Auto,
+            template: String::new(),
+            system: String::new(),
+            today: "2024-07-26".to_owned(),
+            tokens_max: 0,
+            too_long: TooLong::Drop,
+            held_out: 0.05,
+            rows_max: 0,
+            file_bytes_max: 4 << 30,
+            shard_tokens_max: 1 << 28,
+            threads: 0,
+        }
+    }
+}
+
+impl InstructOptions {
+    /// Checks what can be checked without the files.
+    ///
+    /// # Errors
+    /// Names the first option that does not fit.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.files.is_empty() {
+            return Err("`files` names no file".to_owned());
+        }
+        if !(0.0..=0.5).contains(&self.held_out) {
+            return Err(format!("`held_out` is {}; it must be from 0 to 0.5", self.held_out));
+        }
+        if !self.template.is_empty() && Builtin::of_name(&self.template).is_none() {
+            let names: Vec<&str> = Builtin::ALL.into_iter().map(Builtin::name).collect();
+            return Err(format!("`template` is `{}`; it must be one of {}", self.template, names.join(", ")));
+        }
+        if self.tokens_max == 1 {
+            return Err("`tokens_max` is 1; a question and an answer have two".to_owned());
+        }
+        self.today.parse::<Date>().map(drop).map_err(|error| format!("`today`: {error}"))
     }
 }
 

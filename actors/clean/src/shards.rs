@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use serde::Deserialize;
 use sixfold_artifact::tokens::{
-    ShardEntry, TokenIndex, TokenWriter, boundaries_file, encode_boundaries, index_file, shard_file,
+    MaskBits, ShardEntry, TokenIndex, TokenWriter, boundaries_file, encode_boundaries, index_file, mask_file,
+    shard_file,
 };
 use sixfold_artifact::{BlobWriter, FileEntry, Store};
-use tokenizers::Tokenizer;
 
 use crate::document::{document_id, read_lines};
 use crate::error::CleanError;
 use crate::progress::Progress;
-use crate::tokenizer;
+use crate::tokenizer::DocumentEncoder;
 
 /// Documents encoded together, and their bytes at most.
 const BATCH_DOCUMENTS: usize = 256;
@@ -58,7 +58,8 @@ pub fn texts(paths: &[PathBuf]) -> impl Iterator<Item = Result<Text, CleanError>
     })
 }
 
-fn hash_of(id: &str) -> u64 {
+/// The first bytes of a hash, as a number.
+pub(crate) fn hash_of(id: &str) -> u64 {
     let hash = blake3::hash(id.as_bytes());
     hash.as_bytes().iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
@@ -100,6 +101,7 @@ pub struct SplitWriter {
     shard: Option<TokenWriter<BlobWriter>>,
     shards: Vec<(ShardEntry, FileEntry)>,
     boundaries: Vec<u64>,
+    mask: Option<MaskBits>,
     /// Bytes of the documents' text.
     pub text_bytes: u64,
 }
@@ -109,7 +111,17 @@ impl SplitWriter {
     pub fn new(store: &Store, split: &'static str, vocabulary: u32, shard_tokens_max: u64) -> Self {
         let (shards, boundaries) = (Vec::new(), vec![0]);
         let store = store.clone();
-        Self { store, split, vocabulary, shard_tokens_max, shard: None, shards, boundaries, text_bytes: 0 }
+        Self {
+            store,
+            split,
+            vocabulary,
+            shard_tokens_max,
+            shard: None,
+            shards,
+            boundaries,
+            mask: None,
+            text_bytes: 0,
+        }
     }
 
     /// Tokens so far.
@@ -122,14 +134,36 @@ impl SplitWriter {
         self.boundaries.len() as u64 - 1
     }
 
-    fn push(&mut self, text: &str, ids: &[u32]) -> Result<(), CleanError> {
+    /// Begins with a mask: a bit for each token.
+    #[must_use]
+    pub fn with_mask(self) -> Self {
+        Self { mask: Some(MaskBits::default()), ..self }
+    }
+
+    /// Adds a document of `text_bytes`, and which of its tokens are to be learned.
+    ///
+    /// # Errors
+    /// [`CleanError`] where they cannot be written.
+    pub fn push_masked(
+        &mut self,
+        text_bytes: usize,
+        ids: &[u32],
+        learned: &[bool],
+    ) -> Result<(), CleanError> {
+        self.push(text_bytes, ids)?;
+        let mask = self.mask.get_or_insert_default();
+        learned.iter().for_each(|&learned| mask.push(learned));
+        Ok(())
+    }
+
+    fn push(&mut self, text_bytes: usize, ids: &[u32]) -> Result<(), CleanError> {
         let mut shard = match self.shard.take() {
             Some(shard) => shard,
             None => TokenWriter::new(self.store.writer()?, self.vocabulary),
         };
         shard.push(ids)?;
         self.boundaries.push(self.tokens() + ids.len() as u64);
-        self.text_bytes += text.len() as u64;
+        self.text_bytes += text_bytes as u64;
         if shard.tokens() >= self.shard_tokens_max {
             self.end_shard(shard)?;
         } else {
@@ -161,11 +195,16 @@ impl SplitWriter {
         }
         let documents = self.documents();
         let (entries, files): (Vec<ShardEntry>, Vec<FileEntry>) = self.shards.into_iter().unzip();
-        let index = TokenIndex::new(self.split, self.vocabulary, documents, entries).encode()?;
-        let mut written = vec![
-            self.store.put(&index_file(self.split), &index)?,
+        let mut index = TokenIndex::new(self.split, self.vocabulary, documents, entries);
+        let mut written = Vec::new();
+        if let Some(mask) = &self.mask {
+            index = index.with_mask(self.split);
+            written.push(self.store.put(&mask_file(self.split), mask.bytes())?);
+        }
+        written.extend([
+            self.store.put(&index_file(self.split), &index.encode()?)?,
             self.store.put(&boundaries_file(self.split), &encode_boundaries(&self.boundaries))?,
-        ];
+        ]);
         written.extend(files);
         Ok(written)
     }
@@ -177,7 +216,7 @@ impl SplitWriter {
 /// The first document that cannot be read, encoded or written, or [`CleanError::Cancelled`].
 pub fn write_splits(
     texts: impl Iterator<Item = Result<Text, CleanError>>,
-    tokenizer: &Tokenizer,
+    encoder: &DocumentEncoder,
     held_out: HeldOut,
     splits: &mut [SplitWriter; 2],
     progress: &Progress,
@@ -187,10 +226,10 @@ pub fn write_splits(
         progress.check()?;
         let batch = next_batch(&mut texts)?;
         let encoded: Result<Vec<Vec<u32>>, CleanError> =
-            batch.par_iter().map(|text| tokenizer::encode(tokenizer, &text.text)).collect();
+            batch.par_iter().map(|text| encoder.encode(&text.text)).collect();
         let mut tokens = 0;
         for (text, ids) in batch.iter().zip(encoded?) {
-            splits[usize::from(held_out.holds(text.hash))].push(&text.text, &ids)?;
+            splits[usize::from(held_out.holds(text.hash))].push(text.text.len(), &ids)?;
             tokens += ids.len() as u64;
         }
         progress.add(batch.len() as u64, tokens);

@@ -5,6 +5,7 @@
 
 mod clean;
 mod import;
+mod instruct;
 mod tokenize;
 
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub const DOCUMENTS: &str = "documents";
 pub const CORPUS: &str = "corpus";
 /// Kind of an artefact of token shards.
 pub const TOKENS: &str = "tokens";
+/// The splits, in the order of [`SplitWriter`](crate::shards::SplitWriter)s.
+const SPLITS: [&str; 2] = ["train", "held-out"];
 /// Kind of a crawl's segment.
 const WARC: &str = "warc";
 
@@ -36,7 +39,9 @@ pub enum Work {
     Clean,
     /// Joins candidates, in order: one `corpus` artefact.
     CleanReduce,
-    /// Trains a tokenizer and writes token shards: one `tokens` artefact.
+    /// Reads dialogues that somebody has, for a model: one `tokens` artefact.
+    Instruct,
+    /// Trains a tokenizer, or takes a model's, and writes token shards: one `tokens` artefact.
     Tokenize,
 }
 
@@ -47,6 +52,7 @@ impl Work {
             Self::Import => "import",
             Self::Clean => "clean",
             Self::CleanReduce => "clean-reduce",
+            Self::Instruct => "instruct",
             Self::Tokenize => "tokenize",
         }
     }
@@ -61,6 +67,7 @@ pub async fn run(work: Work, context: &TaskContext) -> Result<TaskOutput, CleanE
         Work::Import => import::run(context).await,
         Work::Clean => clean::map(context).await,
         Work::CleanReduce => clean::reduce(context).await,
+        Work::Instruct => instruct::run(context).await,
         Work::Tokenize => tokenize::run(context).await,
     }
 }

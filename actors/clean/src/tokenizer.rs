@@ -65,16 +65,35 @@ pub fn to_json(tokenizer: &Tokenizer) -> Result<String, CleanError> {
     tokenizer.to_string(true).map_err(failed)
 }
 
-/// A document's token ids, the end of text included.
-///
-/// # Errors
-/// [`CleanError::Tokenizer`] where the library cannot encode it.
-pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, CleanError> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(failed)?;
-    let mut ids = Vec::with_capacity(encoding.len() + 1);
-    ids.extend_from_slice(encoding.get_ids());
-    ids.push(0);
-    Ok(ids)
+/// From documents to tokens.
+pub struct DocumentEncoder {
+    /// To which special tokens in a text are text.
+    pub tokenizer: Tokenizer,
+    /// Stands after each document.
+    pub end_of_text: u32,
+    /// Whether the tokenizer's own rule adds special tokens, such as one at the beginning.
+    pub adds_special: bool,
+}
+
+impl DocumentEncoder {
+    /// By a tokenizer that [`train`] has made.
+    pub fn new(tokenizer: Tokenizer) -> Self {
+        Self { tokenizer, end_of_text: 0, adds_special: false }
+    }
+
+    /// A document's token ids, the end of text included.
+    ///
+    /// # Errors
+    /// [`CleanError::Tokenizer`] where the library cannot encode it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, CleanError> {
+        let encoding = self.tokenizer.encode_fast(text, self.adds_special).map_err(failed)?;
+        let mut ids = Vec::with_capacity(encoding.len() + 1);
+        ids.extend_from_slice(encoding.get_ids());
+        if ids.last() != Some(&self.end_of_text) {
+            ids.push(self.end_of_text);
+        }
+        Ok(ids)
+    }
 }
 
 fn failed(error: tokenizers::Error) -> CleanError {

@@ -1,33 +1,78 @@
-//! The micro-batches of a step, read from the token shards: [`Batches`].
+//! The micro-batches of a step, read from the token shards: [`Batches`], and those of an evaluation: [`HeldOut`].
 
 use std::ops::Range;
 
 use sixfold_artifact::tokens::{TokenShards, TokensError};
 use sixfold_model::MicroBatch;
 use sixfold_parallel::StepBatch;
-use sixfold_tensor::IGNORED_TARGET;
 
 use crate::error::TrainError;
 use crate::options::TrainOptions;
 use crate::order::DataOrder;
+use crate::sequences::{Packed, Sequences};
 
-/// The training split, cut into steps, data groups and micro-batches for one rank.
-///
-/// Documents are packed: a sequence may hold the end of one and the beginning of the next. They do
-/// not see each other: a token attends to its own document, whose positions count from its first
-/// token. The end-of-text token that ends a document is predicted; the first token of the next
-/// document is not, since nothing that it could follow from is in sight, so that target does not
-/// count in the loss. A document that a sequence's end cuts goes on in the next sequence as if it
-/// began there. The held-out split is never opened.
-pub(crate) struct Batches {
-    shards: TokenShards,
-    order: DataOrder,
-    sequence_length: usize,
+/// How the sequences of a step are dealt out to data groups and micro-batches.
+struct Deal {
     micro_batch: usize,
+    length: usize,
     sequences_per_group: usize,
     /// The rank's data groups.
     groups: Range<usize>,
     batch_sequences: u64,
+}
+
+impl Deal {
+    fn new(options: &TrainOptions, groups: Range<usize>) -> Self {
+        Self {
+            micro_batch: options.micro_batch(),
+            length: options.sequence(),
+            sequences_per_group: options.batch_sequences / options.data_groups(),
+            groups,
+            batch_sequences: options.batch_sequences as u64,
+        }
+    }
+
+    /// The rank's part of a step whose sequences `sample` names; those that it does not are padding.
+    fn step(
+        &self,
+        sequences: &Sequences,
+        sample: impl Fn(u64) -> Option<u64>,
+    ) -> Result<StepBatch, TokensError> {
+        let micro_batch = |first: usize| -> Result<MicroBatch, TokensError> {
+            let rows = self.micro_batch * self.length;
+            let mut batch = MicroBatch {
+                groups: 1,
+                tokens: Vec::with_capacity(rows),
+                targets: Vec::with_capacity(rows),
+                document_starts: Vec::new(),
+                length: self.length,
+                first_sample: first as u64,
+            };
+            for sequence in first..first + self.micro_batch {
+                match sample(sequence as u64) {
+                    Some(sample) => sequences.append(sample, &mut batch)?,
+                    None => sequences.append_nothing(&mut batch),
+                }
+            }
+            Ok(batch)
+        };
+        let groups = self.groups.clone().map(|group| {
+            let first = group * self.sequences_per_group;
+            let firsts = (first..first + self.sequences_per_group).step_by(self.micro_batch);
+            firsts.map(micro_batch).collect()
+        });
+        // Of the whole step, other ranks' sequences too: what the loss is divided by.
+        let counted = (0..self.batch_sequences).filter_map(&sample).map(|sample| sequences.counted(sample));
+        Ok(StepBatch { global_targets: counted.sum(), groups: groups.collect::<Result<_, _>>()? })
+    }
+}
+
+/// The training split, dealt out to steps, data groups and micro-batches for one rank.
+pub(crate) struct Batches {
+    sequences: Sequences,
+    order: DataOrder,
+    deal: Deal,
+    packed: Packed,
 }
 
 impl Batches {
@@ -37,92 +82,78 @@ impl Batches {
         options: &TrainOptions,
         groups: Range<usize>,
     ) -> Result<Self, TrainError> {
-        let sequence_length = options.sequence();
-        let order = DataOrder::new(shards.len(), sequence_length, options.batch_sequences, options.seed);
-        let order = order.ok_or(TrainError::TooFewTokens { tokens: shards.len(), sequence_length })?;
-        Ok(Self {
-            shards,
-            order,
-            sequence_length,
-            micro_batch: options.micro_batch(),
-            sequences_per_group: options.batch_sequences / options.data_groups(),
-            groups,
-            batch_sequences: options.batch_sequences as u64,
-        })
+        let (tokens, sequence_length) = (shards.len(), options.sequence());
+        let (sequences, packed) = Sequences::new(shards, sequence_length)?;
+        let order = DataOrder::new(sequences.samples(), options.batch_sequences, options.seed);
+        let order = order.ok_or(TrainError::TooFewTokens { tokens, sequence_length })?;
+        Ok(Self { sequences, order, deal: Deal::new(options, groups), packed })
     }
 
     /// Sequences of an epoch.
     pub(crate) fn samples(&self) -> u64 {
-        self.order.samples()
+        self.sequences.samples()
+    }
+
+    /// What became of the documents, where they are packed whole.
+    pub(crate) fn packed(&self) -> Packed {
+        self.packed
     }
 
     /// The rank's part of a step.
     pub(crate) fn step(&self, step: u64) -> Result<StepBatch, TokensError> {
-        let groups = self.groups.clone().map(|group| {
-            let first = group * self.sequences_per_group;
-            let sequences = first..first + self.sequences_per_group;
-            sequences.step_by(self.micro_batch).map(|first| self.micro_batch(step, first)).collect()
-        });
-        Ok(StepBatch { groups: groups.collect::<Result<_, _>>()?, global_targets: self.targets(step) })
+        self.deal.step(&self.sequences, |sequence| Some(self.order.sample(step, sequence)))
     }
+}
 
-    /// Targets of the whole step that count, those of other ranks too: what the loss is divided by.
-    fn targets(&self, step: u64) -> u64 {
-        let length = self.sequence_length as u64;
-        let counted = |sequence| length - self.starts(self.order.first_token(step, sequence)).count() as u64;
-        (0..self.batch_sequences).map(counted).sum()
-    }
+/// The first tokens of the held-out split, dealt out to one rank as the steps' are.
+pub(crate) struct HeldOut {
+    sequences: Sequences,
+    deal: Deal,
+    /// Targets that count, of all ranks.
+    counted: u64,
+}
 
-    /// Where documents begin in the sequence whose first token is `first`, and right behind it,
-    /// counted from that token, which itself is left out.
-    fn starts(&self, first: u64) -> impl Iterator<Item = usize> + '_ {
-        let last = first + self.sequence_length as u64;
-        let later =
-            self.shards.document_at(first).map_or(0, |document| document + 1)..self.shards.documents();
-        let documents = later.filter_map(|document| self.shards.document(document));
-        let near =
-            documents.take_while(move |tokens| tokens.start <= last).filter(|tokens| !tokens.is_empty());
-        near.map(move |tokens| (tokens.start - first) as usize)
-    }
-
-    fn micro_batch(&self, step: u64, first: usize) -> Result<MicroBatch, TokensError> {
-        let length = self.sequence_length;
-        let mut batch = MicroBatch {
-            groups: 1,
-            tokens: Vec::with_capacity(self.micro_batch * length),
-            targets: Vec::with_capacity(self.micro_batch * length),
-            document_starts: Vec::new(),
-            length,
-            first_sample: first as u64,
-        };
-        let mut window = vec![0; length + 1];
-        for sequence in first..first + self.micro_batch {
-            let first = self.order.first_token(step, sequence as u64);
-            self.shards.copy_to(first, &mut window)?;
-            self.append(first, &window, &mut batch);
+impl HeldOut {
+    /// The held-out batches of a rank that works on `groups`.
+    ///
+    /// # Errors
+    /// [`TrainError::NoHeldOut`] if the split has not enough for one sequence.
+    pub(crate) fn new(
+        shards: TokenShards,
+        options: &TrainOptions,
+        groups: Range<usize>,
+    ) -> Result<Self, TrainError> {
+        let tokens = shards.len();
+        let (sequences, _) = Sequences::up_to(shards, options.sequence(), options.evaluate_tokens)
+            .map_err(|_| TrainError::NoHeldOut { tokens })?;
+        let counted = (0..sequences.samples()).map(|sample| sequences.counted(sample)).sum();
+        match counted {
+            0 => Err(TrainError::NoHeldOut { tokens }),
+            counted => Ok(Self { sequences, deal: Deal::new(options, groups), counted }),
         }
-        Ok(batch)
     }
 
-    /// Adds the sequence of the tokens `window`, one more than its length, and marks its documents.
-    fn append(&self, first: u64, window: &[u32], batch: &mut MicroBatch) {
-        let row = batch.tokens.len();
-        batch.tokens.extend_from_slice(&window[..self.sequence_length]);
-        batch.targets.extend_from_slice(&window[1..]);
-        batch.document_starts.push(row);
-        for start in self.starts(first) {
-            batch.targets[row + start - 1] = IGNORED_TARGET;
-            if start < self.sequence_length {
-                batch.document_starts.push(row + start);
-            }
-        }
+    /// Targets of all batches that count, of all ranks.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// The rank's part of each batch, in order. The last one is filled up with padding.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = Result<StepBatch, TokensError>> {
+        let (samples, batch) = (self.sequences.samples(), self.deal.batch_sequences);
+        (0..samples.div_ceil(batch)).map(move |index| {
+            let sample = |sequence| Some(index * batch + sequence).filter(|&sample| sample < samples);
+            self.deal.step(&self.sequences, sample)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sixfold_tensor::IGNORED_TARGET;
+
     use super::*;
-    use crate::testing::{END_OF_TEXT, batches};
+    use crate::testing::{END_OF_TEXT, batches, dialogue_batches};
 
     fn options() -> TrainOptions {
         TrainOptions {
@@ -181,5 +212,43 @@ mod tests {
         };
         assert_eq!(tokens(&small), tokens(&large));
         assert_eq!((small.groups[0].len(), large.groups[0].len()), (2, 1));
+    }
+
+    /// Of dialogues whose odd tokens are to be learned.
+    #[test]
+    fn dialogues_are_packed_whole_and_only_answers_are_targets() {
+        let options = TrainOptions { sequence_length: 10, ..options() };
+        let batches =
+            dialogue_batches(&options, 0..8, &[&[1, 3, 5, 7], &[2, 4, 9], &[8, 6, 1, 3, 5, 11], &[2, 4]]);
+        assert_eq!(batches.packed(), Packed { documents: 3, cut: 0, left_out: 1 });
+        assert_eq!(batches.samples(), 1, "3 + 2 + 5 rows");
+        let step = batches.step(0).unwrap();
+        let batch = &step.groups[0][0];
+        assert_eq!(batch.tokens, [8, 6, 1, 3, 5, 1, 3, 5, 2, 4]);
+        let no = IGNORED_TARGET;
+        assert_eq!(batch.targets, [no, 1, 3, 5, 11, 3, 5, 7, no, 9]);
+        assert_eq!(batch.document_starts, [0, 5, 8]);
+        assert_eq!(step.global_targets, 8 * 16, "the only sequence, sixteen times");
+    }
+
+    #[test]
+    fn what_is_left_of_a_sequence_is_padding_and_a_long_dialogue_loses_its_end() {
+        let options = TrainOptions { sequence_length: 4, batch_sequences: 2, ..options() };
+        let batches = dialogue_batches(&options, 0..2, &[&[1, 3, 5, 7, 9, 11], &[2, 3, 4]]);
+        assert_eq!(batches.packed(), Packed { documents: 2, cut: 1, left_out: 0 });
+        let step = batches.step(0).unwrap();
+        let mut all: Vec<&MicroBatch> = step.groups.iter().flatten().collect();
+        all.sort_by_key(|batch| batch.tokens[0]);
+        let no = IGNORED_TARGET;
+        assert_eq!(
+            (all[0].tokens.as_slice(), all[0].targets.as_slice()),
+            (&[1, 3, 5, 7][..], &[3, 5, 7, 9][..])
+        );
+        assert_eq!(
+            (all[1].tokens.as_slice(), all[1].targets.as_slice()),
+            (&[2, 3, 0, 0][..], &[3, no, no, no][..])
+        );
+        assert_eq!(all[1].document_starts, [0, 2]);
+        assert_eq!(step.global_targets, 5);
     }
 }

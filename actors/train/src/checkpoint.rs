@@ -7,6 +7,8 @@
 //! units.safetensors   for each unit U: U/parameter, U/first_moment, U/second_moment, all f32;
 //!                     U/parameter@N and so on where it has a part of the unit, whose first number is the unit's Nth
 //! losses.bin          the loss of every step so far, little-endian f32
+//! evaluations.bin     the held-out losses so far, each a step (u64) and a loss (f32), little-endian; only of a job that
+//!                     evaluates
 //! history.bin         the curves so far ([`History`](crate::History)), in the codec of messages; of the first
 //!                     rank only, and not needed
 //! ```
@@ -37,8 +39,8 @@ use sixfold_model::ModelSlice;
 use sixfold_parallel::RankSlice;
 use sixfold_wire::id::ArtifactId;
 
-pub(crate) use load::{Loaded, SavedSteps, read_parameters_of};
-pub(crate) use saver::{Saver, Snapshot, Writer};
+pub(crate) use load::{Loaded, SavedSteps, best_of, read_parameters_of};
+pub(crate) use saver::{Saver, Snapshot, Told, Writer};
 
 /// Kind of the artefact.
 pub(crate) const KIND: &str = "checkpoint";
@@ -51,6 +53,7 @@ const FORMAT_MIN: u32 = 1;
 const UNITS_FILE: &str = "units.safetensors";
 const LOSSES_FILE: &str = "losses.bin";
 const HISTORY_FILE: &str = "history.bin";
+const EVALUATIONS_FILE: &str = "evaluations.bin";
 
 /// What a checkpoint's manifest says about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +83,25 @@ pub(crate) struct Header {
     replica: usize,
     /// The states of the step saved before.
     earlier: Option<SavedStep>,
+    /// Those of the step after which the held-out loss was least, as far as the writer knows of them, where they are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<SavedStep>,
+}
+
+impl SavedStep {
+    /// Takes in what another knows of the states of a step, if it is the same step or a later one.
+    fn merge(known: &mut Option<Self>, other: Option<&Self>) {
+        match (known.as_mut(), other) {
+            (Some(known), Some(other)) if known.step == other.step => {
+                known.artifacts.extend(&other.artifacts);
+                known.artifacts.sort_unstable();
+                known.artifacts.dedup();
+            }
+            (Some(known), Some(other)) if known.step < other.step => *known = other.clone(),
+            (None, Some(other)) => *known = Some(other.clone()),
+            _ => {}
+        }
+    }
 }
 
 /// The states of one step.
@@ -144,6 +166,10 @@ pub(crate) enum CheckpointError {
     Differs(String),
     #[error("it has the losses of {found} bytes for {step} steps")]
     Losses { step: u64, found: usize },
+    #[error("it has no held-out losses, or not those of {step} steps")]
+    Evaluations { step: u64 },
+    #[error("it does not say where the weights of step {step} are")]
+    NoBest { step: u64 },
     #[error("{count} numbers are in none of the step's files, {first} among them")]
     Missing { count: usize, first: String },
     #[error(transparent)]

@@ -1,5 +1,7 @@
 //! Why a rank ended without a result, and what its supervisor shall do about it.
 
+use std::path::PathBuf;
+
 use sixfold_artifact::StoreError;
 use sixfold_artifact::tokens::TokensError;
 use sixfold_cluster::task::{ErrorClass, HostError, TaskError};
@@ -34,6 +36,20 @@ pub enum TrainError {
     /// The stage has no tokens to train on.
     #[error("a train stage needs an artefact of kind `tokens` among its inputs")]
     NoTokens,
+    /// A folder is not a model.
+    #[error("{path}: {reason}", path = path.display())]
+    Import {
+        /// The folder, or a file of it.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model to start from cannot be used.
+    #[error("the model that training starts from: {0}")]
+    Base(String),
+    /// The options are for a model to start from, and no input is one.
+    #[error("the options have a `base`, and no input of the stage is a model")]
+    NoBase,
     /// The corpus is shorter than one training sequence.
     #[error(
         "the training split has {tokens} tokens; one sequence of {sequence_length} needs {} \
@@ -44,6 +60,15 @@ pub enum TrainError {
         tokens: u64,
         /// Tokens of a training sequence.
         sequence_length: usize,
+    },
+    /// There is nothing to evaluate on.
+    #[error(
+        "the held-out split has {tokens} tokens, too few to evaluate on; set evaluate_every_steps to 0, or hold out more in the \
+         stage that makes the tokens"
+    )]
+    NoHeldOut {
+        /// Its tokens.
+        tokens: u64,
     },
     /// The token shards cannot be read.
     #[error("the tokens cannot be read: {0}")]
@@ -126,6 +151,10 @@ impl TrainError {
             Self::Task(error) => error.class,
             Self::Options(_)
             | Self::NoTokens
+            | Self::Import { .. }
+            | Self::Base(_)
+            | Self::NoBase
+            | Self::NoHeldOut { .. }
             | Self::TooFewTokens { .. }
             | Self::Geometry(_)
             | Self::NotFinite { .. }

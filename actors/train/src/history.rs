@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluations::Evaluation;
+
 /// Points that are kept at most: more than a picture has room for.
 pub const HISTORY_POINTS_MAX: usize = 400;
 /// Stragglers that are remembered.
@@ -92,11 +94,14 @@ pub struct History {
     pub points: Vec<HistoryPoint>,
     /// Ranks that were named, the first ones.
     pub stragglers: Vec<NamedStraggler>,
+    /// Held-out losses; where there are very many, some of them.
+    #[serde(default)]
+    pub evaluations: Vec<Evaluation>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { stride: 1, steps: 0, points: Vec::new(), stragglers: Vec::new() }
+        Self { stride: 1, steps: 0, points: Vec::new(), stragglers: Vec::new(), evaluations: Vec::new() }
     }
 }
 
@@ -137,6 +142,15 @@ impl History {
         }
     }
 
+    /// Takes over the held-out losses, [`HISTORY_POINTS_MAX`] of them at most, the first and the last among them.
+    pub(crate) fn set_evaluations(&mut self, all: &[Evaluation]) {
+        let stride = all.len().div_ceil(HISTORY_POINTS_MAX - 1).max(1);
+        self.evaluations = all.iter().step_by(stride).copied().collect();
+        if let Some(last) = all.last().filter(|last| self.evaluations.last() != Some(last)) {
+            self.evaluations.push(*last);
+        }
+    }
+
     /// The last step that each point stands for, with the point.
     pub fn by_step(&self) -> impl Iterator<Item = (u64, HistoryPoint)> {
         (1..).zip(&self.points).map(|(number, point)| ((number * self.stride).min(self.steps), *point))
@@ -150,6 +164,7 @@ impl History {
             && points == steps.div_ceil(self.stride)
             && points <= HISTORY_POINTS_MAX as u64
             && self.stragglers.len() <= STRAGGLERS_MAX
+            && self.evaluations.len() <= HISTORY_POINTS_MAX
     }
 }
 

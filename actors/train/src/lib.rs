@@ -15,21 +15,26 @@
 mod account;
 mod actor;
 mod agreement;
+mod base;
 mod batches;
 mod checkpoint;
 mod commit;
 mod error;
+mod evaluations;
 mod history;
 mod host;
+mod import;
 mod links;
 mod measure;
 mod model_artifact;
 mod network;
 mod options;
 mod order;
+mod packing;
 mod peak;
 mod prefetch;
 mod progress;
+mod sequences;
 mod shard;
 mod straggler;
 #[cfg(test)]
@@ -40,8 +45,11 @@ mod verify;
 
 pub use account::{CollectiveTimes, RankAccount, RankTimes};
 pub use actor::TrainerShard;
+pub use base::{FIXED_BY_BASE, options_of_base, options_of_trained_base};
 pub use error::TrainError;
+pub use evaluations::Evaluation;
 pub use history::{HISTORY_POINTS_MAX, History, HistoryPoint, NamedStraggler};
+pub use import::{ModelImporter, ModelOptions};
 pub use links::{LinkFactory, LinkPurpose, Links};
 pub use measure::{Course, Measured, MeasuredRank, measure};
 pub use options::{OptionsError, TrainOptions};

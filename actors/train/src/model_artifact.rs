@@ -7,14 +7,16 @@ use sixfold_wire::id::ArtifactId;
 
 use crate::checkpoint::read_parameters_of;
 use crate::error::TrainError;
+use crate::evaluations::Evaluations;
 use crate::host::BlockingHost;
 use crate::options::TrainOptions;
 
 /// Kind of the artefact.
-const KIND: &str = "model";
+pub(crate) const KIND: &str = "model";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Files of a tokens artefact that a model takes along where they are there.
-const TOKENIZER_EXTRAS: [&str; 1] = ["tokenizer_config.json"];
+pub(crate) const TOKENIZER_EXTRAS: [&str; 4] =
+    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"];
 
 /// What the model came from.
 pub(crate) struct Trained<'a> {
@@ -22,8 +24,13 @@ pub(crate) struct Trained<'a> {
     pub(crate) options: &'a TrainOptions,
     /// The artefact with the tokenizer.
     pub(crate) tokens: ArtifactId,
+    /// The model that training started from.
+    pub(crate) base: Option<ArtifactId>,
     /// The loss of every step.
     pub(crate) losses: &'a [f32],
+    pub(crate) evaluations: &'a Evaluations,
+    /// Steps after which the model had the weights that it has.
+    pub(crate) kept_step: u64,
 }
 
 /// Puts the model together from all ranks' final states, and publishes it.
@@ -44,9 +51,12 @@ pub(crate) fn publish(
         .with("parameters", geometry.config.parameters())
         .with("plan", options.plan().to_string())
         .with("tensor_shards", options.tensor_shards)
-        .with("steps", options.steps)
+        .with("steps", trained.kept_step)
         .with("weights_blake3", weights.as_str())
         .with("loss_bits_blake3", losses.as_str());
+    if let Some(base) = trained.base {
+        manifest = manifest.with("base", base.to_string());
+    }
     let config = to_json(&geometry.config.to_hugging_face(options.tensor_shards))?;
     let training = to_json(&training_record(trained, &weights, &losses))?;
     manifest.files.push(store.put("config.json", &config)?);
@@ -78,7 +88,9 @@ fn training_record(trained: &Trained<'_>, weights: &str, losses_hash: &str) -> V
     let options = trained.options;
     let bits = trained.losses.iter().map(|loss| format!("{:08x}", loss.to_bits()));
     json!({
-        "steps": options.steps,
+        "steps": trained.kept_step,
+        "steps_done": trained.losses.len(),
+        "held_out_losses": trained.evaluations.done(),
         "batch_tokens": options.batch_tokens(),
         "plan": options.plan(),
         "tensor_shards": options.tensor_shards,
@@ -95,13 +107,23 @@ fn training_record(trained: &Trained<'_>, weights: &str, losses_hash: &str) -> V
 /// are added up.
 fn metrics(trained: &Trained<'_>, weights: String, losses_hash: String) -> Metrics {
     let loss = |loss: Option<&f32>| Metric::Number(loss.copied().map_or(0.0, f64::from));
-    let tokens = trained.options.steps * trained.options.batch_tokens();
-    Metrics::from([
+    let tokens = trained.losses.len() as u64 * trained.options.batch_tokens();
+    let mut metrics = Metrics::from([
         ("weights_blake3".to_owned(), Metric::Text(weights)),
         ("loss_bits_blake3".to_owned(), Metric::Text(losses_hash)),
         ("loss_first".to_owned(), loss(trained.losses.first())),
         ("loss_last".to_owned(), loss(trained.losses.last())),
         ("steps".to_owned(), Metric::Count(trained.losses.len() as u64)),
         ("tokens".to_owned(), Metric::Count(tokens)),
-    ])
+    ]);
+    let evaluations = trained.evaluations.done();
+    let at = |step| evaluations.iter().find(|evaluation| evaluation.step == step).map(|found| &found.loss);
+    if !evaluations.is_empty() {
+        metrics.extend([
+            ("held_out_loss_first".to_owned(), loss(at(0))),
+            ("held_out_loss".to_owned(), loss(at(trained.kept_step))),
+            ("kept_step".to_owned(), Metric::Count(trained.kept_step)),
+        ]);
+    }
+    metrics
 }

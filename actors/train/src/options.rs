@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sixfold_model::{Dtype, Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
 use sixfold_parallel::{Execution, balanced_layout};
 use sixfold_topology::{JobShape, LayoutError, ParallelPlan, PipelineLayout, PlanError, data_groups};
@@ -15,6 +16,20 @@ const VOCABULARY_STAND_IN: usize = 4096;
 const THREADS_MAX: usize = 256;
 const ZERO_STAGE_MAX: u8 = 1;
 const RMS_NORM_EPSILON: f32 = 1e-5;
+
+/// The options that the shape of a model fixes.
+pub(crate) const SHAPE: [&str; 10] = [
+    "family",
+    "layers",
+    "hidden_size",
+    "heads",
+    "kv_heads",
+    "feed_forward_size",
+    "context_length",
+    "rope_theta",
+    "sliding_window",
+    "tie_embeddings",
+];
 
 /// Options of a `train` stage, as written in a job file.
 ///
@@ -52,6 +67,12 @@ pub struct TrainOptions {
     /// Parameters, moments, sums and all other operations are in `f32` in any case.
     #[schemars(with = "String")]
     pub dtype: Dtype,
+
+    /// The shape of the model that training starts from, where an input is one. It is filled in from that model's
+    /// `config.json` or stage when the job is submitted, and with it all options above that a job file leaves out; what
+    /// a job file says must agree with it, but for `dtype`.
+    #[schemars(with = "String")]
+    pub base: Option<ModelConfig>,
 
     /// Ways that the batch is split over ranks; a power of two.
     pub data_parallel: usize,
@@ -120,6 +141,15 @@ pub struct TrainOptions {
     /// What initial weights, dropout and the order of the sequences follow from.
     pub seed: u64,
 
+    /// Steps between two evaluations of the held-out split by the ranks of the plan; there is one before the first step and one
+    /// after the last, too. 0 for none.
+    pub evaluate_every_steps: u64,
+    /// Held-out tokens that an evaluation takes at most, the first ones.
+    pub evaluate_tokens: u64,
+    /// Evaluations one after another without a lower held-out loss that end the training. The model then has the weights of the
+    /// best evaluation. 0 to train all steps, and keep the last weights.
+    pub early_stop_evaluations: u64,
+
     /// Steps between two durable checkpoints: the most that a fault makes the job do again where no states are
     /// held in memory.
     pub checkpoint_every_steps: u64,
@@ -156,6 +186,7 @@ impl Default for TrainOptions {
             sliding_window: 0,
             tie_embeddings: false,
             dtype: Dtype::F32,
+            base: None,
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
@@ -182,6 +213,9 @@ impl Default for TrainOptions {
             clip_norm: 1.0,
             dropout: 0.0,
             seed: 1,
+            evaluate_every_steps: 0,
+            evaluate_tokens: 1 << 16,
+            early_stop_evaluations: 0,
             checkpoint_every_steps: 10,
             commit_every_steps: 1,
             recompute: Execution::default().recompute,
@@ -190,6 +224,23 @@ impl Default for TrainOptions {
             peak_gflops: 0.0,
         }
     }
+}
+
+/// The options that the shape of a model fixes, as that model has them.
+pub(crate) fn shape_options(base: &ModelConfig) -> [(&'static str, Value); SHAPE.len()] {
+    let [family, layers, hidden, heads, kv_heads, feed_forward, context, theta, window, tied] = SHAPE;
+    [
+        (family, json!(base.family)),
+        (layers, json!(base.num_hidden_layers)),
+        (hidden, json!(base.hidden_size)),
+        (heads, json!(base.num_attention_heads)),
+        (kv_heads, json!(base.num_key_value_heads)),
+        (feed_forward, json!(base.intermediate_size)),
+        (context, json!(base.max_position_embeddings)),
+        (theta, json!(base.rope_theta)),
+        (window, json!(base.sliding_window.map_or(0, NonZeroUsize::get))),
+        (tied, json!(base.tie_word_embeddings)),
+    ]
 }
 
 /// The options contradict each other or ask for something that is not done.
@@ -256,16 +307,26 @@ impl TrainOptions {
         self.validate_steps()?;
         self.validate_optimizer()?;
         require(self.heads > 0, "heads", self.heads, "at least 1")?;
-        let divides = self.hidden_size.is_multiple_of(self.heads);
-        require(
-            divides,
-            "heads",
-            self.heads,
-            format_args!("a divisor of hidden_size, {}", self.hidden_size),
-        )?;
+        match &self.base {
+            Some(base) => self.validate_base(base)?,
+            None => {
+                let must = format_args!("a divisor of hidden_size, {}", self.hidden_size);
+                require(self.hidden_size.is_multiple_of(self.heads), "heads", self.heads, must)?;
+            }
+        }
         require(self.pass_tokens > 0, "pass_tokens", self.pass_tokens, "at least 1")?;
         self.plan().validate(&self.shape())?;
         self.usual_layout()?;
+        Ok(())
+    }
+
+    /// Each option that the base has fixed is as it is there.
+    fn validate_base(&self, base: &ModelConfig) -> Result<(), OptionsError> {
+        let own = serde_json::to_value(self).unwrap_or_default();
+        for (option, wanted) in shape_options(base) {
+            let must = format_args!("{wanted}, as in the model that training starts from");
+            require(own[option] == wanted, option, &own[option], must)?;
+        }
         Ok(())
     }
 
@@ -274,6 +335,10 @@ impl TrainOptions {
         require(self.zero_stage <= ZERO_STAGE_MAX, "zero_stage", self.zero_stage, "0 or 1")?;
         let every = self.checkpoint_every_steps;
         require(every > 0, "checkpoint_every_steps", every, "at least 1")?;
+        require(self.evaluate_tokens > 0, "evaluate_tokens", self.evaluate_tokens, "at least 1")?;
+        let patience = self.early_stop_evaluations;
+        let evaluates = patience == 0 || self.evaluate_every_steps > 0;
+        require(evaluates, "early_stop_evaluations", patience, "0 where evaluate_every_steps is 0")?;
         let threads = (1..=THREADS_MAX).contains(&self.threads);
         require(threads, "threads", self.threads, format_args!("from 1 to {THREADS_MAX}"))?;
         let peak = self.peak_gflops;
@@ -389,11 +454,15 @@ impl TrainOptions {
         self.batch_sequences as u64 * self.sequence() as u64
     }
 
-    /// The model for a vocabulary whose documents end with `end_of_text`.
+    /// The model for a vocabulary whose documents end with `end_of_text`. One that training starts from has a vocabulary
+    /// of its own.
     ///
     /// # Errors
     /// [`GeometryError`] if the sizes do not fit each other.
     pub fn geometry(&self, vocabulary: usize, end_of_text: Option<u32>) -> Result<Geometry, GeometryError> {
+        if let Some(base) = &self.base {
+            return Geometry::new(ModelConfig { dtype: self.dtype, ..base.clone() }, self.tensor_shards);
+        }
         let width = self.hidden_size.min(1 << 20);
         let (usual_feed_forward, kv_heads) = match self.family {
             Family::Gpt2 => (4 * width, self.heads),
@@ -498,6 +567,29 @@ mod tests {
         options.validate().unwrap_err().to_string()
     }
 
+    /// A model whose heads are wider than `hidden_size` divided by them.
+    fn base() -> ModelConfig {
+        let config = TrainOptions { layers: 3, ..TrainOptions::default() }.geometry(90, None).unwrap().config;
+        ModelConfig { head_dim: 32, rms_norm_eps: 1e-6, ..config }
+    }
+
+    #[test]
+    fn a_base_fixes_the_shape_and_only_the_shape() {
+        let config = serde_json::to_vec(&base().to_hugging_face(4)).unwrap();
+        let mut options = Value::Object(crate::options_of_base(&config).unwrap());
+        options["dtype"] = json!("bf16");
+        let options: TrainOptions = serde_json::from_value(options).unwrap();
+        options.validate().unwrap();
+        let expected = ModelConfig { dtype: Dtype::Bf16, ..base() };
+        assert_eq!(options.geometry(4000, Some(3)).unwrap().config, expected);
+        let other = TrainOptions { layers: 4, ..options.clone() }.validate().unwrap_err().to_string();
+        assert_eq!(other, "`layers` is 4; it must be 3, as in the model that training starts from");
+        let trained = serde_json::to_value(&options).unwrap();
+        let next = crate::options_of_trained_base(trained.as_object().unwrap());
+        let next: TrainOptions = serde_json::from_value(Value::Object(next)).unwrap();
+        assert_eq!(next, options);
+    }
+
     #[test]
     fn defaults_are_valid_and_round_trip() {
         let options = TrainOptions::default();
@@ -534,6 +626,8 @@ mod tests {
             ("threads", |o| o.threads = 0),
             ("peak_gflops", |o| o.peak_gflops = -1.0),
             ("zero_stage", |o| o.zero_stage = 2),
+            ("evaluate_tokens", |o| o.evaluate_tokens = 0),
+            ("early_stop_evaluations", |o| o.early_stop_evaluations = 2),
             ("layers", |o| o.layers = 0),
         ] {
             assert!(!refused(edit).is_empty(), "{name}");
@@ -585,6 +679,7 @@ mod tests {
                     _ => "gpt2".into(),
                 },
                 serde_json::Value::Array(_) => vec![1].into(),
+                serde_json::Value::Null => json!(base()),
                 number => number.as_u64().map_or(0.25.into(), |number| (number + 1).into()),
             };
             let mut changed = defaults.clone();

@@ -180,6 +180,11 @@ impl Progress {
         self.save_since += took;
     }
 
+    /// What was done since the last step is no part of the next one.
+    pub(crate) fn paused(&mut self, took: Duration) {
+        self.done += took;
+    }
+
     /// How long a step is expected to take, in seconds.
     pub(crate) fn expected_step_seconds(&self) -> f64 {
         self.expected_seconds.unwrap_or(0.0)

@@ -1,5 +1,6 @@
 //! The life of a rank, from its task to its result: [`run`], on a thread that may block.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use sixfold_artifact::Manifest;
@@ -17,10 +18,13 @@ use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use crate::agreement::{agree, collect};
-use crate::batches::Batches;
-use crate::checkpoint::{Loaded, SavedSteps, Saver, Snapshot, Writer};
+use crate::base::Base;
+use crate::batches::{Batches, HeldOut};
+use crate::checkpoint::{Loaded, SavedStep, SavedSteps, Saver, Snapshot, Told, Writer, best_of};
 use crate::commit::Commits;
 use crate::error::TrainError;
+use crate::evaluations::{Evaluation, Evaluations};
+use crate::history::History;
 use crate::host::BlockingHost;
 use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::model_artifact::{self, Trained};
@@ -28,12 +32,15 @@ use crate::options::{OptionsError, TrainOptions};
 use crate::peak::Peak;
 use crate::prefetch::{Fetched, Prefetch};
 use crate::progress::{DoneStep, Progress, json};
+use crate::sequences::Packed;
 use crate::straggler::Straggler;
 
 /// The corpus to train on, among the task's inputs.
 const TOKENS_KIND: &str = "tokens";
 /// The split of it that is trained on.
 const SPLIT: &str = "train";
+/// The split that is only evaluated.
+const HELD_OUT_SPLIT: &str = "held-out";
 
 /// Does the task: joins the gang, goes on from where an earlier attempt was, trains, and saves.
 ///
@@ -51,9 +58,13 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     sixfold_tensor::keep_freed_memory();
     sixfold_tensor::set_threads(options.threads).map_err(|error| TrainError::Thread(error.to_string()))?;
     let peak = Peak::start(options.peak_gflops, Device::cpu(), options.dtype);
-    let corpus = Corpus::open(host)?;
-    let end_of_text = corpus.end_of_text()?;
-    let geometry = options.geometry(corpus.shards.vocabulary() as usize, end_of_text)?;
+    let Corpus { id: tokens, shards, held_out, base } = Corpus::open(host, options.evaluate_every_steps > 0)?;
+    let vocabulary = shards.vocabulary() as usize;
+    let geometry = match &base {
+        Some(base) => base.geometry(&options, vocabulary)?,
+        None if options.base.is_some() => return Err(TrainError::NoBase),
+        None => options.geometry(vocabulary, end_of_text(&shards)?)?,
+    };
     let job = TrainingJob {
         geometry,
         optimizer: options.optimizer(),
@@ -68,16 +79,17 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let layout = options.layout(&job.geometry).map_err(OptionsError::from)?;
     let slice = RankSlice::new(&job.geometry, &plan, &layout, rank);
     let member = Member { host, links, gang, plan, layout, rank };
-    let fingerprint = fingerprint(&options, &job.geometry, corpus.id)?;
-    let tokens = corpus.id;
-    let batches = Batches::new(corpus.shards, &options, plan.groups(rank, options.data_groups()))?;
+    let inputs = Inputs { tokens, base: base.as_ref().map(|base| base.id) };
+    let fingerprint = fingerprint(&options, &job.geometry, inputs)?;
+    let groups = plan.groups(rank, options.data_groups());
+    let held_out = held_out.map(|shards| HeldOut::new(shards, &options, groups.clone())).transpose()?;
+    let batches = Batches::new(shards, &options, groups)?;
     let parts = StateParts::new(&job.geometry, &plan, &slice, rank, options.shares_optimizer());
     let owned = Owned { slice, parts };
-    let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint)?;
+    let (mut trainer, loaded) = member.begin(&job, &options, &owned, &fingerprint, base)?;
     trainer.set_execution(options.execution());
-    let (losses, history, earlier) =
-        loaded.map(|loaded| (loaded.losses, loaded.history, loaded.durable)).unwrap_or_default();
-    let epoch = batches.samples();
+    let Begun { losses, history, evaluations, earlier, best } = loaded.map(Begun::from).unwrap_or_default();
+    let epoch = Epoch { samples: batches.samples(), packed: batches.packed() };
     let prefetch = Prefetch::start(batches, losses.len() as u64..options.steps)?;
     let writer = Writer {
         host: host.clone(),
@@ -89,17 +101,50 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     };
     let schedule = CommitSchedule::new(options.commit_every_steps, losses.len() as u64);
     let commits = Commits::start(writer.clone(), schedule, trainer.flag())?;
+    let keeper = Keeper { writer: writer.clone(), best };
+    let evaluations = Evaluations::new(&options, evaluations);
     let saver = checkpoints(writer)?;
     let (saved, peak_gflops) = (owned.parts.saved, peak.gflops());
     trainer.set_peak_gflops(peak_gflops as f32);
     let model_flop =
         job.geometry.config.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
     let progress = Progress::new(rank, &options, model_flop, peak_gflops, history);
-    let mut training =
-        Training { member, options, prefetch, epoch, trainer, losses, saved, saver, commits, progress };
+    let mut training = Training {
+        member,
+        options,
+        prefetch,
+        epoch,
+        trainer,
+        losses,
+        held_out,
+        evaluations,
+        keeper,
+        saved,
+        saver,
+        commits,
+        progress,
+    };
     training.announce();
+    training.evaluate_if_due()?;
     training.train()?;
-    training.finish(&job.geometry, tokens)
+    training.finish(&job.geometry, inputs)
+}
+
+/// What an attempt begins with.
+#[derive(Default)]
+struct Begun {
+    losses: Vec<f32>,
+    history: History,
+    evaluations: Vec<Evaluation>,
+    earlier: Option<SavedStep>,
+    best: Option<SavedStep>,
+}
+
+impl From<Loaded> for Begun {
+    fn from(loaded: Loaded) -> Self {
+        let Loaded { losses, history, evaluations, durable: earlier, best, .. } = loaded;
+        Self { losses, history, evaluations, earlier, best }
+    }
 }
 
 /// A thread that makes snapshots durable, and says of each how that ended.
@@ -110,36 +155,45 @@ fn checkpoints(mut writer: Writer) -> Result<Checkpoints, TrainError> {
 }
 
 /// What the numbers of a job follow from, in one hash: a checkpoint of another is refused.
-fn fingerprint(
-    options: &TrainOptions,
-    geometry: &Geometry,
-    tokens: ArtifactId,
-) -> Result<String, TrainError> {
-    let parts = (options.without_plan(), &geometry.config, tokens);
+fn fingerprint(options: &TrainOptions, geometry: &Geometry, inputs: Inputs) -> Result<String, TrainError> {
+    let parts = (options.without_plan(), &geometry.config, inputs.tokens, inputs.base);
     let text = serde_json::to_vec(&parts).map_err(|error| TrainError::Thread(error.to_string()))?;
     Ok(ContentHash::of(&text).to_string())
 }
 
-/// The tokens to train on.
+/// What a training is made of.
+#[derive(Clone, Copy)]
+struct Inputs {
+    tokens: ArtifactId,
+    base: Option<ArtifactId>,
+}
+
+/// The tokens to train on, and the model to start from.
 struct Corpus {
     id: ArtifactId,
     shards: TokenShards,
+    /// The split to evaluate on.
+    held_out: Option<TokenShards>,
+    base: Option<Base>,
 }
 
 impl Corpus {
-    fn open(host: &BlockingHost) -> Result<Self, TrainError> {
+    fn open(host: &BlockingHost, evaluates: bool) -> Result<Self, TrainError> {
         let inputs = host.block_on(host.context().fetch_inputs())?;
         let is_tokens = |(_, manifest): &&(ArtifactId, Manifest)| manifest.kind == TOKENS_KIND;
-        let id = inputs.iter().find(is_tokens).ok_or(TrainError::NoTokens)?.0;
-        Ok(Self { id, shards: TokenShards::from_artifact(host.store(), id, SPLIT)? })
+        let (id, tokens) = inputs.iter().find(is_tokens).ok_or(TrainError::NoTokens)?;
+        let shards = TokenShards::from_artifact(host.store(), *id, SPLIT)?;
+        let held_out = || TokenShards::from_artifact(host.store(), *id, HELD_OUT_SPLIT);
+        let held_out = evaluates.then(held_out).transpose()?;
+        Ok(Self { id: *id, shards, held_out, base: Base::find(host, &inputs, tokens)? })
     }
+}
 
-    /// The token that every document ends with.
-    fn end_of_text(&self) -> Result<Option<u32>, TrainError> {
-        match self.shards.document(0) {
-            Some(range) if !range.is_empty() => Ok(self.shards.get(range.end - 1..range.end)?.pop()),
-            _ => Ok(None),
-        }
+/// The token that every document ends with.
+fn end_of_text(shards: &TokenShards) -> Result<Option<u32>, TrainError> {
+    match shards.document(0) {
+        Some(range) if !range.is_empty() => Ok(shards.get(range.end - 1..range.end)?.pop()),
+        _ => Ok(None),
     }
 }
 
@@ -175,17 +229,20 @@ impl Member<'_> {
         links.map_err(TrainError::of_link(self.rank))
     }
 
-    /// Links the rank, and brings it to the newest step that every rank can begin with.
+    /// Links the rank, and brings it to the newest step that every rank can begin with: where there is none, to `base`,
+    /// or to random weights.
     fn begin(
         &self,
         job: &TrainingJob,
         options: &TrainOptions,
         Owned { slice, parts }: &Owned,
         fingerprint: &str,
+        base: Option<Base>,
     ) -> Result<(Trainer, Option<Loaded>), TrainError> {
         let mut links = self.connect(LinkPurpose::Tensors)?;
         let held = if options.commit_every_steps > 0 { self.held() } else { HeldStates::default() };
-        let mut saved = SavedSteps::new(self.host, &job.geometry, slice, parts, fingerprint, &held.states);
+        let mut saved =
+            SavedSteps::new(self.host, &job.geometry, slice, parts, (fingerprint, options), &held.states);
         let mut newest = u64::MAX;
         let loaded = loop {
             let loaded = saved.load(newest);
@@ -206,8 +263,10 @@ impl Member<'_> {
         if options.shares_optimizer() {
             trainer.share_optimizer();
         }
-        if let Some(loaded) = &loaded {
-            loaded.state.restore(&mut trainer)?;
+        match (&loaded, base) {
+            (Some(loaded), _) => loaded.state.restore(&mut trainer)?,
+            (None, Some(base)) => trainer.set_parameters(&base.parameters(&job.geometry, slice)?),
+            (None, None) => {}
         }
         Ok((trainer, loaded))
     }
@@ -221,16 +280,45 @@ impl Member<'_> {
     }
 }
 
+/// Where the best weights are kept.
+struct Keeper {
+    writer: Writer,
+    best: Option<SavedStep>,
+}
+
+/// What an epoch consists of.
+struct Epoch {
+    /// Sequences.
+    samples: u64,
+    packed: Packed,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sequences in an epoch", self.samples)?;
+        match self.packed {
+            Packed { documents: 0, .. } => Ok(()),
+            Packed { documents, cut, left_out } => write!(
+                f,
+                " of {documents} dialogues, {cut} of them cut at sequence_length; {left_out} without an answer are left \
+                 out"
+            ),
+        }
+    }
+}
+
 /// A rank at work.
 struct Training<'a> {
     member: Member<'a>,
     options: TrainOptions,
     prefetch: Prefetch,
-    /// Sequences of an epoch.
-    epoch: u64,
+    epoch: Epoch,
     trainer: Trainer,
     /// The loss of every step done so far, by earlier attempts too.
     losses: Vec<f32>,
+    held_out: Option<HeldOut>,
+    evaluations: Evaluations,
+    keeper: Keeper,
     /// The part of the state that this rank saves.
     saved: UnitParts,
     saver: Checkpoints,
@@ -257,14 +345,14 @@ impl Training<'_> {
             Member { plan, .. } => plan.to_string(),
         };
         self.member.host.log(match step {
-            0 => format!("training {steps} steps on {plan}, {} sequences in an epoch", self.epoch),
+            0 => format!("training {steps} steps on {plan}, {}", self.epoch),
             step => format!("going on from step {step} of {steps} on {plan}"),
         });
     }
 
     fn train(&mut self) -> Result<(), TrainError> {
         let rank = self.member.rank;
-        while self.step() < self.options.steps {
+        while self.step() < self.options.steps && !self.evaluations.are_over() {
             let step = self.step();
             if self.member.host.context().cancel.is_cancelled() {
                 return Err(TrainError::Stopped { step });
@@ -280,10 +368,58 @@ impl Training<'_> {
             self.losses.push(loss);
             self.member.host.reached(self.step());
             self.report(&report, waited, starved);
+            self.evaluate_if_due()?;
             let saving = Instant::now();
             self.save_if_due(report.flags)?;
             self.progress.saved(saving.elapsed());
         }
+        if self.is_first() && self.evaluations.are_over() {
+            let Evaluation { step, loss } = self.best();
+            self.member.host.log(format!(
+                "ending after step {}: no evaluation since step {step} had a lower held-out loss than its {loss:.4}",
+                self.step()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The evaluation whose weights become the model.
+    fn best(&self) -> Evaluation {
+        self.evaluations.best().unwrap_or(Evaluation { step: self.step(), loss: f32::NAN })
+    }
+
+    /// Computes the held-out loss with the ranks of the plan, and keeps the weights if they are the best and are to be kept.
+    fn evaluate_if_due(&mut self) -> Result<(), TrainError> {
+        let (rank, step) = (self.member.rank, self.step());
+        let Some(held_out) = self.held_out.as_ref().filter(|_| self.evaluations.is_due(step)) else {
+            return Ok(());
+        };
+        let since = Instant::now();
+        let mut sum = 0.0;
+        for batch in held_out.batches() {
+            if self.member.host.context().cancel.is_cancelled() {
+                return Err(TrainError::Stopped { step });
+            }
+            // All ranks pass over the same ones.
+            let batch = batch?;
+            if batch.global_targets > 0 {
+                let loss = self.trainer.evaluate(batch);
+                sum += f64::from(loss.map_err(|source| TrainError::Step { rank, step, source })?);
+            }
+        }
+        let evaluation = Evaluation { step, loss: (sum / held_out.counted() as f64) as f32 };
+        let is_best = self.evaluations.add(evaluation);
+        self.progress.history.set_evaluations(self.evaluations.done());
+        if is_best && self.evaluations.keeps_best() && step < self.options.steps {
+            // Before the state that counts on it is saved anywhere.
+            self.keeper.best = Some(self.keeper.writer.keep(&self.snapshot()?)?);
+        }
+        if self.is_first() {
+            let loss = f64::from(evaluation.loss);
+            self.member.host.progress([("held_out_loss".to_owned(), Metric::Number(loss))].into());
+            self.member.host.log(format!("held-out loss after step {step}: {loss:.4}"));
+        }
+        self.progress.paused(since.elapsed());
         Ok(())
     }
 
@@ -337,8 +473,13 @@ impl Training<'_> {
 
     /// The rank's part of the state; the curves are the first rank's to save.
     fn snapshot(&self) -> Result<Snapshot, TrainError> {
-        let history = self.is_first().then_some(&self.progress.history);
-        Snapshot::take(&self.trainer, &self.saved, &self.losses, history)
+        let told = Told {
+            losses: &self.losses,
+            history: self.is_first().then_some(&self.progress.history),
+            evaluations: self.held_out.is_some().then_some(&self.evaluations),
+            best: self.keeper.best.as_ref(),
+        };
+        Snapshot::take(&self.trainer, &self.saved, &told)
     }
 
     /// The last step is saved by [`Self::finish`].
@@ -367,7 +508,11 @@ impl Training<'_> {
 
     /// Saves the final state, and gathers the names of all ranks' final states on the first rank,
     /// which writes the model.
-    fn finish(mut self, geometry: &Geometry, tokens: ArtifactId) -> Result<TaskOutput, TrainError> {
+    fn finish(
+        mut self,
+        geometry: &Geometry,
+        Inputs { tokens, base }: Inputs,
+    ) -> Result<TaskOutput, TrainError> {
         let Member { host, plan, rank, .. } = self.member;
         let snapshot = self.snapshot()?;
         self.saver.submit(snapshot)?;
@@ -384,7 +529,21 @@ impl Training<'_> {
         if let Some(states) = states.filter(|_| self.is_first()) {
             let to_id = |bytes: [u8; 32]| ArtifactId(ContentHash::from_bytes(bytes));
             let states: Vec<ArtifactId> = states.into_iter().map(to_id).collect();
-            let trained = Trained { geometry, options: &self.options, tokens, losses: &self.losses };
+            let kept_step = if self.evaluations.keeps_best() { self.best().step } else { self.step() };
+            let states = match kept_step == self.step() {
+                true => states,
+                false => best_of(host, &states, kept_step)
+                    .map_err(|error| TrainError::FinalState(error.to_string()))?,
+            };
+            let trained = Trained {
+                geometry,
+                options: &self.options,
+                tokens,
+                base,
+                losses: &self.losses,
+                evaluations: &self.evaluations,
+                kept_step,
+            };
             output = model_artifact::publish(host, &trained, &states)?;
         }
         if self.is_first() {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sixfold_artifact::tokens::{
-    ShardEntry, TokenIndex, TokenShards, TokenWriter, encode_boundaries, index_file, shard_file,
+    MaskBits, ShardEntry, TokenIndex, TokenShards, TokenWriter, encode_boundaries, index_file, mask_file,
+    shard_file,
 };
 use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::Gang;
@@ -31,35 +32,80 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// A corpus of `tokens` tokens in documents of equal length, in `store`.
 pub(crate) fn tokens_artifact(store: &Store, tokens: usize) -> ArtifactId {
+    artifact_of(store, &corpus(tokens), false)
+}
+
+fn corpus(tokens: usize) -> Vec<Vec<u32>> {
     let id = |at: usize| match (at + 1) % DOCUMENT {
         0 => END_OF_TEXT,
         _ => 1 + (at * at / 3 + at * 7) as u32 % (VOCABULARY - 1),
     };
     let ids: Vec<u32> = (0..tokens).map(id).collect();
+    ids.chunks(DOCUMENT).map(<[u32]>::to_vec).collect()
+}
+
+/// Documents as both splits; in dialogues, those tokens are to be learned whose ids are odd.
+pub(crate) fn artifact_of(store: &Store, documents: &[Vec<u32>], dialogues: bool) -> ArtifactId {
     let mut writer = TokenWriter::new(Vec::new(), VOCABULARY);
-    ids.chunks(DOCUMENT).for_each(|document| writer.push(document).unwrap());
-    let (bytes, count) = writer.finish().unwrap();
-    let mut boundaries: Vec<u64> = (0..tokens as u64).step_by(DOCUMENT).collect();
-    boundaries.push(count);
-    let shard = ShardEntry { file: shard_file(SPLIT, 0), tokens: count };
-    let index = TokenIndex::new(SPLIT, VOCABULARY, boundaries.len() as u64 - 1, vec![shard.clone()]);
+    let (mut boundaries, mut mask) = (vec![0], MaskBits::default());
+    for document in documents {
+        writer.push(document).unwrap();
+        boundaries.push(writer.tokens());
+        document.iter().for_each(|token| mask.push(token % 2 == 1));
+    }
+    let (bytes, tokens) = writer.finish().unwrap();
     let mut manifest = Manifest::new("tokens", "tokenize");
-    for (name, content) in [
-        ("tokenizer.json", b"{}".to_vec()),
-        (shard.file.as_str(), bytes),
-        (index.boundaries.as_str(), encode_boundaries(&boundaries)),
-        (index_file(SPLIT).as_str(), index.encode().unwrap()),
-    ] {
-        manifest.files.push(store.put(name, &content).unwrap());
+    manifest.files.push(store.put("tokenizer.json", b"{}").unwrap());
+    for split in [SPLIT, "held-out"] {
+        let shard = ShardEntry { file: shard_file(split, 0), tokens };
+        let mut index = TokenIndex::new(split, VOCABULARY, documents.len() as u64, vec![shard.clone()]);
+        if dialogues {
+            index = index.with_mask(split);
+            manifest.files.push(store.put(&mask_file(split), mask.bytes()).unwrap());
+        }
+        manifest.files.push(store.put(&shard.file, &bytes).unwrap());
+        manifest.files.push(store.put(&index.boundaries, &encode_boundaries(&boundaries)).unwrap());
+        manifest.files.push(store.put(&index_file(split), &index.encode().unwrap()).unwrap());
     }
     store.publish(&manifest).unwrap()
 }
 
+/// Dialogues of very different lengths.
+pub(crate) fn dialogues_artifact(store: &Store) -> ArtifactId {
+    let dialogue = |index: usize| -> Vec<u32> {
+        let token = |at: usize| 1 + (at * at / 3 + at * 7 + index * 11) as u32 % (VOCABULARY - 1);
+        // Every fifth has one answer token in many.
+        let kept = |at: usize| if index % 5 == 0 && at != 3 { token(at) & !1 } else { token(at) };
+        (0..3 + (index * index * 7) % 23).map(kept).collect()
+    };
+    let documents: Vec<_> = (0..120).map(dialogue).collect();
+    artifact_of(store, &documents, true)
+}
+
 /// The batches of a corpus of 500 tokens.
 pub(crate) fn batches(options: &TrainOptions, groups: Range<usize>) -> Batches {
+    batches_of(options, groups, &corpus(500), false)
+}
+
+/// The batches of dialogues whose odd tokens are to be learned.
+pub(crate) fn dialogue_batches(
+    options: &TrainOptions,
+    groups: Range<usize>,
+    dialogues: &[&[u32]],
+) -> Batches {
+    let dialogues: Vec<Vec<u32>> = dialogues.iter().map(|dialogue| dialogue.to_vec()).collect();
+    batches_of(options, groups, &dialogues, true)
+}
+
+fn batches_of(
+    options: &TrainOptions,
+    groups: Range<usize>,
+    documents: &[Vec<u32>],
+    dialogues: bool,
+) -> Batches {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
-    let tokens = tokens_artifact(&store, 500);
+    let tokens = artifact_of(&store, documents, dialogues);
     let shards = TokenShards::from_artifact(&store, tokens, SPLIT).unwrap();
     Batches::new(shards, options, groups).unwrap()
 }

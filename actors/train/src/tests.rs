@@ -1,6 +1,8 @@
 //! Whole gangs through the actor, each rank a thread with links within the process or over the network.
 
+mod base;
 mod commits;
+mod dialogues;
 mod gang;
 mod layouts;
 pub(crate) mod meeting;

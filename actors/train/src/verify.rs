@@ -91,6 +91,7 @@ impl Small {
         let length = reduced(options.sequence(), shards, 12_usize.div_ceil(shards).max(2));
         let vocabulary = 8 * shards + 5;
         let mut config = options.geometry(vocabulary, None)?.config;
+        config.vocab_size = vocabulary;
         let stages = options.usual_layout()?;
         let stage_layers = reduced_stages(stages.stage_layers());
         let of_group = config.heads_per_group();

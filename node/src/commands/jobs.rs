@@ -25,17 +25,26 @@ pub(crate) fn compile(args: &JobFileArgs) -> Result<JobSpec> {
     let source =
         std::fs::read_to_string(&args.file).with_context(|| format!("cannot read the job file {path}"))?;
     let mut spec = job::compile(&path, &source, &args.settings)?;
-    spec.stages.iter_mut().filter(|stage| stage.kind == "import").try_for_each(make_absolute)?;
+    let names_files = |stage: &&mut StageSpec| ["import", "model", "instruct"].contains(&stage.kind.as_str());
+    spec.stages.iter_mut().filter(names_files).try_for_each(make_absolute)?;
     Ok(spec)
 }
 
 /// Files are named from the working folder of the person; nodes have others.
 fn make_absolute(stage: &mut StageSpec) -> Result<()> {
     let mut options: serde_json::Value = serde_json::from_str(&stage.options_json)?;
-    for name in ["text", "jsonl"] {
+    let whole = |path: &str| -> Result<serde_json::Value> {
+        let whole = std::path::absolute(path).with_context(|| format!("`{path}` names no file"))?;
+        Ok(whole.to_str().with_context(|| format!("{path} is not UTF-8"))?.into())
+    };
+    for name in ["text", "jsonl", "path"] {
         if let Some(path) = options[name].as_str() {
-            let whole = std::path::absolute(path).with_context(|| format!("`{name}` names no file"))?;
-            options[name] = whole.to_str().with_context(|| format!("{path} is not UTF-8"))?.into();
+            options[name] = whole(path)?;
+        }
+    }
+    for path in options["files"].as_array_mut().into_iter().flatten() {
+        if let Some(name) = path.as_str() {
+            *path = whole(name)?;
         }
     }
     stage.options_json = options.to_string();

@@ -33,6 +33,7 @@ fn to_json(kind: &StageKind) -> Value {
         "kind": kind.name,
         "about": kind.about,
         "takes": kind.takes,
+        "may_take": kind.may_take,
         "required": kind.required,
         "defaults": kind.defaults(),
         "options": kind.options.iter().map(|(name, about)| json!({"name": name, "about": about})).collect::<Vec<_>>(),
@@ -44,6 +45,9 @@ fn print_kind(kind: &StageKind) {
     if !kind.takes.is_empty() {
         let needs: Vec<String> = kind.takes.iter().map(|kinds| kinds.join(" or ")).collect();
         println!("inputs: a stage of kind {}", needs.join(", and one of kind "));
+    }
+    if !kind.may_take.is_empty() {
+        println!("and where it is to start from a model: a stage of kind {}", kind.may_take.join(" or "));
     }
     println!("\n[stage.NAME]\nkind = \"{}\"", kind.name);
     let defaults = kind.defaults();

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sixfold_coordinator::job::{JobSpec, StageSpec};
 
+use super::base;
 use super::file::{JobFileError, RawJob, RawStage, nearest};
 use super::kinds::{OptionError, StageKind};
+use crate::roles::TRAIN;
 
 /// Checks every stage against its kind and joins the stages by their inputs.
 ///
@@ -15,23 +17,69 @@ use super::kinds::{OptionError, StageKind};
 pub(crate) fn compile(raw: &RawJob, source: &str, kinds: &[StageKind]) -> Result<JobSpec, JobFileError> {
     let index: HashMap<&str, usize> =
         raw.stages.iter().enumerate().map(|(index, stage)| (stage.name.as_str(), index)).collect();
-    let mut stages = Vec::with_capacity(raw.stages.len());
+    let mut found = Vec::with_capacity(raw.stages.len());
     for stage in &raw.stages {
         let kind = find_kind(raw, stage, kinds)?;
-        let inputs = find_inputs(raw, stage, kind, &index)?;
-        let given = stage.options.iter().map(|(key, option)| (key.clone(), option.value.clone())).collect();
-        let checked = kind.check(Value::Object(given)).map_err(|error| option_error(raw, stage, &error))?;
-        stages.push(StageSpec {
-            name: stage.name.clone(),
-            kind: kind.name.to_owned(),
-            inputs,
-            options_json: checked.options.to_string(),
-            phases: checked.phases,
-        });
+        found.push((kind, find_inputs(raw, stage, kind, &index)?));
     }
+    let inputs: Vec<&[usize]> = found.iter().map(|(_, inputs)| inputs.as_slice()).collect();
+    let mut stages: Vec<Option<StageSpec>> = vec![None; raw.stages.len()];
+    for at in inputs_first(&inputs) {
+        let (kind, inputs) = &found[at];
+        let base = inputs.iter().filter_map(|&input| stages[input].as_ref());
+        let base = base.clone().find(|input| kind.may_take.contains(&input.kind.as_str()));
+        stages[at] = Some(check(raw, &raw.stages[at], kind, inputs, base)?);
+    }
+    let stages = stages.into_iter().flatten().collect();
     let spec = JobSpec { name: raw.name.clone(), source_toml: source.to_owned(), stages };
     spec.validate().map_err(|error| raw.error(&raw.stages[0].place, error))?;
     Ok(spec)
+}
+
+/// Checks a stage's options, with those that it takes over from the stage whose model it starts from.
+fn check(
+    raw: &RawJob,
+    stage: &RawStage,
+    kind: &StageKind,
+    inputs: &[usize],
+    base: Option<&StageSpec>,
+) -> Result<StageSpec, JobFileError> {
+    let mut given: Map<String, Value> =
+        stage.options.iter().map(|(key, option)| (key.clone(), option.value.clone())).collect();
+    let wrong = |message| option_error(raw, stage, &OptionError::Refused(message));
+    let fixed = match base.filter(|_| kind.name == TRAIN) {
+        Some(base) => base::options_of(base).map_err(wrong)?,
+        None => Map::new(),
+    };
+    for (option, value) in &fixed {
+        given.entry(option).or_insert_with(|| value.clone());
+    }
+    let checked = kind.check(Value::Object(given)).map_err(|error| option_error(raw, stage, &error))?;
+    base::refuse_other_shape(&fixed, &checked.options).map_err(wrong)?;
+    Ok(StageSpec {
+        name: stage.name.clone(),
+        kind: kind.name.to_owned(),
+        inputs: inputs.to_vec(),
+        options_json: checked.options.to_string(),
+        phases: checked.phases,
+    })
+}
+
+/// The stages in an order in which each comes after its inputs. Those that go around in a circle come last.
+fn inputs_first(inputs: &[&[usize]]) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::with_capacity(inputs.len());
+    let mut waiting: Vec<usize> = (0..inputs.len()).collect();
+    while !waiting.is_empty() {
+        let (ready, later): (Vec<usize>, Vec<usize>) =
+            waiting.iter().partition(|&&stage| inputs[stage].iter().all(|input| order.contains(input)));
+        if ready.is_empty() {
+            order.extend(later);
+            break;
+        }
+        order.extend(ready);
+        waiting = later;
+    }
+    order
 }
 
 fn find_kind<'a>(
@@ -63,8 +111,9 @@ fn find_inputs(
             return Err(raw.error(&input.place, format!("no stage is called `{}`{hint}", input.value)));
         };
         let given = raw.stages[position].kind.value.as_str();
-        if !kind.takes.iter().any(|need| need.contains(&given)) {
-            let taken = kind.takes.concat();
+        if !kind.takes.iter().any(|need| need.contains(&given)) && !kind.may_take.contains(&given) {
+            let taken: Vec<&str> =
+                kind.takes.iter().copied().flatten().chain(kind.may_take).copied().collect();
             let wanted = if taken.is_empty() { "no inputs".to_owned() } else { taken.join(" or ") };
             let message =
                 format!("a `{}` stage takes {wanted}, and `{}` is a `{given}`", kind.name, input.value);

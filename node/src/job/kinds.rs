@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sixfold_clean::options::{CleanOptions, ImportOptions, TokenizeOptions};
+use sixfold_clean::options::{CleanOptions, ImportOptions, InstructOptions, TokenizeOptions};
 use sixfold_clean::stage::Work;
 use sixfold_coordinator::job::{Elastic, Fan, GangRules, PhaseSpec, Resources};
 use sixfold_crawl::CrawlOptions;
@@ -12,14 +12,14 @@ use sixfold_drift::DriftOptions;
 use sixfold_evaluate::EvaluateOptions;
 use sixfold_infer::message::ROLE as INFER;
 use sixfold_infer::options::Options as ServeOptions;
-use sixfold_train::TrainOptions;
+use sixfold_train::{ModelOptions, TrainOptions};
 
 use super::file::nearest;
-use crate::roles::{CRAWL, TRAIN};
+use crate::roles::{CRAWL, MODEL, TRAIN};
 
 /// All kinds, in the order of a model's life.
 pub(crate) fn all() -> Vec<StageKind> {
-    vec![crawl(), import(), clean(), tokenize(), train(), evaluate(), serve(), drift()]
+    vec![crawl(), import(), model(), clean(), tokenize(), instruct(), train(), evaluate(), serve(), drift()]
 }
 
 fn crawl() -> StageKind {
@@ -44,6 +44,17 @@ fn import() -> StageKind {
             _ => Ok(()),
         },
         phases: |_| vec![phase(Work::Import.role(), Fan::Single, 1)],
+    })
+}
+
+fn model() -> StageKind {
+    kind::<ModelOptions>(Kind {
+        name: "model",
+        about: "take a model's folder that lies on the node, for stages that train from it, evaluate or serve it",
+        takes: &[],
+        required: json!({"path": "SmolLM2-135M-Instruct"}),
+        validate: |_| Ok(()),
+        phases: |_| vec![phase(MODEL, Fan::Single, 1)],
     })
 }
 
@@ -75,13 +86,25 @@ fn tokenize() -> StageKind {
         validate: |_| Ok(()),
         phases: |options| vec![phase(Work::Tokenize.role(), Fan::Single, options.threads.max(1) as u32)],
     })
+    .with_base()
+}
+
+fn instruct() -> StageKind {
+    kind::<InstructOptions>(Kind {
+        name: "instruct",
+        about: "read dialogues that lie on the node, for a model to learn their answers, by its chat template",
+        takes: &[BASES],
+        required: json!({"files": ["dialogues.jsonl"]}),
+        validate: InstructOptions::validate,
+        phases: |options| vec![phase(Work::Instruct.role(), Fan::Single, options.threads.max(1) as u32)],
+    })
 }
 
 fn train() -> StageKind {
     kind::<TrainOptions>(Kind {
         name: "train",
         about: "train a decoder under data, tensor and pipeline parallelism; the same bits on any plan",
-        takes: &[&["tokenize"]],
+        takes: &[&["tokenize", "instruct"]],
         required: json!({}),
         validate: |options| options.validate().map_err(|error| error.to_string()),
         phases: |options| {
@@ -89,6 +112,7 @@ fn train() -> StageKind {
             vec![PhaseSpec { rules, ..phase(TRAIN, Fan::Gang(options.plan()), options.threads as u32) }]
         },
     })
+    .with_base()
 }
 
 /// What may change of a training while it runs.
@@ -107,8 +131,8 @@ fn gang_rules(options: &TrainOptions) -> GangRules {
 fn evaluate() -> StageKind {
     kind::<EvaluateOptions>(Kind {
         name: "evaluate",
-        about: "held-out perplexity, Distinct-n, samples and a report; needs a train and a tokenize stage",
-        takes: &[&["train"], &["tokenize"]],
+        about: "held-out perplexity, Distinct-n, samples and a report; needs a model and held-out text",
+        takes: &[BASES, &["tokenize", "instruct"]],
         required: json!({}),
         validate: EvaluateOptions::validate,
         phases: |options| vec![phase(sixfold_evaluate::ROLE, Fan::Single, options.threads.max(1) as u32)],
@@ -119,7 +143,7 @@ fn serve() -> StageKind {
     kind::<ServeOptions>(Kind {
         name: "serve",
         about: "replicas of a model that answer over the OpenAI API and `sixfold query`",
-        takes: &[&["train"]],
+        takes: &[BASES],
         required: json!({}),
         validate: |_| Ok(()),
         phases: |options| vec![phase(INFER, Fan::Replicas(options.replicas), options.threads.max(1))],
@@ -130,7 +154,7 @@ fn drift() -> StageKind {
     kind::<DriftOptions>(Kind {
         name: "drift",
         about: "watch what is asked of a served model against what it was trained on",
-        takes: &[&["tokenize"]],
+        takes: &[&["tokenize", "instruct"]],
         required: json!({}),
         validate: DriftOptions::validate,
         phases: |_| vec![phase(sixfold_drift::ROLE, Fan::Replicas(1), 1)],
@@ -182,6 +206,8 @@ pub(crate) struct StageKind {
     pub(crate) about: &'static str,
     /// What it needs as inputs: of each entry at least one stage of one of these kinds. It takes no others.
     pub(crate) takes: &'static [&'static [&'static str]],
+    /// Kinds of stages of which one may be among the inputs besides.
+    pub(crate) may_take: &'static [&'static str],
     /// The options that have no default, with an example.
     pub(crate) required: Value,
     /// Each option and what it means, in the order in which its type states them.
@@ -189,7 +215,15 @@ pub(crate) struct StageKind {
     check: Box<dyn Fn(Value) -> Result<Checked, OptionError> + Send + Sync>,
 }
 
+/// Stages that make a model.
+const BASES: &[&str] = &["model", "train"];
+
 impl StageKind {
+    /// May take a stage whose model it starts from.
+    fn with_base(self) -> Self {
+        Self { may_take: BASES, ..self }
+    }
+
     /// Fills in the defaults and checks types and limits.
     pub(crate) fn check(&self, options: Value) -> Result<Checked, OptionError> {
         (self.check)(options)
@@ -228,7 +262,15 @@ where
             serde_json::to_value(options).map_err(|error| OptionError::Refused(error.to_string()))?;
         Ok(Checked { options, phases })
     };
-    StageKind { name, about, takes, required, options: described::<O>(), check: Box::new(check) }
+    StageKind {
+        name,
+        about,
+        takes,
+        may_take: &[],
+        required,
+        options: described::<O>(),
+        check: Box::new(check),
+    }
 }
 
 /// Names and doc comments of the fields of `O`.

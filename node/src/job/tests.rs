@@ -122,3 +122,53 @@ fn the_ready_jobs_are_valid() {
     }
     assert!(count >= 2, "config/jobs is empty");
 }
+
+/// A job whose training starts from a model in a folder, with more options of that training.
+fn continued(folder: &std::path::Path, more: &str) -> String {
+    format!(
+        "name = \"continued\"\n[stage.base]\nkind = \"model\"\npath = \"{}\"\n\n[stage.data]\nkind = \"instruct\"\n\
+         inputs = [\"base\"]\nfiles = [\"/data/dialogues.jsonl\"]\n\n[stage.second]\nkind = \"train\"\n\
+         inputs = [\"data\", \"first\"]\nsteps = 3\n\n[stage.first]\nkind = \"train\"\ninputs = [\"data\", \"base\"]\n{more}\n",
+        folder.display()
+    )
+}
+
+#[test]
+fn a_training_takes_the_shape_of_the_model_that_it_starts_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "llama", "vocab_size": 90, "hidden_size": 48, "intermediate_size": 100,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 64, "rope_theta": 50000.0, "tie_word_embeddings": true}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let source = continued(folder.path(), "pipeline_parallel = 3");
+    let spec = compile("job.toml", &source, &[]).unwrap();
+    let options = |name: &str| -> serde_json::Value {
+        let stage = spec.stages.iter().find(|stage| stage.name == name).unwrap();
+        serde_json::from_str(&stage.options_json).unwrap()
+    };
+    for name in ["first", "second"] {
+        let options = options(name);
+        assert_eq!((&options["layers"], &options["kv_heads"]), (&3.into(), &2.into()), "{name}");
+        assert_eq!(options["base"]["head_dim"], 16, "{name}");
+        assert_eq!(options["rope_theta"], 50_000.0, "{name}");
+    }
+    assert_eq!(options("first")["pipeline_parallel"], 3);
+    assert_eq!(options("second")["pipeline_parallel"], 1, "what is no part of the shape is not taken over");
+
+    let other = refused(&source, &["first.layers=4"]);
+    assert!(other.contains("`layers` is 4; it must be 3, as in the model"), "{other}");
+    let other = refused(&source, &["second.context_length=128"]);
+    assert!(other.contains("`context_length` is 128; it must be 64"), "{other}");
+    let plan = refused(&source, &["first.pipeline_parallel=4"]);
+    assert!(plan.contains("only 3 layers"), "{plan}");
+    let missing = refused(&continued(std::path::Path::new("/no/such/folder"), ""), &[]);
+    assert!(
+        missing.contains("/no/such/folder/config.json") && missing.contains("have its config.json"),
+        "{missing}"
+    );
+    let no_tokens = refused(&source.replace("[\"data\", \"base\"]", "[\"base\"]"), &[]);
+    assert!(
+        no_tokens.contains("needs `inputs` that name a stage of kind tokenize or instruct"),
+        "{no_tokens}"
+    );
+}

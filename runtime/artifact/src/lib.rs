@@ -15,4 +15,5 @@ pub mod tokens;
 
 pub use content::ContentBuffer;
 pub use manifest::{FileEntry, Manifest, ManifestError, Metadata};
+pub use mmap::MappedFile;
 pub use store::{BlobWriter, Store, StoreError};

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// A file mapped into memory.
+/// A file mapped into memory. Its pages are read when they are looked at, and shared with other processes.
 #[derive(Debug)]
-pub(crate) struct MappedFile(Content);
+pub struct MappedFile(Content);
 
 /// A file of no bytes cannot be mapped on every system.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl MappedFile {
     }
 
     /// The file's bytes. They begin at a page, so any number type's alignment fits.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Content::Empty => &[],
             Content::Mapped(map) => map,

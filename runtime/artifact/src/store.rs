@@ -18,6 +18,7 @@ use std::time::Duration;
 use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use crate::manifest::{FileEntry, Manifest, ManifestError};
+use crate::mmap::MappedFile;
 
 /// Content may be this old before its artefact is published.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -241,6 +242,17 @@ impl Store {
         if found == file.hash { Ok(content) } else { Err(StoreError::Damaged { expected: file.hash, found }) }
     }
 
+    /// A view of a file that takes no memory of its own, after its hash was checked.
+    ///
+    /// # Errors
+    /// As [`Store::read_entry`].
+    pub fn map_entry(&self, file: &FileEntry) -> Result<MappedFile, StoreError> {
+        let path = self.entry_path(file)?;
+        let mapped = MappedFile::open(&path).map_err(io_error("map", &path))?;
+        let found = ContentHash::of(mapped.bytes());
+        if found == file.hash { Ok(mapped) } else { Err(StoreError::Damaged { expected: file.hash, found }) }
+    }
+
     /// Every artefact on this node, in the order of their ids.
     ///
     /// # Errors
@@ -424,6 +436,7 @@ mod tests {
         let (id, file) = one_file(&store);
         fs::write(store.entry_path(&file).unwrap(), b"c0ntent").unwrap();
         assert!(matches!(store.read(id, "a.bin"), Err(StoreError::Damaged { .. })));
+        assert!(matches!(store.map_entry(&file), Err(StoreError::Damaged { .. })));
         assert!(matches!(store.verify(id), Err(StoreError::Damaged { .. })));
         fs::write(store.manifest_path(id), b"{}").unwrap();
         assert!(matches!(store.manifest(id), Err(StoreError::Damaged { .. })));

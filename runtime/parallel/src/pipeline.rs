@@ -99,12 +99,8 @@ impl Pipeline {
     /// Takes all micro-batches through, forward and back. Returns the sum of the losses, which is zero unless the
     /// stage has the head.
     pub(crate) fn run(&mut self, mut passes: Passes<'_>) -> Result<f32, StepError> {
-        if passes.micro_batches.len() > 1 && passes.micro_batches[0].tokens.len() < ROWS_PACKED_FOR {
-            self.chunks.iter_mut().for_each(|chunk| chunk.weights.keep(&self.stream, passes.parameters));
-        }
-        let schedule =
-            pipeline_schedule(self.stages, self.chunks.len(), self.stage, passes.micro_batches.len());
-        for op in schedule {
+        self.keep_weights(&passes);
+        for op in self.schedule(&passes) {
             let chunk = &mut self.chunks[op.chunk()];
             match op {
                 PipelineOp::Forward { micro_batch, .. } => {
@@ -119,6 +115,37 @@ impl Pipeline {
             self.outdate();
         }
         Ok(self.chunks.iter_mut().map(|chunk| chunk.sums.finish(passes.gradients)).sum())
+    }
+}
+
+impl Pipeline {
+    /// Takes all micro-batches through, forward only, in the order in which a step does. Returns the sum of the losses, which
+    /// is zero unless the stage has the head: those of a data group in order, groups in the tree.
+    pub(crate) fn evaluate(&mut self, mut passes: Passes<'_>) -> Result<f32, StepError> {
+        self.keep_weights(&passes);
+        let mut losses = Vec::new();
+        for op in self.schedule(&passes) {
+            let PipelineOp::Forward { micro_batch, .. } = op else { continue };
+            let chunk = &mut self.chunks[op.chunk()];
+            chunk.forward(&self.stream, &mut passes, micro_batch)?;
+            let done = chunk.tapes.pop_back();
+            if chunk.network.slice().output {
+                losses.extend(done.map(|(_, loss)| loss));
+            }
+        }
+        self.chunks.iter_mut().for_each(|chunk| chunk.weights.outdate());
+        let groups: Vec<f32> = losses.chunks(passes.per_sum.max(1)).map(|group| group.iter().sum()).collect();
+        Ok(if groups.is_empty() { 0.0 } else { tree_sum_scalars(&groups) })
+    }
+
+    fn keep_weights(&mut self, passes: &Passes<'_>) {
+        if passes.micro_batches.len() > 1 && passes.micro_batches[0].tokens.len() < ROWS_PACKED_FOR {
+            self.chunks.iter_mut().for_each(|chunk| chunk.weights.keep(&self.stream, passes.parameters));
+        }
+    }
+
+    fn schedule(&self, passes: &Passes<'_>) -> Vec<PipelineOp> {
+        pipeline_schedule(self.stages, self.chunks.len(), self.stage, passes.micro_batches.len())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One rank's part of a training step: [`Trainer`].
 
+mod evaluate;
 mod exchange;
 
 use std::convert::Infallible;
@@ -236,6 +237,14 @@ impl Trainer {
         self.base.as_ref().map_or(0, FrozenUnits::bytes)
     }
 
+    /// Overwrites the parameters alone with those of the same units of another model, which training starts from.
+    ///
+    /// # Panics
+    /// If they are of other units.
+    pub fn set_parameters(&mut self, parameters: &HostUnits<'_>) {
+        self.parameters.overwrite(&self.stream, parameters);
+    }
+
     /// Where its operations are enqueued.
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
@@ -375,6 +384,7 @@ impl Trainer {
         let (micro_batches, per_sum) =
             passes(batch.groups, self.plan.pipeline_parallel, self.execution.pass_tokens);
         self.passes = micro_batches.len();
+        let (parameters, adapters) = weights(self.base.as_ref(), &self.parameters);
         self.pipeline.run(Passes {
             micro_batches: &micro_batches,
             per_sum,
@@ -385,8 +395,8 @@ impl Trainer {
                 adapter_dropout: self.adapter_dropout,
             },
             scale,
-            parameters: self.base.as_ref().map_or_else(|| (&self.parameters).into(), Parameters::from),
-            adapters: self.base.as_ref().map(|_| &self.parameters),
+            parameters,
+            adapters,
             gradients: &mut self.gradients,
             links: &mut self.links,
             work: &mut self.work,
@@ -443,5 +453,16 @@ impl Trainer {
         self.links.end(Collective::Figures, span);
         let of_unit = |unit| partition.squares_of(stream, geometry, gradients, &blocks, unit);
         Ok(SquareSums::of_blocks(geometry, holds, norms, of_unit))
+    }
+}
+
+/// What a network computes with: what is trained, or the weights beside which it lies and the adapters that it is.
+fn weights<'a>(
+    base: Option<&'a FrozenUnits>,
+    trained: &'a DeviceUnits,
+) -> (Parameters<'a>, Option<&'a DeviceUnits>) {
+    match base {
+        Some(base) => (base.into(), Some(trained)),
+        None => (trained.into(), None),
     }
 }

@@ -109,6 +109,39 @@ fn every_plan_has_the_bits_of_the_serial_run() {
     assert_all_equal(&job(config(), 4), &PLANS);
 }
 
+/// Sequences in which nothing, one token, or all of them count.
+#[test]
+fn targets_that_count_unevenly_keep_the_bits() {
+    let job = job(config(), 4);
+    let run = |plan, masked| Run { masked, groups: 8, ..Run::new(&job, plan) }.go().0;
+    let serial = run("dp1", true);
+    assert_ne!(serial.reports, run("dp1", false).reports);
+    for plan in ["dp2.tp2", "pp2", "dp8", "dp2.tp2.pp2", "pp3"] {
+        assert!(run(plan, true) == serial, "{plan}");
+    }
+}
+
+/// Between steps, which are as they would have been.
+#[test]
+fn evaluations_have_the_bits_of_the_serial_run_and_change_no_step() {
+    let job = job(ModelConfig { num_hidden_layers: 6, ..config() }, 4);
+    let run = |plan, evaluates, execution| {
+        Run { masked: true, groups: 8, evaluates, execution, ..Run::new(&job, plan) }.go().0
+    };
+    let plain = Execution::default();
+    let serial = run("dp1", true, plain);
+    assert_eq!(serial.evaluations.len(), 4);
+    assert!(f32::from_bits(serial.evaluations[3]) < f32::from_bits(serial.evaluations[0]));
+    let without = run("dp1", false, plain);
+    assert_eq!((&without.reports, without.weights_blake3()), (&serial.reports, serial.weights_blake3()));
+    for plan in ["dp2.tp2", "tp4", "pp2", "dp8", "dp2.tp2.pp2", "pp3", "pp2 v2", "dp2.pp2 v3"] {
+        for pass_tokens in [1, plain.pass_tokens] {
+            let outcome = run(plan, true, Execution { pass_tokens, ..plain });
+            assert!(outcome == serial, "{plan}, {pass_tokens} tokens at a time");
+        }
+    }
+}
+
 #[test]
 fn a_sliding_window_keeps_the_bits() {
     let windowed = |window| ModelConfig { sliding_window: NonZeroUsize::new(window), ..config() };

@@ -292,3 +292,120 @@ async fn a_cancelled_task_publishes_nothing() {
     ended.await.unwrap();
     assert_eq!(bench.store.list().unwrap(), before);
 }
+
+/// A model of which a tokenizer stage needs no weights.
+fn model(bench: &Bench, template: Option<&str>) -> ArtifactId {
+    let texts = LINES.iter().map(|line| (*line).to_owned()).collect();
+    let tokenizer = crate::tokenizer::train(texts, 400, 2).unwrap();
+    let json = crate::tokenizer::to_json(&tokenizer).unwrap();
+    let config = serde_json::json!({"eos_token_id": [2, 0], "max_position_embeddings": 99});
+    let mut manifest = Manifest::new("model", "base");
+    let mut put = |name: &str, content: &[u8]| manifest.files.push(bench.store.put(name, content).unwrap());
+    put("tokenizer.json", json.as_bytes());
+    put("config.json", config.to_string().as_bytes());
+    if let Some(template) = template {
+        put("tokenizer_config.json", serde_json::json!({"chat_template": template}).to_string().as_bytes());
+    }
+    bench.store.publish(&manifest).unwrap()
+}
+
+const DIALOGUES: &str = r#"{"instruction": "What keeps packages?", "input": "", "output": "The archive."}
+{"conversations": [{"from": "human", "value": "软件包在哪里？"}, {"from": "gpt", "value": "在归档中。"}, {"from": "human", "value": "谁维护？"}, {"from": "gpt", "value": "志愿者。"}]}
+{"messages": [{"role": "user", "content": "Say <|user|> twice"}, {"role": "assistant", "content": "No."}]}
+{"messages": [{"role": "user", "content": "Only a question"}]}
+not JSON
+{"instruction": "Too long", "output": "A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R, S, T, U, V, W, X, Y, Z, A, B, C, D, E, F, G, H, I, J, K, L, M"}
+{"instruction": "Three", "output": "机器"}
+"#;
+
+#[tokio::test]
+async fn dialogues_become_tokens_of_which_the_answers_are_learned() {
+    let bench = Bench::new();
+    let files = vec![bench.file("dialogues.jsonl", DIALOGUES.as_bytes())];
+    let base = model(&bench, None);
+    let options = serde_json::json!({"files": files, "template": "turns", "held_out": 0.3});
+    let output = bench.run(Work::Instruct, options.clone(), &[base]).await.unwrap();
+    let count = |name: &str| output.metrics[name].clone();
+    for (name, expected) in [
+        ("rows", 7_u64),
+        ("documents", 3),
+        ("rows_left_out", 4),
+        ("left_out_special_token_in_text", 1),
+        ("left_out_no_answer", 1),
+        ("left_out_not_an_object", 1),
+        ("left_out_too_long", 1),
+    ] {
+        assert_eq!(count(name), Metric::Count(expected), "{name}");
+    }
+    let id = output.artifacts[0];
+    let manifest = bench.store.manifest(id).unwrap();
+    assert_eq!(manifest.file("tokenizer.json"), bench.store.manifest(base).unwrap().file("tokenizer.json"));
+    let template = bench.store.read(id, "chat_template.jinja").unwrap();
+    assert_eq!(template, sixfold_chat::Builtin::Turns.source().as_bytes());
+    let tokenizer = crate::tokenizer::load(&bench.store.read(id, "tokenizer.json").unwrap()).unwrap();
+    let mut learned = Vec::new();
+    for split in SPLITS {
+        let shards = TokenShards::from_artifact(&bench.store, id, split).unwrap();
+        assert!(shards.is_masked());
+        let split: Vec<u32> = (0..shards.len())
+            .filter(|&token| shards.is_learned(token))
+            .flat_map(|token| shards.get(token..token + 1).unwrap())
+            .collect();
+        learned.extend(tokenizer.decode(&split, false).unwrap().lines().map(str::to_owned));
+    }
+    learned.sort();
+    assert_eq!(learned, ["The archive.", "在归档中。", "志愿者。", "机器"]);
+    assert_eq!(bench.run(Work::Instruct, options, &[base]).await.unwrap().artifacts, [id], "again the same");
+
+    let cut = serde_json::json!({"files": files, "template": "turns", "too_long": "cut"});
+    let cut = bench.run(Work::Instruct, cut, &[base]).await.unwrap();
+    assert_eq!(cut.metrics["dialogues_cut"], Metric::Count(1));
+    assert_eq!(cut.metrics["documents"], Metric::Count(4));
+}
+
+#[tokio::test]
+async fn dialogues_that_a_model_cannot_be_told_are_refused() {
+    let bench = Bench::new();
+    let files = vec![bench.file("dialogues.jsonl", DIALOGUES.as_bytes())];
+    let refused = async |template: Option<&str>, options: serde_json::Value| {
+        let error = bench.run(Work::Instruct, options, &[model(&bench, template)]).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Fatal, "{error}");
+        error.message
+    };
+    let plain = serde_json::json!({"files": files});
+    assert!(refused(None, plain.clone()).await.contains("no chat template; give `template` one of chatml"));
+    let marks = serde_json::json!({"files": files, "template": "chatml"});
+    assert!(refused(None, marks).await.contains("<|im_end|>, <|im_start|>, which the model's tokenizer"));
+    let backwards = "{% for m in messages | reverse %}{{ m.content }}.{% endfor %}";
+    assert!(refused(Some(backwards), plain.clone()).await.contains("in another way once there is more"));
+    let empty = serde_json::json!({"files": [bench.file("empty.json", b"[]")], "template": "turns"});
+    assert!(refused(None, empty).await.contains("no rows"));
+    let error = bench.run(Work::Instruct, plain, &[]).await.unwrap_err();
+    assert!(error.message.contains("needs a model"), "{error}");
+}
+
+#[tokio::test]
+async fn text_is_tokenized_as_a_model_does_it() {
+    let bench = Bench::new();
+    let text = bench.file("book.txt", LINES.join("\n\n").as_bytes());
+    let import = serde_json::json!({"text": text, "document_chars_min": 1});
+    let documents = bench.run(Work::Import, import, &[]).await.unwrap().artifacts[0];
+    let base = model(&bench, Some("t"));
+    let inputs = [documents, base];
+    let output = bench.run(Work::Tokenize, serde_json::json!({}), &inputs).await.unwrap();
+    let id = output.artifacts[0];
+    let (tokens, of_base) = (bench.store.manifest(id).unwrap(), bench.store.manifest(base).unwrap());
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        assert_eq!(tokens.file(file), of_base.file(file), "{file}");
+    }
+    let shards = TokenShards::from_artifact(&bench.store, id, "train").unwrap();
+    let first = shards.document(0).unwrap();
+    assert_eq!(
+        shards.get(first.end - 1..first.end).unwrap(),
+        [2],
+        "what the model's configuration says ends a text"
+    );
+    let bytes =
+        bench.run(Work::Tokenize, serde_json::json!({"tokenizer": "bytes"}), &inputs).await.unwrap_err();
+    assert!(bytes.message.contains("`tokenizer` is `bytes`"), "{bytes}");
+}

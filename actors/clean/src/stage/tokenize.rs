@@ -1,18 +1,17 @@
 //! The `tokenize` task.
 
+use sixfold_artifact::FileEntry;
 use sixfold_cluster::task::{TaskContext, TaskOutput};
 use tokenizers::Tokenizer;
 
-use super::{TOKENS, documents_of, options};
+use super::{SPLITS, TOKENS, documents_of, options};
 use crate::error::CleanError;
+use crate::instruct::{BaseTokenizer, MODEL, load_base};
 use crate::options::{TokenizeOptions, TokenizerSource};
 use crate::progress::Progress;
 use crate::segment::pool;
 use crate::shards::{HeldOut, SplitWriter, texts, write_splits};
-use crate::tokenizer::{self, VOCABULARY_MIN};
-
-/// The splits, in the order of [`SplitWriter`]s.
-const SPLITS: [&str; 2] = ["train", "held-out"];
+use crate::tokenizer::{self, DocumentEncoder, VOCABULARY_MIN};
 
 pub(super) async fn run(context: &TaskContext) -> Result<TaskOutput, CleanError> {
     let options: TokenizeOptions = options(context)?;
@@ -21,8 +20,14 @@ pub(super) async fn run(context: &TaskContext) -> Result<TaskOutput, CleanError>
     }
     let progress = Progress::of(context);
     let mut paths = Vec::new();
-    for (id, manifest) in context.fetch_inputs().await? {
-        paths.push(documents_of(&context.store, id, &manifest)?);
+    let inputs = context.fetch_inputs().await?;
+    let base = load_base(&context.store, &inputs)?;
+    if base.is_some() && options.tokenizer == TokenizerSource::Bytes {
+        let contradiction = "an input is a model, whose tokenizer is taken, and `tokenizer` is `bytes`";
+        return Err(CleanError::Options(contradiction.to_owned()));
+    }
+    for (id, manifest) in inputs.iter().filter(|(_, manifest)| manifest.kind != MODEL) {
+        paths.push(documents_of(&context.store, *id, manifest)?);
     }
     let hashes = texts(&paths).map(|text| text.map(|text| text.hash)).collect::<Result<Vec<u64>, _>>()?;
     if hashes.is_empty() {
@@ -30,13 +35,46 @@ pub(super) async fn run(context: &TaskContext) -> Result<TaskOutput, CleanError>
     }
     let held_out = HeldOut::new(options.held_out, hashes.iter().copied());
     let pool = pool(options.threads)?;
-    let tokenizer = pool.install(|| make_tokenizer(&options, &paths, held_out))?;
+    let Encoding { documents, vocabulary, files } = match base {
+        Some(base) => of_base(base)?,
+        None => pool.install(|| train(context, &options, &paths, held_out))?,
+    };
     progress.check()?;
-    let vocabulary = tokenizer.get_vocab_size(true) as u32;
     let mut splits = SPLITS
         .map(|split| SplitWriter::new(&context.store, split, vocabulary, options.shard_tokens_max.max(1)));
-    pool.install(|| write_splits(texts(&paths), &tokenizer, held_out, &mut splits, &progress))?;
-    publish(context, &tokenizer, vocabulary, splits).await
+    pool.install(|| write_splits(texts(&paths), &documents, held_out, &mut splits, &progress))?;
+    publish(context, files, vocabulary, splits).await
+}
+
+/// How documents become tokens.
+struct Encoding {
+    documents: DocumentEncoder,
+    vocabulary: u32,
+    /// Those of the tokenizer.
+    files: Vec<FileEntry>,
+}
+
+/// By a model's own tokenizer.
+fn of_base(base: BaseTokenizer) -> Result<Encoding, CleanError> {
+    let BaseTokenizer { mut tokenizer, vocabulary, end_of_text, files, .. } = base;
+    let unknown = || CleanError::Tokenizer("the model does not say which token ends a text".to_owned());
+    tokenizer.set_encode_special_tokens(true);
+    let documents =
+        DocumentEncoder { tokenizer, end_of_text: end_of_text.ok_or_else(unknown)?, adds_special: true };
+    Ok(Encoding { documents, vocabulary, files })
+}
+
+/// By a tokenizer that is trained.
+fn train(
+    context: &TaskContext,
+    options: &TokenizeOptions,
+    paths: &[std::path::PathBuf],
+    held_out: HeldOut,
+) -> Result<Encoding, CleanError> {
+    let tokenizer = make_tokenizer(options, paths, held_out)?;
+    let vocabulary = tokenizer.get_vocab_size(true) as u32;
+    let files = vec![context.store.put("tokenizer.json", tokenizer::to_json(&tokenizer)?.as_bytes())?];
+    Ok(Encoding { documents: DocumentEncoder::new(tokenizer), vocabulary, files })
 }
 
 /// Trains on the training documents alone.
@@ -65,7 +103,7 @@ fn make_tokenizer(
 
 async fn publish(
     context: &TaskContext,
-    tokenizer: &Tokenizer,
+    tokenizer_files: Vec<FileEntry>,
     vocabulary: u32,
     splits: [SplitWriter; 2],
 ) -> Result<TaskOutput, CleanError> {
@@ -84,7 +122,7 @@ async fn publish(
     for (name, count) in figures {
         manifest = manifest.with(name, count);
     }
-    manifest.files.push(context.store.put("tokenizer.json", tokenizer::to_json(tokenizer)?.as_bytes())?);
+    manifest.files.extend(tokenizer_files);
     for split in splits {
         manifest.files.extend(split.finish()?);
     }

@@ -16,6 +16,10 @@ fn texts() -> Vec<String> {
     lines.iter().cycle().take(30).map(|line| (*line).to_owned()).collect()
 }
 
+fn documents(tokenizer: &Tokenizer) -> DocumentEncoder {
+    DocumentEncoder::new(tokenizer.clone())
+}
+
 #[test]
 fn the_same_documents_give_the_same_bytes() {
     let json = |texts| to_json(&train(texts, 320, 2).unwrap()).unwrap();
@@ -32,7 +36,7 @@ fn decoding_gives_the_text_back() {
     let tokenizer = train(texts(), 400, 2).unwrap();
     for text in ["the lowest cat", " two  spaces\n\n\ttabs ", "软件包", "unseen: Ω≈ç√ 🦀", "a\u{0}b", ""]
     {
-        let ids = encode(&tokenizer, text).unwrap();
+        let ids = documents(&tokenizer).encode(text).unwrap();
         assert_eq!(ids.last(), Some(&0));
         assert_eq!(tokenizer.decode(&ids[..ids.len() - 1], false).unwrap(), text);
     }
@@ -44,7 +48,7 @@ fn special_tokens_come_first_and_never_from_text() {
     for (id, token) in SPECIAL_TOKENS.iter().enumerate() {
         assert_eq!(tokenizer.token_to_id(token), Some(id as u32));
     }
-    let ids = encode(&tokenizer, "a <|endoftext|> b <|user|>").unwrap();
+    let ids = documents(&tokenizer).encode("a <|endoftext|> b <|user|>").unwrap();
     assert!(ids[..ids.len() - 1].iter().all(|&id| id >= 4), "{ids:?}");
     assert_eq!(tokenizer.decode(&ids[..ids.len() - 1], false).unwrap(), "a <|endoftext|> b <|user|>");
 }
@@ -53,7 +57,7 @@ fn special_tokens_come_first_and_never_from_text() {
 fn the_smallest_vocabulary_is_bytes() {
     let tokenizer = train(Vec::new(), VOCABULARY_MIN, 2).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), 260);
-    assert_eq!(encode(&tokenizer, "中a").unwrap().len(), 5);
+    assert_eq!(documents(&tokenizer).encode("中a").unwrap().len(), 5);
     assert!(matches!(train(Vec::new(), 259, 2), Err(CleanError::Options(_))));
 }
 

@@ -13,9 +13,11 @@ use sixfold_wire::id::{ArtifactId, ContentHash};
 
 use super::reading::Reading;
 use super::units::{self, PartBuffer, RankState};
-use super::{CheckpointError, HISTORY_FILE, Header, LOSSES_FILE, SavedStep, UNITS_FILE};
+use super::{CheckpointError, EVALUATIONS_FILE, HISTORY_FILE, Header, LOSSES_FILE, SavedStep, UNITS_FILE};
+use crate::evaluations::{Evaluation, Evaluations};
 use crate::history::History;
 use crate::host::BlockingHost;
+use crate::options::TrainOptions;
 
 /// A state that is complete for this rank.
 pub(crate) struct Loaded {
@@ -26,8 +28,12 @@ pub(crate) struct Loaded {
     pub(crate) history: History,
     /// Steps done.
     pub(crate) step: u64,
+    /// The held-out losses so far.
+    pub(crate) evaluations: Vec<Evaluation>,
     /// The newest durable state that is as old or older.
     pub(crate) durable: Option<SavedStep>,
+    /// The states after which the held-out loss was least, where they are kept.
+    pub(crate) best: Option<SavedStep>,
 }
 
 /// Where a state can be read: what is in memory comes first.
@@ -54,6 +60,7 @@ pub(crate) struct SavedSteps<'a> {
     slice: &'a RankSlice,
     parts: &'a StateParts,
     fingerprint: &'a str,
+    options: &'a TrainOptions,
     held: &'a [HeldState],
     sources: BTreeMap<u64, BTreeSet<Source>>,
     /// Which artefact to look into first: under the same plan it holds what the rank saved.
@@ -68,7 +75,7 @@ impl<'a> SavedSteps<'a> {
         geometry: &'a Geometry,
         slice: &'a RankSlice,
         parts: &'a StateParts,
-        fingerprint: &'a str,
+        (fingerprint, options): (&'a str, &'a TrainOptions),
         held: &'a [HeldState],
     ) -> Self {
         let spec = &host.context().spec;
@@ -80,7 +87,7 @@ impl<'a> SavedSteps<'a> {
             sources.entry(state.step).or_default().insert(Source::Durable(state.artifact));
         }
         let likely = spec.resume.get(spec.id.index as usize).map(|state| state.artifact);
-        Self { host, geometry, slice, parts, fingerprint, held, sources, likely }
+        Self { host, geometry, slice, parts, fingerprint, options, held, sources, likely }
     }
 
     /// The newest step up to `newest` that can be read; the log says why newer ones cannot.
@@ -101,16 +108,23 @@ impl<'a> SavedSteps<'a> {
     fn load_step(&mut self, step: u64) -> Result<Loaded, CheckpointError> {
         let mut reading = Reading::new(RankState::zeros(self.geometry, self.slice, self.parts).quantities);
         let mut losses = Err(CheckpointError::Losses { step, found: 0 });
-        let (mut problem, mut history) = (None, None);
+        let mut evaluations = Err(CheckpointError::Evaluations { step });
+        let (mut problem, mut history, mut best) = (None, None, None);
         for source in self.in_order(step) {
             // What stores have may have to be fetched first.
-            if matches!(source, Source::Durable(_)) && reading.is_complete() && losses.is_ok() {
+            let complete = reading.is_complete() && losses.is_ok() && evaluations.is_ok();
+            if matches!(source, Source::Durable(_)) && complete {
                 break;
             }
             let read = self.open(source, step).and_then(|opened| {
                 read_units(self.host, self.geometry, &opened, &mut reading)?;
+                SavedStep::merge(&mut best, opened.header.best.as_ref());
                 if losses.is_err() {
                     losses = read_losses(self.host, &opened, step);
+                }
+                if evaluations.is_err() {
+                    evaluations =
+                        read_evaluations(self.host, &opened, Evaluations::due_by(self.options, step));
                 }
                 if history.is_none() {
                     history = read_history(self.host, &opened, step);
@@ -126,8 +140,11 @@ impl<'a> SavedSteps<'a> {
         }
         let quantities = reading.finish().map_err(|missing| problem.unwrap_or(missing))?;
         let losses = losses?;
-        let history = history.unwrap_or_else(|| History::of_losses(&losses));
-        Ok(Loaded { state: RankState { quantities }, losses, history, step, durable: self.durable(step) })
+        let evaluations = evaluations?;
+        let mut history = history.unwrap_or_else(|| History::of_losses(&losses));
+        history.set_evaluations(&evaluations);
+        let (state, durable) = (RankState { quantities }, self.durable(step));
+        Ok(Loaded { state, losses, history, step, evaluations, durable, best })
     }
 
     /// The newest durable states up to `step`.
@@ -190,6 +207,20 @@ fn read_losses(host: &BlockingHost, opened: &Opened<'_>, step: u64) -> Result<Ve
     Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
+/// The held-out losses, of which there are so many.
+fn read_evaluations(
+    host: &BlockingHost,
+    opened: &Opened<'_>,
+    count: usize,
+) -> Result<Vec<Evaluation>, CheckpointError> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let evaluations = Evaluations::decode(&opened.read_file(host, EVALUATIONS_FILE)?);
+    let wrong = || CheckpointError::Evaluations { step: opened.header.step };
+    evaluations.filter(|evaluations| evaluations.len() == count).ok_or_else(wrong)
+}
+
 /// Curves are worth no step: where they are missing or damaged, the losses stand for them.
 fn read_history(host: &BlockingHost, opened: &Opened<'_>, step: u64) -> Option<History> {
     let bytes = opened.read_file(host, HISTORY_FILE).ok()?;
@@ -250,4 +281,18 @@ pub(crate) fn read_parameters_of(
     }
     let [parameters] = reading.finish()?;
     Ok(parameters.values)
+}
+
+/// The artefacts with the parameters of step `step`, as the final states of all ranks know of them.
+pub(crate) fn best_of(
+    host: &BlockingHost,
+    states: &[ArtifactId],
+    step: u64,
+) -> Result<Vec<ArtifactId>, CheckpointError> {
+    let mut best = None;
+    for id in states {
+        SavedStep::merge(&mut best, Header::read(&host.fetch(*id)?)?.best.as_ref());
+    }
+    let found = best.filter(|best| best.step == step).ok_or(CheckpointError::NoBest { step })?;
+    Ok(found.artifacts)
 }

@@ -10,8 +10,12 @@ use sixfold_parallel::{RankSlice, Trainer, UnitParts};
 use sixfold_wire::codec;
 use sixfold_wire::id::ContentHash;
 
-use super::{FORMAT, HEADER_KEY, HISTORY_FILE, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE, units};
+use super::{
+    EVALUATIONS_FILE, FORMAT, HEADER_KEY, HISTORY_FILE, Header, KIND, LOSSES_FILE, SavedStep, UNITS_FILE,
+    units,
+};
 use crate::error::TrainError;
+use crate::evaluations::Evaluations;
 use crate::history::History;
 use crate::host::BlockingHost;
 
@@ -27,6 +31,17 @@ pub(crate) struct Snapshot {
     pub(super) losses: Bytes,
     /// Of the first rank, which every plan's first rank reads from.
     pub(super) history: Option<Bytes>,
+    /// Of a job that evaluates.
+    pub(super) evaluations: Option<Bytes>,
+    pub(super) best: Option<SavedStep>,
+}
+
+/// What a state has beside the numbers of the model.
+pub(crate) struct Told<'a> {
+    pub(crate) losses: &'a [f32],
+    pub(crate) history: Option<&'a History>,
+    pub(crate) evaluations: Option<&'a Evaluations>,
+    pub(crate) best: Option<&'a SavedStep>,
 }
 
 impl Snapshot {
@@ -34,22 +49,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`TrainError::State`] if the trainer does not have that part.
-    pub(crate) fn take(
-        trainer: &Trainer,
-        saved: &UnitParts,
-        losses: &[f32],
-        history: Option<&History>,
-    ) -> Result<Self, TrainError> {
+    pub(crate) fn take(trainer: &Trainer, saved: &UnitParts, told: &Told<'_>) -> Result<Self, TrainError> {
+        let Told { losses, history, evaluations, best } = *told;
         let step = losses.len() as u64;
         let losses: Vec<u8> = losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
         let encoded = history.map(codec::encode).transpose();
         let history = encoded.map_err(|error| TrainError::State(error.to_string()))?.map(Bytes::from);
-        Ok(Self { step, units: units::encode(trainer, saved)?, losses: losses.into(), history })
+        let evaluations = evaluations.map(|evaluations| evaluations.encode().into());
+        let (units, losses) = (units::encode(trainer, saved)?, losses.into());
+        Ok(Self { step, units, losses, history, evaluations, best: best.cloned() })
     }
 
     fn files(&self) -> impl Iterator<Item = (&'static str, &Bytes)> {
         let history = self.history.as_ref().map(|history| (HISTORY_FILE, history));
-        [(UNITS_FILE, &self.units), (LOSSES_FILE, &self.losses)].into_iter().chain(history)
+        let evaluations = self.evaluations.as_ref().map(|evaluations| (EVALUATIONS_FILE, evaluations));
+        [(UNITS_FILE, &self.units), (LOSSES_FILE, &self.losses)].into_iter().chain(history).chain(evaluations)
     }
 }
 
@@ -80,6 +94,13 @@ impl Writer {
         Ok(SavedState { artifact, step })
     }
 
+    /// Publishes the parameters of a snapshot, which may become the model, and no state to go on from.
+    pub(crate) fn keep(&self, snapshot: &Snapshot) -> Result<SavedStep, TrainError> {
+        let mut manifest = self.manifest(snapshot)?;
+        manifest.files.push(self.host.store().put(UNITS_FILE, &snapshot.units)?);
+        Ok(SavedStep { step: snapshot.step, artifacts: vec![self.host.publish(manifest)?] })
+    }
+
     /// Has a snapshot held in memory. `complete` is the newest step that all ranks are known to have held.
     pub(crate) fn commit(&self, snapshot: &Snapshot, complete: u64) -> Result<(), TrainError> {
         let mut manifest = self.manifest(snapshot)?;
@@ -103,6 +124,7 @@ impl Writer {
             shards: chunks.first().map(|chunk| chunk.shards.clone()).unwrap_or_default(),
             replica: self.replica,
             earlier: self.earlier.clone(),
+            best: snapshot.best.clone(),
         };
         let header = serde_json::to_value(header).map_err(|error| TrainError::Thread(error.to_string()))?;
         Ok(self.host.context().manifest(KIND).with("step", snapshot.step).with(HEADER_KEY, header))

@@ -112,7 +112,9 @@ impl Rig {
                 batch_sequences: 4,
                 earlier: None,
             };
-            writer.commit(&Snapshot { step, units, losses: losses.into(), history: first }, 0).unwrap();
+            let losses = losses.into();
+            let snapshot = Snapshot { step, units, losses, history: first, evaluations: None, best: None };
+            writer.commit(&snapshot, 0).unwrap();
         }
     }
 
@@ -122,7 +124,8 @@ impl Rig {
         let slice = slice_of(&self.geometry, &parsed, rank);
         let parts = parts_of(&self.geometry, &parsed, rank, shared);
         let held = self.host.held().unwrap().states;
-        let mut saved = SavedSteps::new(&self.host, &self.geometry, &slice, &parts, JOB, &held);
+        let options = TrainOptions::default();
+        let mut saved = SavedSteps::new(&self.host, &self.geometry, &slice, &parts, (JOB, &options), &held);
         saved.load(newest)
     }
 
@@ -246,7 +249,8 @@ fn what_is_held_twice_is_compared() {
     let plan = ParallelPlan::SERIAL;
     let (slice, parts) =
         (slice_of(&rig.geometry, &plan, Rank(0)), parts_of(&rig.geometry, &plan, Rank(0), false));
-    let mut saved = SavedSteps::new(&rig.host, &rig.geometry, &slice, &parts, JOB, &held);
+    let options = TrainOptions::default();
+    let mut saved = SavedSteps::new(&rig.host, &rig.geometry, &slice, &parts, (JOB, &options), &held);
     let loaded = saved.load(u64::MAX).unwrap();
     assert!(loaded.step == 2 && loaded.state != expected);
     assert!(

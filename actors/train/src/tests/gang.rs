@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ractor::Actor;
 use serde_json::Value;
-use sixfold_artifact::Store;
+use sixfold_artifact::{FileEntry, Manifest, Store};
 use sixfold_cluster::task::{
     LinkChoice, LocalHost, Metric, Metrics, Network, Record, SavedState, TaskContext, TaskError, TaskOutput,
     TaskSpec,
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::meeting::{Board, MeetingHost, Memory};
 use crate::actor::TrainerShard;
 use crate::options::TrainOptions;
-use crate::testing::{LocalLinks, tokens_artifact};
+use crate::testing::{LocalLinks, artifact_of, dialogues_artifact, tokens_artifact};
 
 const TOKENS: usize = 2000;
 /// The node that all ranks say they are on.
@@ -39,6 +39,8 @@ pub(crate) struct Gang {
     folder: Arc<TempDir>,
     pub(crate) store: Store,
     tokens: ArtifactId,
+    /// The model to start from.
+    base: Option<ArtifactId>,
     resume: Vec<SavedState>,
     states: Arc<std::sync::Mutex<States>>,
     pub(crate) memory: Memory,
@@ -93,8 +95,35 @@ impl Gang {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("store")).unwrap();
         let tokens = tokens_artifact(&store, TOKENS);
+        Self::on(options, folder, store, tokens)
+    }
+
+    /// Of dialogues.
+    pub(crate) fn of_dialogues(options: TrainOptions) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store")).unwrap();
+        let tokens = dialogues_artifact(&store);
+        Self::on(options, folder, store, tokens)
+    }
+
+    /// Of text of which nothing is held out.
+    pub(crate) fn without_held_out(options: TrainOptions) -> Self {
+        let gang = Self::new(options);
+        let text = gang.store.manifest(gang.tokens).unwrap();
+        let nothing = artifact_of(&gang.store, &[], false);
+        let nothing = gang.store.manifest(nothing).unwrap();
+        let of = |manifest: &Manifest, held_out: bool| -> Vec<FileEntry> {
+            let files = manifest.files.iter().filter(|file| file.name.starts_with("held-out") == held_out);
+            files.cloned().collect()
+        };
+        let manifest = Manifest { files: [of(&text, false), of(&nothing, true)].concat(), ..text };
+        Self { tokens: gang.store.publish(&manifest).unwrap(), ..gang }
+    }
+
+    fn on(options: TrainOptions, folder: TempDir, store: Store, tokens: ArtifactId) -> Self {
         Self {
             options,
+            base: None,
             folder: Arc::new(folder),
             store,
             tokens,
@@ -121,6 +150,7 @@ impl Gang {
             folder: self.folder.clone(),
             store: self.store.clone(),
             tokens: self.tokens,
+            base: self.base,
             resume: Vec::new(),
             states: self.states.clone(),
             memory: Memory::default(),
@@ -130,6 +160,11 @@ impl Gang {
             absent: None,
             network: None,
         }
+    }
+
+    /// Starts from a model.
+    pub(crate) fn from_base(self, base: ArtifactId) -> Self {
+        Self { base: Some(base), ..self }
     }
 
     /// Goes on from what the last run saved after `step`.
@@ -241,7 +276,7 @@ impl Gang {
             stage: "train".into(),
             count: plan.world_size() as u32,
             options_json: serde_json::to_string(&self.options).unwrap(),
-            inputs: vec![self.tokens],
+            inputs: [self.tokens].into_iter().chain(self.base).collect(),
             resume: self.resume.clone(),
         };
         let scratch = self.folder.path().to_owned();

@@ -96,7 +96,7 @@ fn is_enough_for_a_tokenizer_and_a_toy_model() {
     let texts: Vec<String> = cleaned().into_iter().map(|(_, page)| page.text).collect();
     let tokenizer = sixfold_clean::tokenizer::train(texts.clone(), 1024, 2).unwrap();
     assert_eq!(tokenizer.get_vocab_size(true), 1024);
-    let tokens: usize =
-        texts.iter().map(|text| sixfold_clean::tokenizer::encode(&tokenizer, text).unwrap().len()).sum();
+    let encoder = sixfold_clean::tokenizer::DocumentEncoder::new(tokenizer);
+    let tokens: usize = texts.iter().map(|text| encoder.encode(text).unwrap().len()).sum();
     assert!(tokens > 30_000, "{tokens} tokens");
 }

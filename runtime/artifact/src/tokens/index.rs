@@ -70,6 +70,9 @@ pub struct TokenIndex {
     pub boundaries: String,
     /// The files of token ids, in order.
     pub shards: Vec<ShardEntry>,
+    /// The file of a bit for each token, set where a model is to learn to say it; without it, all tokens are such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 impl TokenIndex {
@@ -83,7 +86,14 @@ impl TokenIndex {
             documents,
             boundaries: boundaries_file(split),
             shards,
+            mask: None,
         }
+    }
+
+    /// The same index, of a split that has a mask.
+    #[must_use]
+    pub fn with_mask(self, split: &str) -> Self {
+        Self { mask: Some(mask_file(split)), ..self }
     }
 
     /// Parses and checks an index.
@@ -111,7 +121,7 @@ impl TokenIndex {
         if u64::from(self.vocabulary) > self.dtype.ids() || self.vocabulary == 0 {
             return Err(TokensError::DType { vocabulary: self.vocabulary, dtype: self.dtype });
         }
-        let names = self.shards.iter().map(|shard| &shard.file).chain([&self.boundaries]);
+        let names = self.shards.iter().map(|shard| &shard.file).chain([&self.boundaries]).chain(&self.mask);
         if let Some(name) = names.into_iter().find(|name| !is_plain_file_name(name)) {
             return Err(TokensError::FileName { name: name.clone() });
         }
@@ -138,6 +148,11 @@ pub fn index_file(split: &str) -> String {
 /// The name of a split's boundaries.
 pub fn boundaries_file(split: &str) -> String {
     format!("{split}.boundaries.bin")
+}
+
+/// The name of a split's mask.
+pub fn mask_file(split: &str) -> String {
+    format!("{split}.mask.bin")
 }
 
 /// The name of a split's shard.

@@ -9,6 +9,7 @@ use sixfold_wire::id::ArtifactId;
 
 use super::TokensError;
 use super::index::{DType, TokenIndex, index_file, overlap};
+use super::mask::MaskBits;
 use crate::Store;
 use crate::mmap::MappedFile;
 
@@ -21,6 +22,7 @@ pub struct TokenShards {
     index: TokenIndex,
     shards: Vec<Shard>,
     boundaries: MappedFile,
+    mask: Option<MappedFile>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,15 @@ impl TokenShards {
         let boundaries = map(&path_of(&index.boundaries)?)?;
         let length = index.documents.checked_add(1).and_then(|count| count.checked_mul(8));
         check_length(&index.boundaries, &boundaries, length)?;
-        let opened = Self { index, shards, boundaries };
+        let mask = match &index.mask {
+            Some(file) => {
+                let mask = map(&path_of(file)?)?;
+                check_length(file, &mask, Some(MaskBits::bytes_for(index.tokens)))?;
+                Some(mask)
+            }
+            None => None,
+        };
+        let opened = Self { index, shards, boundaries, mask };
         opened.check_boundaries()?;
         Ok(opened)
     }
@@ -119,6 +129,16 @@ impl TokenShards {
             if self.boundary(middle + 1) <= token { low = middle + 1 } else { high = middle }
         }
         Some(low)
+    }
+
+    /// Whether some tokens are not to be learned: those of questions in a split of dialogues.
+    pub fn is_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    /// Whether a model is to learn to say the token at `token`.
+    pub fn is_learned(&self, token: u64) -> bool {
+        self.mask.as_ref().is_none_or(|mask| MaskBits::get(mask.bytes(), token))
     }
 
     /// Boundary `number` of `documents + 1`; the caller checked the number.

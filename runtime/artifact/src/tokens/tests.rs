@@ -31,6 +31,25 @@ fn small() -> tempfile::TempDir {
     folder
 }
 
+#[test]
+fn a_mask_has_a_bit_for_each_token_and_its_length_is_checked() {
+    let folder = small();
+    assert!(!TokenShards::open(folder.path(), "train").unwrap().is_masked());
+    let path = |name: &str| folder.path().join(name);
+    let index = TokenIndex::decode(&fs::read(path("train.idx.json")).unwrap()).unwrap().with_mask("train");
+    fs::write(path("train.idx.json"), index.encode().unwrap()).unwrap();
+    let mut bits = MaskBits::default();
+    [false, true, true, false, false, true].into_iter().for_each(|bit| bits.push(bit));
+    fs::write(path("train.mask.bin"), bits.bytes()).unwrap();
+    let shards = TokenShards::open(folder.path(), "train").unwrap();
+    assert!(shards.is_masked());
+    let learned: Vec<u64> = (0..8).filter(|&token| shards.is_learned(token)).collect();
+    assert_eq!(learned, [1, 2, 5]);
+    fs::write(path("train.mask.bin"), [0, 0]).unwrap();
+    let error = TokenShards::open(folder.path(), "train").unwrap_err();
+    assert!(matches!(error, TokensError::Length { found: 2, expected: 1, .. }), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -26,6 +26,8 @@ pub(crate) struct Outcome {
     /// Loss, gradient norm and learning rate of each step, as every rank reported them.
     pub(crate) reports: Vec<[u32; 3]>,
     pub(crate) units: BTreeMap<UnitId, State>,
+    /// Sums of losses of a batch that is not trained on, before each step and after the last.
+    pub(crate) evaluations: Vec<u32>,
 }
 
 impl Outcome {
@@ -66,6 +68,10 @@ pub(crate) struct Run<'a> {
     pub(crate) execution: Execution,
     /// Whether replicas share the optimizer.
     pub(crate) shared: bool,
+    /// Whether targets are left out, in some sequences nearly all of them, in some none.
+    pub(crate) masked: bool,
+    /// Whether a batch is evaluated between steps.
+    pub(crate) evaluates: bool,
 }
 
 impl<'a> Run<'a> {
@@ -81,6 +87,8 @@ impl<'a> Run<'a> {
             swapped: None,
             execution: Execution::default(),
             shared: false,
+            masked: false,
+            evaluates: false,
         }
     }
 
@@ -101,10 +109,15 @@ impl<'a> Run<'a> {
                 .collect();
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
         });
-        let mut whole = Outcome { reports: results[0].0.reports.clone(), units: BTreeMap::new() };
+        let mut whole = Outcome {
+            reports: results[0].0.reports.clone(),
+            units: BTreeMap::new(),
+            evaluations: results[0].0.evaluations.clone(),
+        };
         let mut accounts = Vec::new();
         for (outcome, account, _) in results {
             assert_eq!(outcome.reports, whole.reports, "ranks disagree");
+            assert_eq!(outcome.evaluations, whole.evaluations, "ranks disagree");
             for (unit, state) in outcome.units {
                 let known = whole.units.entry(unit).or_insert_with(|| state.clone());
                 for (known, bits) in known.iter_mut().flatten().zip(state.iter().flatten()) {
@@ -123,7 +136,19 @@ impl<'a> Run<'a> {
     }
 
     fn batch(&self, plan: &ParallelPlan, rank: Rank, step: u64) -> StepBatch {
-        batch_of_length(self.job, plan, rank, step, (self.groups, self.length))
+        let batch = batch_of_length(self.job, plan, rank, step, (self.groups, self.length));
+        if !self.masked {
+            return batch;
+        }
+        // As the whole step has it, whatever the rank's groups are.
+        let alone = "dp1".parse().unwrap();
+        let all = batch_of_length(self.job, &alone, Rank(0), step, (self.groups, self.length));
+        let masked = |batch: StepBatch| -> Vec<Vec<MicroBatch>> {
+            batch.groups.into_iter().map(|group| group.into_iter().map(mask).collect()).collect()
+        };
+        let counted = |batch: &MicroBatch| batch.counted_targets() as u64;
+        let global_targets = masked(all).iter().flatten().map(counted).sum();
+        StepBatch { groups: masked(batch), global_targets }
     }
 
     fn position(&self, rank: Rank) -> Rank {
@@ -149,11 +174,19 @@ impl<'a> Run<'a> {
         if self.shared {
             trainer.share_optimizer();
         }
+        let mut evaluations = Vec::new();
+        let mut evaluate = |trainer: &mut Trainer| {
+            if self.evaluates {
+                evaluations.push(trainer.evaluate(self.batch(plan, rank, 99)).unwrap().to_bits());
+            }
+        };
         let reports = self.steps.clone().map(|step| {
+            evaluate(&mut trainer);
             let report = trainer.step(step, self.batch(plan, rank, step)).unwrap();
             [report.loss, report.gradient_norm, report.learning_rate].map(f32::to_bits)
         });
         let reports = reports.collect();
+        evaluate(&mut trainer);
         let units: Vec<UnitId> = trainer.parameters().iter().map(|(unit, _)| unit).collect();
         let account = Account {
             units: units.clone(),
@@ -177,8 +210,26 @@ impl<'a> Run<'a> {
             [parameter, first, second]
         };
         let units = units.into_iter().map(|unit| (unit, bits(unit))).collect();
-        (Outcome { reports, units }, account, trainer)
+        (Outcome { reports, units, evaluations }, account, trainer)
     }
+}
+
+/// Leaves out targets: in the first sequences all but one, in others none, in some all.
+fn mask(mut batch: MicroBatch) -> MicroBatch {
+    let length = batch.length;
+    for (row, target) in batch.targets.iter_mut().enumerate() {
+        let (sample, at) = (batch.first_sample as usize + row / length, row % length);
+        let counts = match sample % 5 {
+            0 => at == 2,
+            1 => false,
+            2 => at % 3 == 0,
+            _ => true,
+        };
+        if !counts {
+            *target = IGNORED_TARGET;
+        }
+    }
+    batch
 }
 
 /// A plan and the layout of its stages, from the text of [`Run::plan`].
