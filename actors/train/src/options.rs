@@ -700,5 +700,12 @@ mod tests {
         gpt2.validate().unwrap();
         let config = gpt2.geometry(300, None).unwrap().config;
         assert_eq!((config.intermediate_size, config.num_key_value_heads), (512, 8));
+        for family in ["qwen2", "qwen3"] {
+            let text = format!(r#"{{"family": "{family}"}}"#);
+            let config =
+                serde_json::from_str::<TrainOptions>(&text).unwrap().geometry(300, None).unwrap().config;
+            assert_eq!((config.intermediate_size, config.num_key_value_heads), (344, 4));
+            assert_eq!(config.to_hugging_face(4)["model_type"], family);
+        }
     }
 }
