@@ -129,6 +129,11 @@ impl Model {
         self.files.iter().map(MappedFile::path)
     }
 
+    /// The bytes of its files with tensors, mapped.
+    pub fn weight_bytes(&self) -> Vec<&[u8]> {
+        self.files.iter().map(MappedFile::bytes).collect()
+    }
+
     /// BLAKE3 of its files with tensors, one after another. Reads all of them; says how many bytes it has read since it
     /// said so last.
     pub fn hash(&self, mut read: impl FnMut(u64)) -> blake3::Hash {

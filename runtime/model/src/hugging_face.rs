@@ -4,13 +4,15 @@
 //! [`write_parameters`] first.
 
 mod file_tensor;
+mod weight_files;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use file_tensor::{FileTensor, Layout};
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
+use safetensors::tensor::{Dtype, SafeTensorError, TensorView, View, serialize};
+use weight_files::WeightFiles;
 
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::{HostUnits, UnitBuffer};
@@ -21,6 +23,9 @@ pub enum WeightsError {
     /// The file is not safetensors, or is cut short.
     #[error("the weights are not readable: {0}")]
     Format(#[from] SafeTensorError),
+    /// A tensor is in two files of a model.
+    #[error("`{0}` is in two files")]
+    Twice(String),
     /// A tensor has another shape than the configuration says.
     #[error("`{name}` has the shape {shape:?}; the configuration says {expected:?}")]
     Shape {
@@ -50,7 +55,19 @@ pub fn read_parameters(
     slice: &ModelSlice,
     file: &[u8],
 ) -> Result<UnitBuffer, WeightsError> {
-    let tensors = SafeTensors::deserialize(file)?;
+    read_sharded_parameters(geometry, slice, &[file])
+}
+
+/// As [`read_parameters`], of a model whose tensors are in several files.
+///
+/// # Errors
+/// As [`read_parameters`]; also if a tensor is in two files.
+pub fn read_sharded_parameters(
+    geometry: &Geometry,
+    slice: &ModelSlice,
+    files: &[&[u8]],
+) -> Result<UnitBuffer, WeightsError> {
+    let tensors = WeightFiles::parse(files)?;
     // The shapes first: what is allocated then is in proportion to the file.
     let units = slice.units(geometry);
     let views = units.iter().map(|unit| view_of(geometry, *unit, &tensors)).collect::<Result<Vec<_>, _>>()?;
@@ -72,14 +89,12 @@ struct Stored<'a> {
 fn view_of<'a>(
     geometry: &Geometry,
     unit: UnitId,
-    tensors: &SafeTensors<'a>,
+    tensors: &WeightFiles<'a>,
 ) -> Result<Stored<'a>, WeightsError> {
     let file = FileTensor::of(geometry.config.family, unit.place, unit.tensor);
     let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
     let name = file.name;
-    // The files of GPT-2's authors leave the model's name out.
-    let short = name.strip_prefix("transformer.").unwrap_or(&name);
-    let view = tensors.tensor(&name).or_else(|missing| tensors.tensor(short).map_err(|_| missing))?;
+    let view = tensors.tensor(&name)?;
     if view.shape() != expected {
         return Err(WeightsError::Shape { name, shape: view.shape().to_vec(), expected });
     }
