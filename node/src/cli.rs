@@ -1,5 +1,7 @@
 //! The command line: what people type, before it is resolved.
 
+pub(crate) mod model;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -102,6 +104,9 @@ pub(crate) enum Command {
     Artifacts(ArtifactsArgs),
     /// Ask a served model.
     Query(QueryArgs),
+    /// Models of others in and out: import, export, inspect, check.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
     /// How fast this machine trains, multiplies matrices and attends, without a cluster.
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod artifacts;
 pub(crate) mod bench;
 pub(crate) mod jobs;
+pub(crate) mod model;
 pub(crate) mod nodes;
 pub(crate) mod query;
 pub(crate) mod replan;

@@ -114,6 +114,7 @@ async fn dispatch(command: Command, metrics: MetricsHandle) -> Result<()> {
         Command::Nodes(args) => commands::nodes::list(args).await,
         Command::Artifacts(args) => commands::artifacts::run(args).await,
         Command::Query(args) => commands::query::run(args).await,
+        Command::Model(command) => commands::model::run(command),
         Command::Bench(command) => commands::bench::run(command),
         Command::Stages { kind, json } => commands::stages::explain(kind.as_deref(), json),
     }

@@ -5,6 +5,7 @@
 //! [`write_parameters`] first.
 
 mod file_tensor;
+mod weight_files;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 pub(crate) use file_tensor::FileTensor;
 use file_tensor::Layout;
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, View, serialize};
+use safetensors::tensor::{Dtype, SafeTensorError, TensorView, View, serialize};
+pub use weight_files::WeightFiles;
 
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::{HostUnits, UnitBuffer};
@@ -23,6 +25,9 @@ pub enum WeightsError {
     /// The file is not safetensors, or is cut short.
     #[error("the weights are not readable: {0}")]
     Format(#[from] SafeTensorError),
+    /// A tensor is in two files of a model.
+    #[error("`{0}` is in two files")]
+    Twice(String),
     /// A tensor has another shape than the configuration says.
     #[error("`{name}` has the shape {shape:?}; the configuration says {expected:?}")]
     Shape {
@@ -52,15 +57,40 @@ pub fn read_parameters(
     slice: &ModelSlice,
     file: &[u8],
 ) -> Result<UnitBuffer, WeightsError> {
-    let tensors = SafeTensors::deserialize(file)?;
+    read_sharded_parameters(geometry, slice, &[file])
+}
+
+/// As [`read_parameters`], of a model whose tensors are in several files.
+///
+/// # Errors
+/// As [`read_parameters`]; also if a tensor is in two files.
+pub fn read_sharded_parameters(
+    geometry: &Geometry,
+    slice: &ModelSlice,
+    files: &[&[u8]],
+) -> Result<UnitBuffer, WeightsError> {
+    let tensors = WeightFiles::parse(files)?;
     // The shapes first: what is allocated then is in proportion to the file.
     let units = slice.units(geometry);
-    let views = units.iter().map(|unit| view_of(geometry, *unit, &tensors)).collect::<Result<Vec<_>, _>>()?;
+    units.iter().try_for_each(|unit| view_of(geometry, *unit, &tensors).map(|_| ()))?;
     let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
-    for (unit, Stored { view, decode, layout }) in units.into_iter().zip(views) {
-        copy_region(geometry, unit, view.data(), &layout, decode, parameters.unit_mut(unit));
-    }
+    units.iter().try_for_each(|unit| tensors.read(geometry, *unit, parameters.unit_mut(*unit)))?;
     Ok(parameters)
+}
+
+impl WeightFiles<'_> {
+    /// Reads one unit.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if its tensor is missing or does not fit `geometry`.
+    ///
+    /// # Panics
+    /// If `values` are not as many as the unit has.
+    pub fn read(&self, geometry: &Geometry, unit: UnitId, values: &mut [f32]) -> Result<(), WeightsError> {
+        let Stored { view, decode, layout } = view_of(geometry, unit, self)?;
+        copy_region(geometry, unit, view.data(), &layout, decode, values);
+        Ok(())
+    }
 }
 
 /// A tensor of a file, and where a model's tensor lies in it.
@@ -74,14 +104,12 @@ struct Stored<'a> {
 fn view_of<'a>(
     geometry: &Geometry,
     unit: UnitId,
-    tensors: &SafeTensors<'a>,
+    tensors: &WeightFiles<'a>,
 ) -> Result<Stored<'a>, WeightsError> {
     let file = geometry.config.family.file_tensor(unit.place, unit.tensor);
     let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
     let name = file.name;
-    // The files of GPT-2's authors leave the model's name out.
-    let short = name.strip_prefix("transformer.").unwrap_or(&name);
-    let view = tensors.tensor(&name).or_else(|missing| tensors.tensor(short).map_err(|_| missing))?;
+    let view = tensors.tensor(&name)?;
     if view.shape() != expected {
         return Err(WeightsError::Shape { name, shape: view.shape().to_vec(), expected });
     }

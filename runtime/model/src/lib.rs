@@ -60,7 +60,9 @@ pub use gradient::{
     GroupSum, GroupTree, finish as finish_gradients, gradient_index, is_finished_by_sum,
     of_parameter as gradient_of, tied_sums,
 };
-pub use hugging_face::{WeightsError, read_parameters, weights_blake3, write_parameters};
+pub use hugging_face::{
+    WeightFiles, WeightsError, read_parameters, read_sharded_parameters, weights_blake3, write_parameters,
+};
 pub use init::{initialize, initialize_unit};
 pub use layer::Recompute;
 pub use linear::Onto;

@@ -4,7 +4,7 @@
 
 use sixfold_model::{
     Family, Geometry, ModelConfig, ModelSlice, Tensor, UnitId, WeightsError, initialize, read_parameters,
-    weights_blake3, write_parameters,
+    read_sharded_parameters, weights_blake3, write_parameters,
 };
 
 fn config() -> ModelConfig {
@@ -155,6 +155,28 @@ fn names_without_the_model_s_are_read_too() {
     let short = tensors.tensors().into_iter().map(|(name, view)| (name.replace("transformer.", ""), view));
     let short = safetensors::serialize(short, None).unwrap();
     assert_eq!(read_parameters(&geometry, &whole, &short).unwrap(), parameters);
+}
+
+#[test]
+fn tensors_may_lie_in_several_files_but_once_each() {
+    let geometry = geometry(config(), 4);
+    let whole = ModelSlice::whole(&geometry);
+    let parameters = initialize(&geometry, &whole, 3);
+    let file = write_parameters(&geometry, &parameters).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let part = |odd: usize| {
+        let views = tensors.tensors().into_iter().enumerate().filter(|(at, _)| at % 2 == odd);
+        // As a model without a head is saved.
+        let views = views.map(|(_, (name, view))| (name.replacen("model.", "", 1), view));
+        safetensors::serialize(views, None).unwrap()
+    };
+    let parts = [part(0), part(1)];
+    let files = [parts[0].as_slice(), parts[1].as_slice()];
+    assert_eq!(read_sharded_parameters(&geometry, &whole, &files).unwrap(), parameters);
+    let missing = read_sharded_parameters(&geometry, &whole, &files[..1]);
+    assert!(matches!(missing, Err(WeightsError::Format(_))));
+    let twice = read_sharded_parameters(&geometry, &whole, &[files[0], files[1], files[0]]);
+    assert!(matches!(twice, Err(WeightsError::Twice(_))));
 }
 
 #[test]

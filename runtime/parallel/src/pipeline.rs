@@ -133,7 +133,9 @@ impl Pipeline {
                 losses.extend(done.map(|(_, loss)| loss));
             }
         }
-        self.chunks.iter_mut().for_each(|chunk| chunk.weights.outdate());
+        if passes.adapters.is_none() {
+            self.outdate();
+        }
         let groups: Vec<f32> = losses.chunks(passes.per_sum.max(1)).map(|group| group.iter().sum()).collect();
         Ok(if groups.is_empty() { 0.0 } else { tree_sum_scalars(&groups) })
     }

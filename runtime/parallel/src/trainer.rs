@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use sixfold_model::{
-    DeviceUnits, FrozenUnits, Geometry, HostUnits, Optimizer, Parameters, SquareSums, StepSeed, UnitId, Work,
-    finish_gradients, initialize_unit,
+    Compression, DeviceUnits, FrozenUnits, Geometry, HostUnits, Optimizer, Parameters, SquareSums, StepSeed,
+    UnitId, Work, finish_gradients, initialize_unit,
 };
 use sixfold_tensor::{MemoryUse, Stream};
 use sixfold_topology::{Coordinates, ParallelPlan, PipelineLayout, Rank, pipeline_bubble};
@@ -37,8 +37,9 @@ pub struct Trainer {
     slice: RankSlice,
     /// Those that are trained: the model's, or its adapters'.
     parameters: DeviceUnits,
-    /// The weights beside which adapters lie, where there are any.
+    /// The weights beside which adapters lie, where there are any, once they are known.
     base: Option<FrozenUnits>,
+    base_compression: Option<Compression>,
     /// The step's, of all chunks.
     gradients: DeviceUnits,
     pipeline: Pipeline,
@@ -114,17 +115,9 @@ impl Trainer {
         let geometry = Arc::new(job.geometry.clone());
         let (stages, place) = (plan.pipeline_parallel, plan.coordinates(rank));
         let parameters = DeviceUnits::upload(&stream, &slice.initialize(&geometry, job.seed));
-        let base = geometry.lora.is_some().then(|| {
-            let (base, seed) = (geometry.base(), job.seed);
-            let units = slice.units(&base);
-            let frozen = FrozenUnits::new(&stream, &base, &units, job.base_compression, |unit, values| {
-                initialize_unit(&base, unit, seed, values);
-                Ok::<_, Infallible>(())
-            });
-            frozen.unwrap_or_else(|never| match never {})
-        });
-        let lie = match &base {
-            Some(base) => (&**base.index(), Some(&**parameters.index())),
+        let base_index = geometry.lora.is_some().then(|| slice.parameter_index(&geometry.base()));
+        let lie = match &base_index {
+            Some(base) => (base, Some(&**parameters.index())),
             None => (&**parameters.index(), None),
         };
         let sums = Arc::new(slice.gradient_index(&geometry));
@@ -140,7 +133,8 @@ impl Trainer {
             stream,
             slice,
             parameters,
-            base,
+            base: None,
+            base_compression: job.base_compression,
             seed: job.seed,
             dropout: job.dropout,
             adapter_dropout: job.adapter_dropout,
@@ -219,17 +213,30 @@ impl Trainer {
         }
     }
 
-    /// Takes other weights for those beside which adapters lie, which a new trainer draws as if they were to be trained: the
-    /// rank's units of [`Geometry::base`].
+    /// Says which weights adapters lie beside: the rank's units of [`Geometry::base`]. If nobody does before the first step, they
+    /// are those that a training from scratch would begin with.
     ///
     /// # Panics
-    /// If they are other units.
+    /// If the model has no adapters, or these are other units.
     pub fn set_base(&mut self, weights: FrozenUnits) {
-        if let Some(base) = &mut self.base {
-            assert_eq!(base.index(), weights.index(), "units of the weights beside adapters");
-            *base = weights;
-            self.pipeline.outdate();
+        let expected = self.slice.units(&self.geometry.base());
+        let given = weights.index().iter().map(|(unit, _)| unit);
+        assert!(self.geometry.lora.is_some() && given.eq(expected), "units of the weights beside adapters");
+        self.base = Some(weights);
+        self.pipeline.outdate();
+    }
+
+    fn draw_missing_base(&mut self) {
+        if self.geometry.lora.is_none() || self.base.is_some() {
+            return;
         }
+        let (base, seed, compression) = (self.geometry.base(), self.seed, self.base_compression);
+        let frozen =
+            FrozenUnits::new(&self.stream, &base, &self.slice.units(&base), compression, |unit, values| {
+                initialize_unit(&base, unit, seed, values);
+                Ok::<_, Infallible>(())
+            });
+        self.base = Some(frozen.unwrap_or_else(|never| match never {}));
     }
 
     /// Bytes of the weights beside which adapters lie.
@@ -384,6 +391,7 @@ impl Trainer {
         let (micro_batches, per_sum) =
             passes(batch.groups, self.plan.pipeline_parallel, self.execution.pass_tokens);
         self.passes = micro_batches.len();
+        self.draw_missing_base();
         let (parameters, adapters) = weights(self.base.as_ref(), &self.parameters);
         self.pipeline.run(Passes {
             micro_batches: &micro_batches,

@@ -20,6 +20,7 @@ impl Trainer {
         self.check(&batch)?;
         let (micro_batches, per_sum) =
             passes(batch.groups, self.plan.pipeline_parallel, self.execution.pass_tokens);
+        self.draw_missing_base();
         let (parameters, adapters) = weights(self.base.as_ref(), &self.parameters);
         let loss = self.pipeline.evaluate(Passes {
             micro_batches: &micro_batches,

@@ -1,0 +1,182 @@
+//! What people type after `sixfold model`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use sixfold_formats::Encoding;
+
+#[derive(Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Make a model folder of a model in any format.
+    ///
+    /// A model folder has Hugging Face's form: config.json, model.safetensors (or several files and their index),
+    /// tokenizer.json and its templates. It is what everything else in Sixfold reads. SOURCE is such a folder, a GGUF
+    /// file (version 2 or 3; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K), whose tokenizer and chat
+    /// template come along, or a checkpoint of llama2.c with the tokenizer.bin beside it. Families: llama, mistral,
+    /// qwen2, qwen3, gpt2.
+    ///
+    /// Every length in the file is checked before it is believed, and every tensor against the sizes of the model.
+    /// Tensors are converted one after another, so that memory does not grow with the model.
+    ///
+    /// Example: sixfold model import SmolLM2-135M-Instruct.Q4_1.gguf --to smollm2
+    Import(ImportArgs),
+    /// Write a model as GGUF, for llama.cpp, or as safetensors, for everything that reads Hugging Face's folders.
+    ///
+    /// A GGUF file has the tokenizer and the chat template inside. With --quant, matrices are quantised as ggml's
+    /// reference does it; vectors stay f32, and matrices whose rows are no whole blocks of 32 become f16. What was
+    /// quantised before is exported as the numbers that it says.
+    ///
+    /// Example: sixfold model export smollm2 --format gguf --quant q8_0 --to smollm2.gguf
+    Export(ExportArgs),
+    /// Say what a model is: family, sizes, parameters, encodings, tokenizer, template, hash. Loads no weights.
+    ///
+    /// MODEL is a model folder, a .gguf file, a .safetensors file or a checkpoint of llama2.c. All of it is checked as
+    /// for an import, but for its numbers, of which all can be.
+    Inspect(InspectArgs),
+    /// Print the log-probability of each given token after those before it, and the likeliest token after the last.
+    ///
+    /// The plainest check that a model is computed as others compute it. It needs no tokenizer.
+    ///
+    /// Example: sixfold model logprobs smollm2 --ids 1,15,7
+    Logprobs(LogprobsArgs),
+}
+
+/// How a model in one of several formats is opened.
+#[derive(Args, Clone)]
+pub(crate) struct SourceArgs {
+    /// The tokenizer.bin of a llama2.c checkpoint; without it the one that lies beside it, if any.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tokenizer")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Leave the tokenizer out, which may be of a kind that is not known.
+    #[arg(long)]
+    pub(crate) no_tokenizer: bool,
+}
+
+/// Which numbers a folder is written with.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlainArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<PlainArg> for Encoding {
+    fn from(plain: PlainArg) -> Self {
+        match plain {
+            PlainArg::F32 => Self::F32,
+            PlainArg::F16 => Self::F16,
+            PlainArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// How a GGUF file is quantised.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuantArg {
+    /// 8 bits and a scale for 32 numbers.
+    #[value(name = "q8_0")]
+    Q8,
+    /// 4 bits and a scale for 32 numbers.
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+impl From<QuantArg> for Encoding {
+    fn from(quant: QuantArg) -> Self {
+        match quant {
+            QuantArg::Q8 => Self::Q8_0,
+            QuantArg::Q4 => Self::Q4_0,
+        }
+    }
+}
+
+/// What is written.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormatArg {
+    /// One file for llama.cpp.
+    Gguf,
+    /// A folder in Hugging Face's form.
+    Safetensors,
+}
+
+#[derive(Args)]
+pub(crate) struct ImportArgs {
+    /// A GGUF file, a model folder, or a checkpoint of llama2.c.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// The folder to make; it must not exist, or be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// What numbers are rounded to; without it they stay what they are, and quantised ones become f32, exactly.
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<PlainArg>,
+    /// Begin another file of weights before one has more than so many MiB.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub(crate) shard_mib: Option<u64>,
+    #[command(flatten)]
+    pub(crate) opened: SourceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// A model folder, or a file of any format that can be imported.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum)]
+    pub(crate) format: FormatArg,
+    /// The file, or the folder, to make.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: PathBuf,
+    /// What numbers are rounded to; without it: safetensors stay what they are, a GGUF file has f16.
+    #[arg(long, value_enum, conflicts_with = "quant")]
+    pub(crate) dtype: Option<PlainArg>,
+    /// Quantise the matrices of a GGUF file.
+    #[arg(long, value_enum)]
+    pub(crate) quant: Option<QuantArg>,
+    /// Begin another file of safetensors before one has more than so many MiB.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub(crate) shard_mib: Option<u64>,
+    #[command(flatten)]
+    pub(crate) opened: SourceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// A model folder, or a file: .gguf, .safetensors, or a checkpoint of llama2.c.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// List every tensor; with --json they are there anyway.
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Do not read the files to hash them.
+    #[arg(long)]
+    pub(crate) no_hash: bool,
+    #[command(flatten)]
+    pub(crate) opened: SourceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct LogprobsArgs {
+    /// A model folder, or a file of any format that can be imported.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Ids of the tokens, in their order.
+    #[arg(long, value_name = "ID,ID,...", required = true, value_delimiter = ',')]
+    pub(crate) ids: Vec<u32>,
+    /// Compute threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: usize,
+    /// Print JSON: `logprobs`, and `next` with the likeliest token.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,137 @@
+//! `sixfold model`: models of others in and out.
+
+mod inspect;
+mod logprobs;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sixfold_formats::{Encoding, FolderOptions, Model, OpenOptions, open, write_folder, write_gguf};
+use sixfold_model::ModelConfig;
+
+use super::print_json;
+use crate::cli::model::{ExportArgs, FormatArg, ImportArgs, ModelCommand, SourceArgs};
+
+/// Bytes of a MiB.
+const MIB: u64 = 1 << 20;
+
+/// `sixfold model import|export|inspect|logprobs`.
+///
+/// # Errors
+/// Where a model cannot be read, written or computed with.
+pub(crate) fn run(command: ModelCommand) -> Result<()> {
+    match command {
+        ModelCommand::Import(args) => import(&args),
+        ModelCommand::Export(args) => export(&args),
+        ModelCommand::Inspect(args) => inspect::run(&args),
+        ModelCommand::Logprobs(args) => logprobs::run(&args),
+    }
+}
+
+fn import(args: &ImportArgs) -> Result<()> {
+    let model = opened(&args.source, &args.opened)?;
+    let config = judged(&model)?;
+    let encoding = args.dtype.map(Encoding::from);
+    let options = FolderOptions { encoding, shard_bytes: args.shard_mib.map(|mib| mib * MIB) };
+    let bar = byte_bar(bytes_to_write(&model, encoding), args.json);
+    write_folder(&model, &args.to, options, |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    let tokenizer = model.text("tokenizer.json").is_some();
+    if args.json {
+        print_json(&json!({
+            "to": args.to,
+            "format": model.format().name(),
+            "model_type": model.config()["model_type"],
+            "parameters": config.parameters(),
+            "tokenizer": tokenizer,
+        }));
+    } else {
+        println!(
+            "{}: {} with {} parameters, from {}{}",
+            args.to.display(),
+            model.config()["model_type"].as_str().unwrap_or_default(),
+            config.parameters(),
+            model.format().name(),
+            if tokenizer { "" } else { ", without a tokenizer" },
+        );
+    }
+    Ok(())
+}
+
+fn export(args: &ExportArgs) -> Result<()> {
+    let model = opened(&args.model, &args.opened)?;
+    let plain = args.dtype.map(Encoding::from);
+    match args.format {
+        FormatArg::Gguf => {
+            if args.shard_mib.is_some() {
+                bail!("--shard-mib cuts safetensors; a GGUF file is one file");
+            }
+            let encoding = args.quant.map(Encoding::from).or(plain).unwrap_or(Encoding::F16);
+            let bar = byte_bar(bytes_to_write(&model, Some(encoding)), args.json);
+            write_gguf(&model, &args.to, encoding, !args.opened.no_tokenizer, |bytes| bar.inc(bytes))?;
+            bar.finish_and_clear();
+        }
+        FormatArg::Safetensors => {
+            if args.quant.is_some() {
+                bail!("--quant is for --format gguf; safetensors are written with --dtype f32, f16 or bf16");
+            }
+            let options = FolderOptions { encoding: plain, shard_bytes: args.shard_mib.map(|mib| mib * MIB) };
+            let bar = byte_bar(bytes_to_write(&model, plain), args.json);
+            write_folder(&model, &args.to, options, |bytes| bar.inc(bytes))?;
+            bar.finish_and_clear();
+        }
+    }
+    let bytes = size_of(&args.to)?;
+    if args.json {
+        print_json(&json!({"to": args.to, "bytes": bytes}));
+    } else {
+        println!("{}: {:.1} MiB", args.to.display(), bytes as f64 / MIB as f64);
+    }
+    Ok(())
+}
+
+fn opened(path: &Path, args: &SourceArgs) -> Result<Model> {
+    let options = OpenOptions { tokenizer: args.tokenizer.clone(), without_tokenizer: args.no_tokenizer };
+    Ok(open(path, &options)?)
+}
+
+/// The configuration as the decoder reads it, which may have more to say against it than the files.
+fn judged(model: &Model) -> Result<ModelConfig> {
+    model.sizes()?;
+    let text = serde_json::to_vec(model.config())?;
+    let (config, _) = ModelConfig::from_hugging_face(&text)
+        .with_context(|| format!("{} is sound, but nothing here computes it", model.path().display()))?;
+    Ok(config)
+}
+
+/// Bytes of all numbers, with one encoding or, plain ones, their own.
+fn bytes_to_write(model: &Model, encoding: Option<Encoding>) -> u64 {
+    let bytes = |tensor: &sixfold_formats::Tensor| {
+        let own = if tensor.encoding.is_plain() { tensor.encoding } else { Encoding::F32 };
+        let encoding = encoding.unwrap_or(own);
+        (tensor.numbers() / encoding.block_numbers() * encoding.block_bytes()) as u64
+    };
+    model.tensors().iter().map(bytes).sum()
+}
+
+/// A bar over bytes on standard error.
+fn byte_bar(bytes: u64, hidden: bool) -> ProgressBar {
+    if hidden {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("[{bar:24}] {bytes}/{total_bytes} {bytes_per_sec}");
+    ProgressBar::new(bytes)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+}
+
+/// Bytes of a file, or of a folder's files.
+fn size_of(path: &Path) -> Result<u64> {
+    let about = path.metadata().with_context(|| path.display().to_string())?;
+    if about.is_file() {
+        return Ok(about.len());
+    }
+    let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+    entries.map(|entry| Ok(entry?.metadata()?.len())).sum()
+}

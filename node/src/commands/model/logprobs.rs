@@ -1,0 +1,80 @@
+//! `sixfold model logprobs`.
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+use sixfold_formats::{FolderOptions, Format, Model, write_folder};
+use sixfold_model::{
+    Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, ModelSlice, Sharding, Wanted, greedy,
+    read_sharded_parameters,
+};
+use sixfold_tensor::{Device, set_threads};
+
+use super::{byte_bar, bytes_to_write, opened};
+use crate::cli::model::{LogprobsArgs, SourceArgs};
+use crate::commands::print_json;
+
+/// Logical shards of models that do not say with how many they were trained.
+const LOGICAL_SHARDS: usize = 4;
+/// Tokens that go through the model together: each has a row of logits as long as the vocabulary.
+const TOKENS_AT_ONCE: usize = 64;
+
+pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
+    set_threads(args.threads)?;
+    let source = SourceArgs { tokenizer: None, no_tokenizer: true };
+    let model = opened(&args.model, &source)?;
+    let decoder = match model.format() {
+        Format::Folder => decoder(&model)?,
+        _ => {
+            model.sizes()?;
+            let place = tempfile::tempdir().context("no temporary folder (TMPDIR says where)")?;
+            let folder = place.path().join("model");
+            let bar = byte_bar(bytes_to_write(&model, None), args.json);
+            write_folder(&model, &folder, FolderOptions::default(), |bytes| bar.inc(bytes))?;
+            bar.finish_and_clear();
+            decoder(&opened(&folder, &source)?)?
+        }
+    };
+    let (logprobs, next) = score(&decoder, &args.ids)?;
+    if args.json {
+        print_json(&json!({"logprobs": logprobs, "next": next}));
+    } else {
+        for (id, logprob) in args.ids[1..].iter().zip(&logprobs) {
+            println!("{id}\t{logprob}");
+        }
+        println!("next\t{next}");
+    }
+    Ok(())
+}
+
+fn decoder(model: &Model) -> Result<Decoder> {
+    let text = serde_json::to_vec(model.config())?;
+    let (config, logical) = ModelConfig::from_hugging_face(&text)?;
+    let sharding = Sharding::new(&config, logical.unwrap_or(LOGICAL_SHARDS))?;
+    let geometry = Geometry { config, sharding };
+    let whole = ModelSlice::whole(&geometry);
+    let parameters = read_sharded_parameters(&geometry, &whole, &model.weight_bytes())?;
+    Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
+}
+
+/// The log-probability of each token but the first, and the likeliest one after the last.
+fn score(decoder: &Decoder, ids: &[u32]) -> Result<(Vec<f32>, u32)> {
+    let vocabulary = decoder.geometry().config.vocab_size;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        bail!("--ids has {id}; the model's ids end at {}", vocabulary - 1);
+    }
+    let pool = decoder.kv_pool(ids.len().div_ceil(KEYS_PER_BLOCK));
+    let mut sequence = pool.sequence();
+    let (mut logprobs, mut next) = (Vec::new(), None);
+    for (number, tokens) in ids.chunks(TOKENS_AT_ONCE).enumerate() {
+        let chunk = Chunk { tokens, sequence: &mut sequence, wanted: Wanted::All };
+        let logits = decoder.forward(&mut [chunk])?;
+        let following = ids[number * TOKENS_AT_ONCE + 1..].iter().take(tokens.len());
+        let scored = following.enumerate().map(|(row, token)| logits.log_probability(row, *token));
+        logprobs.extend(scored);
+        next = Some(greedy(logits.row(tokens.len() - 1)));
+    }
+    match next {
+        Some(next) => Ok((logprobs, next)),
+        None => bail!("--ids needs at least one id"),
+    }
+}

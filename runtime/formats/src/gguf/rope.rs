@@ -1,0 +1,178 @@
+//! How positions are scaled: `rope_scaling` of config.json, which GGUF has in metadata and, for Llama 3, as a tensor.
+
+use serde_json::{Map, Value, json};
+
+use super::config::Keyed;
+use super::keys;
+use crate::error::Fault;
+
+/// The scalings of Llama 3 that were published: factor, and positions that were trained before. Their frequency factors
+/// are 1 and 4.
+const LLAMA3: [(f64, usize); 2] = [(8.0, 8192), (32.0, 8192)];
+const LOW_FREQUENCY_FACTOR: f64 = 1.0;
+const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
+/// Two factors that differ by less, relative to their size, are the same but for rounding.
+const TOLERANCE: f64 = 1e-4;
+
+/// `rope_scaling` of a file.
+pub(super) fn scaling(keyed: &Keyed<'_>, file: &[u8], head_dim: usize) -> Result<Option<Value>, Fault> {
+    if let Some(tensor) = keyed.header.tensors.iter().find(|tensor| tensor.name == keys::ROPE_FREQUENCIES) {
+        let mut factors = vec![0.0; tensor.shape.iter().product()];
+        tensor.encoding.decode(&file[tensor.bytes.clone()], &mut factors);
+        let theta = keyed.float(keys::ROPE_BASE)?.unwrap_or(10_000.0);
+        let known = LLAMA3.iter().find(|(factor, original)| {
+            let ours = llama3_factors(theta, head_dim, *factor, *original);
+            ours.len() == factors.len()
+                && ours
+                    .iter()
+                    .zip(&factors)
+                    .all(|(ours, theirs)| (ours - f64::from(*theirs)).abs() <= TOLERANCE * ours.abs())
+        });
+        let problem = "has other factors than Llama 3.1 and 3.2, and config.json has words for theirs alone";
+        let (factor, original) = known.ok_or_else(|| Fault::at(tensor.name, tensor.offset, problem))?;
+        return Ok(Some(json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": LOW_FREQUENCY_FACTOR,
+            "high_freq_factor": HIGH_FREQUENCY_FACTOR,
+            "original_max_position_embeddings": original,
+        })));
+    }
+    let kind = keyed.header.text(&keyed.key(keys::ROPE_SCALING))?;
+    let linear = keyed.float(keys::ROPE_SCALE_LINEAR)?.filter(|factor| *factor != 1.0);
+    let factor = keyed.float(keys::ROPE_FACTOR)?;
+    if let Some(other) = keyed.float(keys::ROPE_ATTENTION_FACTOR)?.filter(|factor| *factor != 1.0) {
+        let problem = format!("is {other}, for which config.json has no word");
+        return Err(keyed.fault(keys::ROPE_ATTENTION_FACTOR, problem));
+    }
+    match (kind, factor.or(linear)) {
+        (Some("none") | None, None) | (Some("none"), Some(_)) => Ok(None),
+        (Some("linear") | None, Some(factor)) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
+        (Some("yarn"), Some(factor)) => yarn(keyed, factor).map(Some),
+        (Some(kind @ ("linear" | "yarn")), None) => {
+            Err(keyed.fault(keys::ROPE_SCALING, format!("is `{kind}`, but no factor is there")))
+        }
+        (Some(other), _) => {
+            Err(keyed.fault(keys::ROPE_SCALING, format!("is `{other}`; known are none, linear and yarn")))
+        }
+    }
+}
+
+fn yarn(keyed: &Keyed<'_>, factor: f64) -> Result<Value, Fault> {
+    let mut scaling = json!({"rope_type": "yarn", "factor": factor});
+    if let Some(original) = keyed.size(keys::ROPE_ORIGINAL_CONTEXT)? {
+        scaling["original_max_position_embeddings"] = json!(original);
+    }
+    for (key, end) in [("beta_fast", keys::ROPE_BETA_FAST), ("beta_slow", keys::ROPE_BETA_SLOW)] {
+        if let Some(value) = keyed.float(end)? {
+            scaling[key] = json!(value);
+        }
+    }
+    Ok(scaling)
+}
+
+/// By how much Llama 3.1 divides each frequency (`_compute_llama3_parameters` of `transformers`, the factors of
+/// `convert_hf_to_gguf.py`): long waves by `factor`, short ones by nothing, those between smoothly.
+fn llama3_factors(theta: f64, head_dim: usize, factor: f64, original: usize) -> Vec<f64> {
+    factors(theta, head_dim, factor, [LOW_FREQUENCY_FACTOR, HIGH_FREQUENCY_FACTOR], original)
+}
+
+fn factors(theta: f64, head_dim: usize, factor: f64, [low, high]: [f64; 2], original: usize) -> Vec<f64> {
+    let original = original as f64;
+    let one = |pair: usize| {
+        let wave = 2.0 * std::f64::consts::PI * theta.powf((2 * pair) as f64 / head_dim as f64);
+        if wave < original / high {
+            1.0
+        } else if wave > original / low {
+            factor
+        } else {
+            let smooth = (original / wave - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    (0..head_dim / 2).map(one).collect()
+}
+
+/// What a config.json says of positions, for a file that is written.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Positions {
+    pub(super) theta: Option<f64>,
+    pub(super) texts: Vec<(&'static str, &'static str)>,
+    pub(super) floats: Vec<(&'static str, f64)>,
+    pub(super) sizes: Vec<(&'static str, usize)>,
+    /// By how much frequencies are divided, where that is a tensor.
+    pub(super) factors: Option<Vec<f32>>,
+}
+
+impl Positions {
+    /// Reads both forms: `rope_theta` with `rope_scaling`, and `rope_parameters`.
+    pub(super) fn of(config: &Map<String, Value>, head_dim: usize) -> Result<Self, Fault> {
+        let object = |key: &str| config.get(key).and_then(Value::as_object);
+        let parameters = object("rope_parameters").or_else(|| object("rope_scaling"));
+        let theta =
+            config.get("rope_theta").or_else(|| parameters?.get("rope_theta")).and_then(Value::as_f64);
+        let mut positions = Self { theta, ..Self::default() };
+        let Some(parameters) = parameters else { return Ok(positions) };
+        let number = |key: &str| parameters.get(key).and_then(Value::as_f64);
+        let need = |key: &str| {
+            number(key).ok_or_else(|| Fault::new(format!("rope_scaling.{key}"), "is missing or no number"))
+        };
+        let original = parameters.get("original_max_position_embeddings").and_then(Value::as_u64);
+        let original = original.and_then(|original| usize::try_from(original).ok());
+        match parameters.get("rope_type").or_else(|| parameters.get("type")).and_then(Value::as_str) {
+            None | Some("default") => {}
+            Some("linear") => {
+                positions.texts.push((keys::ROPE_SCALING, "linear"));
+                positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
+            }
+            Some("yarn") => {
+                positions.texts.push((keys::ROPE_SCALING, "yarn"));
+                positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
+                positions.sizes.extend(original.map(|original| (keys::ROPE_ORIGINAL_CONTEXT, original)));
+                let betas = [("beta_fast", keys::ROPE_BETA_FAST), ("beta_slow", keys::ROPE_BETA_SLOW)];
+                positions.floats.extend(betas.into_iter().filter_map(|(key, end)| Some((end, number(key)?))));
+            }
+            Some("llama3") => {
+                let frequencies = [need("low_freq_factor")?, need("high_freq_factor")?];
+                let original = original.ok_or_else(|| {
+                    Fault::new("rope_scaling.original_max_position_embeddings", "is missing or no number")
+                })?;
+                let theta = theta.unwrap_or(10_000.0);
+                let factors = factors(theta, head_dim, need("factor")?, frequencies, original);
+                positions.factors = Some(factors.into_iter().map(|factor| factor as f32).collect());
+            }
+            Some(other) => {
+                let problem = format!("is `{other}`; GGUF is written with linear, yarn and llama3");
+                return Err(Fault::new("rope_scaling.rope_type", problem));
+            }
+        }
+        Ok(positions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_of_llama_3_leave_short_waves_and_stretch_long_ones() {
+        let factors = llama3_factors(500_000.0, 128, 8.0, 8192);
+        assert_eq!((factors.len(), factors[0], factors[63]), (64, 1.0, 8.0));
+        assert!(factors.is_sorted());
+        // Pair 30: a wave of 2953 positions, between 2048 and 8192.
+        assert!(factors[30] > 1.0 && factors[30] < 8.0, "{}", factors[30]);
+    }
+
+    #[test]
+    fn both_forms_of_config_json_are_read() {
+        let object = |value: Value| value.as_object().unwrap().clone();
+        let old = object(json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}));
+        let new =
+            object(json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}));
+        let old = Positions::of(&old, 4).unwrap();
+        assert_eq!(old, Positions::of(&new, 4).unwrap());
+        assert_eq!((old.theta, old.floats), (Some(5e5), vec![(keys::ROPE_FACTOR, 2.0)]));
+        let unknown = object(json!({"rope_scaling": {"rope_type": "longrope"}}));
+        assert!(Positions::of(&unknown, 4).unwrap_err().problem.contains("longrope"));
+    }
+}
