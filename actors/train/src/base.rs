@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sixfold_artifact::{Manifest, MappedFile};
-use sixfold_model::{ConfigError, Geometry, ModelConfig, UnitBuffer, read_parameters};
-use sixfold_parallel::RankSlice;
+use sixfold_model::{
+    ConfigError, FrozenUnits, Geometry, ModelConfig, ModelSlice, UnitBuffer, WeightFiles, read_parameters,
+};
+use sixfold_parallel::{RankSlice, TrainingJob};
+use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 
 use crate::error::TrainError;
@@ -45,6 +48,22 @@ pub(crate) struct Base {
     pub(crate) id: ArtifactId,
     config: ModelConfig,
     weights: MappedFile,
+}
+
+/// All weights of a base that this node has.
+///
+/// # Errors
+/// [`TrainError`] if they cannot be read.
+pub(crate) fn read_whole(
+    host: &BlockingHost,
+    base: ArtifactId,
+    geometry: &Geometry,
+) -> Result<UnitBuffer, TrainError> {
+    let manifest = host.fetch(base)?;
+    let missing = || TrainError::Base(format!("it has no {WEIGHTS_FILE}"));
+    let weights = host.store().map_entry(manifest.file(WEIGHTS_FILE).ok_or_else(missing)?)?;
+    let base = geometry.base();
+    Ok(read_parameters(&base, &ModelSlice::whole(&base), weights.bytes())?)
 }
 
 impl Base {
@@ -110,12 +129,21 @@ impl Base {
         geometry: &Geometry,
         slice: &RankSlice,
     ) -> Result<UnitBuffer, TrainError> {
+        let (file, units) = (WeightFiles::parse(&[self.weights.bytes()])?, slice.units(geometry));
         let mut parameters = UnitBuffer::zeros(Arc::new(slice.parameter_index(geometry)));
-        for chunk in slice.chunks() {
-            for (unit, values) in read_parameters(geometry, chunk, self.weights.bytes())?.iter() {
-                parameters.unit_mut(unit).copy_from_slice(values);
-            }
-        }
+        units.iter().try_for_each(|unit| file.read(geometry, *unit, parameters.unit_mut(*unit)))?;
         Ok(parameters)
+    }
+
+    /// The weights of a rank's units, kept as `job` says, beside which adapters lie.
+    ///
+    /// # Errors
+    /// As [`Self::parameters`].
+    pub(crate) fn frozen(&self, job: &TrainingJob, slice: &RankSlice) -> Result<FrozenUnits, TrainError> {
+        let (file, base) = (WeightFiles::parse(&[self.weights.bytes()])?, job.geometry.base());
+        let (stream, units) = (Device::cpu().stream(), slice.units(&base));
+        Ok(FrozenUnits::new(&stream, &base, &units, job.base_compression, |unit, values| {
+            file.read(&base, unit, values)
+        })?)
     }
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use sixfold_cluster::task::{Metric, Metrics, TaskOutput};
-use sixfold_model::{Geometry, weights_blake3, write_parameters};
+use sixfold_model::{Geometry, merge_adapters, weights_blake3, write_parameters};
 use sixfold_wire::id::ArtifactId;
 
+use crate::base;
 use crate::checkpoint::read_parameters_of;
 use crate::error::TrainError;
 use crate::evaluations::Evaluations;
@@ -60,7 +61,18 @@ pub(crate) fn publish(
     let config = to_json(&geometry.config.to_hugging_face(options.tensor_shards))?;
     let training = to_json(&training_record(trained, &weights, &losses))?;
     manifest.files.push(store.put("config.json", &config)?);
-    manifest.files.push(store.put("model.safetensors", &write_parameters(geometry, &parameters)?)?);
+    let whole = match (&geometry.lora, trained.base) {
+        (Some(lora), Some(base)) => {
+            manifest = manifest.with("lora_rank", lora.rank).with("lora_alpha", lora.alpha);
+            let peft = lora.to_peft(&base.to_string(), options.lora_dropout);
+            manifest.files.push(store.put("adapter_config.json", &to_json(&peft)?)?);
+            let adapters = write_parameters(geometry, &parameters)?;
+            manifest.files.push(store.put("adapter_model.safetensors", &adapters)?);
+            merge_adapters(geometry, &base::read_whole(host, base, geometry)?, &parameters)
+        }
+        _ => parameters,
+    };
+    manifest.files.push(store.put("model.safetensors", &write_parameters(&geometry.base(), &whole)?)?);
     let tokens = store.manifest(trained.tokens)?;
     manifest.files.push(store.put(TOKENIZER_FILE, &store.read(trained.tokens, TOKENIZER_FILE)?)?);
     manifest.files.extend(TOKENIZER_EXTRAS.iter().filter_map(|name| tokens.file(name)).cloned());

@@ -6,7 +6,10 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sixfold_model::{Dtype, Family, Geometry, GeometryError, ModelConfig, OptimizerOptions, Recompute};
+use sixfold_model::{
+    Compression, Dtype, Family, Geometry, GeometryError, Lora, ModelConfig, OptimizerOptions, Projection,
+    Recompute,
+};
 use sixfold_parallel::{Execution, balanced_layout};
 use sixfold_topology::{JobShape, LayoutError, ParallelPlan, PipelineLayout, PlanError, data_groups};
 
@@ -73,6 +76,19 @@ pub struct TrainOptions {
     /// a job file says must agree with it, but for `dtype`.
     #[schemars(with = "String")]
     pub base: Option<ModelConfig>,
+    /// Rank of the adapters that are trained in place of the base's weights (LoRA); 0 to train the weights.
+    pub lora_rank: usize,
+    /// What an adapter adds is scaled by this over `lora_rank`.
+    pub lora_alpha: f32,
+    /// Probability of dropout before adapters.
+    pub lora_dropout: f32,
+    /// Projections that have adapters, such as `["q_proj", "v_proj"]`; empty for all of the base's layers.
+    #[schemars(with = "Vec<String>")]
+    pub lora_projections: Vec<Projection>,
+    /// How the base's weights are kept beside adapters: `f32`, `bf16`, `int8` (8.5 bits a number) or `nf4` (4.5 bits a number:
+    /// QLoRA); tables of tokens in `bf16` in the last two. They are expanded for each product. Changes what is trained.
+    #[schemars(with = "String")]
+    pub base_format: BaseFormat,
 
     /// Ways that the batch is split over ranks; a power of two.
     pub data_parallel: usize,
@@ -172,6 +188,32 @@ pub struct TrainOptions {
     pub peak_gflops: f64,
 }
 
+/// How weights beside adapters are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BaseFormat {
+    /// As they are.
+    F32,
+    /// Rounded to bfloat16.
+    Bf16,
+    /// In eight bits and a scale a block.
+    Int8,
+    /// In four bits and a scale a block.
+    Nf4,
+}
+
+impl BaseFormat {
+    /// How they are compressed.
+    pub(crate) fn compression(self) -> Option<Compression> {
+        match self {
+            Self::F32 => None,
+            Self::Bf16 => Some(Compression::Bf16),
+            Self::Int8 => Some(Compression::Int8),
+            Self::Nf4 => Some(Compression::Nf4),
+        }
+    }
+}
+
 impl Default for TrainOptions {
     fn default() -> Self {
         Self {
@@ -187,6 +229,11 @@ impl Default for TrainOptions {
             tie_embeddings: false,
             dtype: Dtype::F32,
             base: None,
+            lora_rank: 0,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            lora_projections: Vec::new(),
+            base_format: BaseFormat::F32,
             data_parallel: 1,
             tensor_parallel: 1,
             pipeline_parallel: 1,
@@ -314,10 +361,55 @@ impl TrainOptions {
                 require(self.hidden_size.is_multiple_of(self.heads), "heads", self.heads, must)?;
             }
         }
+        self.validate_lora()?;
         require(self.pass_tokens > 0, "pass_tokens", self.pass_tokens, "at least 1")?;
         self.plan().validate(&self.shape())?;
         self.usual_layout()?;
         Ok(())
+    }
+
+    /// Adapters have weights that they lie beside, and are what that model can have.
+    fn validate_lora(&self) -> Result<(), OptionsError> {
+        let (rank, dropout) = (self.lora_rank, self.lora_dropout);
+        require(rank == 0 || self.base.is_some(), "lora_rank", rank, "0 where no input is a model")?;
+        require((0.0..1.0).contains(&dropout), "lora_dropout", dropout, "at least 0 and below 1")?;
+        let plain = rank > 0 || self.base_format == BaseFormat::F32;
+        let format = json!(self.base_format);
+        require(
+            plain,
+            "base_format",
+            format,
+            "f32 where lora_rank is 0, since the weights themselves are trained",
+        )?;
+        match (&self.base, self.lora()) {
+            (Some(base), Some(lora)) => Ok(lora.validate(base).map_err(GeometryError::from)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The adapters that are trained, if any are.
+    pub(crate) fn lora(&self) -> Option<Lora> {
+        let base = self.base.as_ref()?;
+        let all = || Projection::ALL.into_iter().filter(|projection| projection.is_of(base)).collect();
+        (self.lora_rank > 0).then(|| Lora {
+            rank: self.lora_rank,
+            alpha: self.lora_alpha,
+            projections: match self.lora_projections.as_slice() {
+                [] => all(),
+                some => some.iter().copied().collect(),
+            },
+        })
+    }
+
+    /// A model with the adapters that are trained, or as it is.
+    ///
+    /// # Errors
+    /// [`GeometryError`] if they do not fit it.
+    pub(crate) fn with_lora(&self, geometry: Geometry) -> Result<Geometry, GeometryError> {
+        match self.lora() {
+            Some(lora) => Ok(geometry.with_lora(lora)?),
+            None => Ok(geometry),
+        }
     }
 
     /// Each option that the base has fixed is as it is there.
@@ -675,9 +767,10 @@ mod tests {
                 serde_json::Value::Bool(flag) => (!flag).into(),
                 serde_json::Value::String(_) => match name.as_str() {
                     "recompute" => "full".into(),
-                    "dtype" => "bf16".into(),
+                    "dtype" | "base_format" => "bf16".into(),
                     _ => "gpt2".into(),
                 },
+                serde_json::Value::Array(_) if name == "lora_projections" => json!(["q_proj"]),
                 serde_json::Value::Array(_) => vec![1].into(),
                 serde_json::Value::Null => json!(base()),
                 number => number.as_u64().map_or(0.25.into(), |number| (number + 1).into()),

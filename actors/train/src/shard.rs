@@ -65,13 +65,14 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
         None if options.base.is_some() => return Err(TrainError::NoBase),
         None => options.geometry(vocabulary, end_of_text(&shards)?)?,
     };
+    let geometry = options.with_lora(geometry)?;
     let job = TrainingJob {
         geometry,
         optimizer: options.optimizer(),
         seed: options.seed,
         dropout: options.dropout,
-        adapter_dropout: 0.0,
-        base_compression: None,
+        adapter_dropout: options.lora_dropout,
+        base_compression: options.base_format.compression(),
     };
     let rank = Rank(spec.id.index);
     let gathering = host.context().host.rendezvous(links.address());
@@ -106,8 +107,7 @@ pub(crate) fn run(host: &BlockingHost, links: &dyn LinkFactory) -> Result<TaskOu
     let saver = checkpoints(writer)?;
     let (saved, peak_gflops) = (owned.parts.saved, peak.gflops());
     trainer.set_peak_gflops(peak_gflops as f32);
-    let model_flop =
-        job.geometry.config.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
+    let model_flop = job.geometry.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
     let progress = Progress::new(rank, &options, model_flop, peak_gflops, history);
     let mut training = Training {
         member,
@@ -263,10 +263,15 @@ impl Member<'_> {
         if options.shares_optimizer() {
             trainer.share_optimizer();
         }
+        if let (Some(base), Some(_)) = (&base, &job.geometry.lora) {
+            trainer.set_base(base.frozen(job, slice)?);
+        }
         match (&loaded, base) {
             (Some(loaded), _) => loaded.state.restore(&mut trainer)?,
-            (None, Some(base)) => trainer.set_parameters(&base.parameters(&job.geometry, slice)?),
-            (None, None) => {}
+            (None, Some(base)) if job.geometry.lora.is_none() => {
+                trainer.set_parameters(&base.parameters(&job.geometry, slice)?)
+            }
+            (None, _) => {}
         }
         Ok((trainer, loaded))
     }

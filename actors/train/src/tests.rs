@@ -5,6 +5,7 @@ mod commits;
 mod dialogues;
 mod gang;
 mod layouts;
+mod lora;
 pub(crate) mod meeting;
 mod shared_rows;
 mod telling;

@@ -123,12 +123,12 @@ impl Small {
             ..options.optimizer()
         };
         let job = TrainingJob {
-            geometry: Geometry::new(config, shards)?,
+            geometry: options.with_lora(Geometry::new(config, shards)?)?,
             optimizer,
             seed: options.seed,
             dropout: options.dropout,
-            adapter_dropout: 0.0,
-            base_compression: None,
+            adapter_dropout: options.lora_dropout,
+            base_compression: options.base_format.compression(),
         };
         let micro = options.micro_batch();
         // As many data groups go through the model together.

@@ -387,6 +387,22 @@ impl Geometry {
         Self { lora: None, ..self.clone() }
     }
 
+    /// As [`ModelConfig::training_flop_per_token`]; of weights beside adapters, whose own gradients are not wanted, a third
+    /// less, and of adapters as of other weights.
+    pub fn training_flop_per_token(&self, tokens: usize) -> f64 {
+        let all = self.config.training_flop_per_token(tokens);
+        let Some(lora) = &self.lora else { return all };
+        let numbers = |tensor: Tensor| {
+            let (rows, columns) = self.whole(tensor);
+            if tensor.is_vector() { 0.0 } else { (rows * columns) as f64 }
+        };
+        let of_layers = |tensors: &mut dyn Iterator<Item = Tensor>| {
+            self.config.num_hidden_layers as f64 * tensors.map(numbers).sum::<f64>()
+        };
+        let weights = of_layers(&mut self.config.layer_tensors()) + numbers(Tensor::Head);
+        all - 2.0 * weights + 6.0 * of_layers(&mut lora.layer_tensors().into_iter())
+    }
+
     /// The tensors of every layer that are trained, in canonical order.
     pub(crate) fn trained_layer_tensors(&self) -> Vec<Tensor> {
         match &self.lora {
