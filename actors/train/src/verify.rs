@@ -114,6 +114,8 @@ impl Small {
         // Within the small sequence where it is within the stage's.
         let within = config.sliding_window.is_some_and(|window| window.get() < options.sequence());
         config.sliding_window = NonZeroUsize::new(length / 2).filter(|_| within);
+        let full = config.full_attention_layers.min(config.num_hidden_layers.saturating_sub(1));
+        config.full_attention_layers = if within { full } else { 0 };
         // As many more than there are tokens as make the shards of learned positions as uneven as the stage's.
         config.max_position_embeddings = length + (options.context_length - options.sequence()) % shards;
         let optimizer = OptimizerOptions {
