@@ -2,6 +2,8 @@
 
 mod inspect;
 mod logprobs;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

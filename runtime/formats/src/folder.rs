@@ -34,11 +34,11 @@ const TEXTS: [&str; 9] = [
 /// Most bytes of a file that is read and not mapped.
 const TEXT_BYTES_MAX: u64 = 1 << 28;
 
-/// Opens a folder.
+/// Opens a folder, with the files of its tokenizer if they are wanted.
 ///
 /// # Errors
 /// [`FormatError`] says what of which file cannot be.
-pub(crate) fn open(path: &Path) -> Result<Model, FormatError> {
+pub(crate) fn open(path: &Path, with_tokenizer: bool) -> Result<Model, FormatError> {
     let config = read_object(&path.join(CONFIG))?;
     let files = weight_files(path)?;
     let mut tensors = Vec::new();
@@ -47,7 +47,7 @@ pub(crate) fn open(path: &Path) -> Result<Model, FormatError> {
     }
     check_names(&tensors, &files)?;
     let mut texts = BTreeMap::new();
-    for name in TEXTS {
+    for name in TEXTS.into_iter().filter(|_| with_tokenizer) {
         let file = path.join(name);
         if file.exists() {
             texts.insert(name.to_owned(), read_bounded(&file)?);
@@ -83,11 +83,12 @@ pub(crate) fn open_file(path: &Path) -> Result<Model, FormatError> {
     })
 }
 
+/// One file, or those of an index where there is not the one, as `transformers` looks for them.
 fn weight_files(path: &Path) -> Result<Vec<MappedFile>, FormatError> {
-    if path.join(INDEX).exists() {
+    let file = path.join(WEIGHTS);
+    if !file.exists() && path.join(INDEX).exists() {
         return sharded(path);
     }
-    let file = path.join(WEIGHTS);
     if !file.exists() && path.join("pytorch_model.bin").exists() {
         let problem = "is missing, and pickled weights are not read: they may run any code; load the model with \
                        transformers and save it again, which writes safetensors";

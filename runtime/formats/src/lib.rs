@@ -40,7 +40,7 @@ use mapped_file::MappedFile;
 pub struct OpenOptions {
     /// A `tokenizer.bin` for a checkpoint of llama2.c; without it, the one that lies beside it.
     pub tokenizer: Option<PathBuf>,
-    /// Leave out the tokenizer of a GGUF file or a checkpoint, which may be of a kind that is not known.
+    /// Leave out the tokenizer, which may be of a kind that is not known.
     pub without_tokenizer: bool,
 }
 
@@ -53,7 +53,8 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, FormatError> {
         std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
     let unrecognised = || FormatError::Unrecognised { path: path.to_owned() };
     if about.is_dir() {
-        return if path.join(folder::CONFIG).exists() { folder::open(path) } else { Err(unrecognised()) };
+        let is_model = path.join(folder::CONFIG).exists();
+        return if is_model { folder::open(path, !options.without_tokenizer) } else { Err(unrecognised()) };
     }
     let file = MappedFile::open(path)?;
     if file.bytes().starts_with(&gguf::MAGIC) {

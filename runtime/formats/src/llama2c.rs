@@ -58,7 +58,7 @@ pub(crate) fn open(path: &Path, tokenizer_file: Option<&Path>) -> Result<Model, 
         add_bos: true,
         add_eos: false,
     };
-    let Value::Object(config) = header.config(&special) else { unreachable!("an object was made") };
+    let config = header.config(&special).as_object().cloned().unwrap_or_default();
     let sizes = Sizes::of(&config).map_err(|fault| fault.in_file(path))?;
     let texts = match tokenizer_file {
         Some(file) => read_tokenizer(file, header.vocab, special)?.to_texts(),

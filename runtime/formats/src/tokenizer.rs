@@ -216,8 +216,7 @@ pub(crate) fn check(model: &Model) -> Result<(), FormatError> {
         }
     }
     let Some(text) = model.text(TOKENIZER) else { return Ok(()) };
-    let tokenizer = Tokenizer::from_bytes(text)
-        .map_err(|error| in_file(TOKENIZER, Fault::new("text", format!("is no tokenizer: {error}"))))?;
+    let tokenizer = load(text).map_err(|fault| in_file(TOKENIZER, fault))?;
     let Ok(sizes) = model.sizes() else { return Ok(()) };
     match tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id) {
         Some((token, id)) if id as usize >= sizes.vocab => {
@@ -226,4 +225,32 @@ pub(crate) fn check(model: &Model) -> Result<(), FormatError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Reads a tokenizer.json. The library that does so expects some things of a file that it does not check.
+fn load(text: &[u8]) -> Result<Tokenizer, Fault> {
+    let json = Value::Object(parse_object(text)?);
+    if let Some(fault) = unexpected(&json) {
+        return Err(fault);
+    }
+    Tokenizer::from_bytes(text).map_err(|error| Fault::new("text", format!("is no tokenizer: {error}")))
+}
+
+fn unexpected(tokenizer: &Value) -> Option<Fault> {
+    let normalizer = &tokenizer["normalizer"];
+    let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
+    if steps.iter().any(|step| step["type"] == "Precompiled" || step.get("precompiled_charsmap").is_some()) {
+        let problem = "has a table of SentencePiece that is not checked here; no known family has one";
+        return Some(Fault::new("normalizer", problem));
+    }
+    let prefix = tokenizer["model"]["continuing_subword_prefix"].as_str().unwrap_or_default();
+    let continues = |merge: &Value| match merge {
+        Value::String(text) => text.split(' ').nth(1).is_some_and(|right| right.starts_with(prefix)),
+        merge => merge[1].as_str().is_some_and(|right| right.starts_with(prefix)),
+    };
+    let merges = tokenizer["model"]["merges"].as_array().into_iter().flatten();
+    let cut = merges.enumerate().find(|(_, merge)| !continues(merge));
+    cut.filter(|_| !prefix.is_empty()).map(|(number, _)| {
+        Fault::new(format!("model.merges[{number}]"), format!("does not go on with {prefix:?}, as it should"))
+    })
 }

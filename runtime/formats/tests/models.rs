@@ -116,6 +116,21 @@ fn folders_and_gguf_files_hold_the_same_model() {
 }
 
 #[test]
+fn a_tokenizer_that_is_not_wanted_is_not_looked_at() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    write_folder(&opened(&golden("llama")), &folder, FolderOptions::default(), |_| {}).unwrap();
+    std::fs::write(folder.join("tokenizer.json"), b"{}").unwrap();
+    let error = open(&folder, &OpenOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
+    let without = OpenOptions { without_tokenizer: true, ..OpenOptions::default() };
+    assert_eq!(open(&folder, &without).unwrap().text("tokenizer.json"), None);
+    let file = place.path().join("model.gguf");
+    write_gguf(&open(&golden("llama"), &without).unwrap(), &file, Encoding::F16, true, |_| {}).unwrap();
+    assert_eq!(opened(&file).text("tokenizer.json"), None);
+}
+
+#[test]
 fn shards_hold_what_one_file_holds() {
     let place = tempfile::tempdir().unwrap();
     let original = opened(&golden("qwen2"));

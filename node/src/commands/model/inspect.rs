@@ -85,7 +85,7 @@ fn described(summary: &Summary) -> Vec<Vec<String>> {
     let template = summary.chat_template.as_deref().map(|template| {
         let begin: String = template.chars().take(TEMPLATE_SHOWN).collect();
         let dots = if begin.len() < template.len() { " ..." } else { "" };
-        format!("{}{dots}", begin.escape_debug())
+        format!("{}{dots}", begin.replace('\n', "\\n"))
     });
     rows.push(row("chat template", template.unwrap_or_else(|| "none".to_owned())));
     rows

@@ -46,7 +46,7 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     Ok(())
 }
 
-fn decoder(model: &Model) -> Result<Decoder> {
+pub(super) fn decoder(model: &Model) -> Result<Decoder> {
     let text = serde_json::to_vec(model.config())?;
     let (config, logical) = ModelConfig::from_hugging_face(&text)?;
     let sharding = Sharding::new(&config, logical.unwrap_or(LOGICAL_SHARDS))?;
@@ -57,7 +57,7 @@ fn decoder(model: &Model) -> Result<Decoder> {
 }
 
 /// The log-probability of each token but the first, and the likeliest one after the last.
-fn score(decoder: &Decoder, ids: &[u32]) -> Result<(Vec<f32>, u32)> {
+pub(super) fn score(decoder: &Decoder, ids: &[u32]) -> Result<(Vec<f32>, u32)> {
     let vocabulary = decoder.geometry().config.vocab_size;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         bail!("--ids has {id}; the model's ids end at {}", vocabulary - 1);

@@ -119,6 +119,11 @@ impl<'a> Header<'a> {
             }
             begin = aligned(tensor.bytes.end, alignment);
         }
+        if let Some(last) = self.tensors.last().filter(|_| file_bytes.saturating_sub(begin) >= alignment) {
+            let problem =
+                format!("ends at byte {}, and is the last of a file of {file_bytes}", last.bytes.end);
+            return Err(Fault::at(last.name, last.offset, problem));
+        }
         Ok(())
     }
 

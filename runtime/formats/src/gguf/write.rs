@@ -275,6 +275,7 @@ fn sizes_of(
     config: &serde_json::Map<String, serde_json::Value>,
 ) -> Vec<(&'static str, usize)> {
     let mut all = vec![
+        (keys::VOCAB_SIZE, sizes.vocab),
         (keys::CONTEXT_LENGTH, sizes.positions),
         (keys::EMBEDDING_LENGTH, sizes.hidden),
         (keys::BLOCK_COUNT, sizes.layers),
@@ -285,7 +286,6 @@ fn sizes_of(
         return all;
     }
     all.extend([
-        (keys::VOCAB_SIZE, sizes.vocab),
         (keys::HEAD_COUNT_KV, sizes.kv_heads),
         (keys::KEY_LENGTH, sizes.head_dim),
         (keys::VALUE_LENGTH, sizes.head_dim),
