@@ -53,10 +53,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// What each library of the runtime may build on, lowest first.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("topology", &[]),
     ("tensor", &[]),
     ("warc", &[]),
+    ("chat", &[]),
     ("telemetry", &[]),
     ("wire", &["topology"]),
     ("transport", &["wire"]),

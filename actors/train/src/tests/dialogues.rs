@@ -56,7 +56,7 @@ fn every_plan_has_the_same_held_out_losses_and_evaluations_change_no_bit() {
         );
     }
     let told = serial.progress.iter().filter(|figures| figures.contains_key("held_out_loss"));
-    assert_eq!(told.count(), 13);
+    assert_eq!(told.count(), 12);
 }
 
 /// Of text, which is cut and not packed.
