@@ -113,8 +113,13 @@ impl TrainingReport {
         }
     }
 
-    /// Mean loss of held-out tokens, in nats, where the job has evaluated.
+    /// Mean loss of held-out tokens, in nats, where the job has evaluated: in a stage of its own, or else while training.
     fn held_out_loss(&self) -> Option<f64> {
+        self.evaluated_loss().or_else(|| self.history.evaluations.last().map(|last| last.loss.into()))
+    }
+
+    /// That of an `evaluate` stage.
+    fn evaluated_loss(&self) -> Option<f64> {
         self.view.stages.iter().rev().find_map(|stage| match stage.metrics.get("perplexity") {
             Some(Metric::Number(perplexity)) if *perplexity > 0.0 => Some(perplexity.ln()),
             _ => None,
@@ -145,6 +150,7 @@ impl TrainingReport {
             "steps_wanted": self.options.steps,
             "batch_tokens": self.options.batch_tokens(),
             "held_out_loss": self.held_out_loss(),
+            "held_out_losses": self.history.evaluations,
             "weights_blake3": self.text("weights_blake3"),
             "loss_bits_blake3": self.text("loss_bits_blake3"),
             "curves": {

@@ -11,7 +11,7 @@ use sixfold_wire::id::JobId;
 use crate::client::Client;
 
 /// Figures shown beside a bar, in this order, with what is printed behind them.
-const FIGURES: [(&str, &str); 16] = [
+const FIGURES: [(&str, &str); 17] = [
     ("pages_fetched", "pages"),
     ("documents", "documents"),
     ("documents_kept", "kept"),
@@ -21,6 +21,7 @@ const FIGURES: [(&str, &str); 16] = [
     ("steps", "steps"),
     ("loss", "loss"),
     ("loss_last", "loss"),
+    ("held_out_loss", "held out"),
     ("gradient_norm", "gradient norm"),
     ("tokens_per_second", "tokens/s"),
     ("mfu", "MFU"),

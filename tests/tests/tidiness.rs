@@ -57,6 +57,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("topology", &[]),
     ("tensor", &[]),
     ("warc", &[]),
+    ("chat", &[]),
     ("telemetry", &[]),
     ("formats", &[]),
     ("wire", &["topology"]),

@@ -1,7 +1,7 @@
 //! From a `model` artefact to a decoder, its tokenizer and the record of its training.
 
 use serde::Deserialize;
-use sixfold_artifact::Store;
+use sixfold_artifact::{Store, StoreError};
 use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, read_parameters};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
@@ -16,7 +16,7 @@ const LOGICAL_SHARDS: usize = 4;
 pub(crate) struct Model {
     pub(crate) decoder: Decoder,
     tokenizer: Tokenizer,
-    /// The training loss of every step, in nats per token.
+    /// The training loss of every step, in nats per token; none of a model that was imported.
     pub(crate) losses: Vec<f32>,
 }
 
@@ -29,7 +29,12 @@ struct TrainingRecord {
 impl Model {
     /// Reads a model from the store. Takes long and computes: not for an async thread.
     pub(crate) fn load(store: &Store, id: ArtifactId) -> Result<Self, EvaluateError> {
-        let losses = read_losses(&store.read(id, "training.json")?)?;
+        let losses = match store.read(id, "training.json") {
+            Ok(record) => read_losses(&record)?,
+            // It was trained elsewhere.
+            Err(StoreError::MissingFile { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
         let tokenizer = Tokenizer::from_bytes(store.read(id, "tokenizer.json")?)
             .map_err(|error| EvaluateError::Model(format!("tokenizer.json: {error}")))?;
         Ok(Self { decoder: read_decoder(store, id)?, tokenizer, losses })

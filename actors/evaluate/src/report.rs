@@ -51,7 +51,7 @@ pub(crate) struct WrittenSample {
 /// # Errors
 /// [`EvaluateError::Plot`].
 pub(crate) fn files(report: &Report) -> Result<[(&'static str, String); 5], EvaluateError> {
-    let curve = curve::draw(&report.losses)?;
+    let curve = if report.losses.is_empty() { String::new() } else { curve::draw(&report.losses)? };
     let figures = figures(report);
     Ok([
         ("report.md", markdown::write(report, &figures)),

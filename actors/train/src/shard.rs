@@ -372,8 +372,8 @@ impl Training<'_> {
             }
             self.losses.push(loss);
             self.member.host.reached(self.step());
-            self.report(&report, waited, starved);
             self.evaluate_if_due()?;
+            self.report(&report, waited, starved);
             let saving = Instant::now();
             self.save_if_due(report.flags)?;
             self.progress.saved(saving.elapsed());
@@ -420,9 +420,7 @@ impl Training<'_> {
             self.keeper.best = Some(self.keeper.writer.keep(&self.snapshot()?)?);
         }
         if self.is_first() {
-            let loss = f64::from(evaluation.loss);
-            self.member.host.progress([("held_out_loss".to_owned(), Metric::Number(loss))].into());
-            self.member.host.log(format!("held-out loss after step {step}: {loss:.4}"));
+            self.member.host.log(format!("held-out loss after step {step}: {:.4}", evaluation.loss));
         }
         self.progress.paused(since.elapsed());
         Ok(())
@@ -465,6 +463,9 @@ impl Training<'_> {
             ("committed_step".to_owned(), Metric::Count(self.commits.complete())),
             ("eta_seconds".to_owned(), Metric::Number(left * self.progress.expected_step_seconds())),
         ]);
+        let evaluation = self.evaluations.done().last();
+        let loss = |last: &Evaluation| ("held_out_loss".to_owned(), Metric::Number(last.loss.into()));
+        figures.extend(evaluation.map(loss));
         if self.member.layout.stages() > 1 {
             let mean = |of_all: Vec<f64>| of_all.iter().sum::<f64>() / of_all.len().max(1) as f64;
             let times = &self.trainer.health().times;

@@ -42,7 +42,8 @@ fn make_absolute(stage: &mut StageSpec) -> Result<()> {
             options[name] = whole(path)?;
         }
     }
-    for path in options["files"].as_array_mut().into_iter().flatten() {
+    let files = options.get_mut("files").and_then(serde_json::Value::as_array_mut);
+    for path in files.into_iter().flatten() {
         if let Some(name) = path.as_str() {
             *path = whole(name)?;
         }

@@ -10,11 +10,16 @@ use sixfold_train::RankAccount;
 type Labels<'a> = [(&'static str, &'a str); 3];
 
 /// Figures of a job, which its first rank tells: name of the figure, of the gauge, and what it is.
-const OF_JOB: [(&str, &str, &str); 12] = [
+const OF_JOB: [(&str, &str, &str); 13] = [
     ("step", "sixfold_train_step", "Optimizer steps done."),
     ("steps", "sixfold_train_steps", "Optimizer steps of the whole training."),
     ("committed_step", "sixfold_train_committed_step", "Newest step of which every rank's state is held."),
     ("loss", "sixfold_train_loss", "Mean loss of the step's targets, in nats."),
+    (
+        "held_out_loss",
+        "sixfold_train_held_out_loss",
+        "Mean loss of held-out targets at the last evaluation, in nats.",
+    ),
     ("gradient_norm", "sixfold_train_gradient_norm", "Global norm of the gradient before clipping."),
     ("learning_rate", "sixfold_train_learning_rate", "Learning rate of the step."),
     ("tokens_per_second", "sixfold_train_tokens_per_second", "Tokens of the step by its wall time."),

@@ -41,7 +41,15 @@ impl TrainingReport {
             Line { name: "running mean", look: Look::Line, points: mean },
         ];
         let mut caption = format!("Mean loss of each step's targets, in nats. {}", self.of_points());
-        if let Some(loss) = self.held_out_loss() {
+        let evaluations = &self.history.evaluations;
+        if !evaluations.is_empty() {
+            let points =
+                evaluations.iter().map(|one| (one.step.max(1) as f64, f64::from(one.loss))).collect();
+            lines.push(Line { name: "held out, while training", look: Look::Other, points });
+            caption +=
+                " The other line is the loss of held-out tokens, computed by the ranks while they train.";
+        }
+        if let Some(loss) = self.evaluated_loss() {
             let at = self.history.steps.max(1) as f64;
             lines.push(Line { name: "held out", look: Look::Dots, points: vec![(at, loss)] });
             caption += &format!(" The dot is the loss of held-out text after the training, {loss:.4}.");

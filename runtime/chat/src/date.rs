@@ -44,6 +44,20 @@ impl FromStr for Date {
 }
 
 impl Date {
+    /// The day of a time, in seconds since 1970, in UTC (the algorithm `civil_from_days` of Hinnant, "chrono-Compatible
+    /// Low-Level Date Algorithms").
+    pub fn of_unix_seconds(seconds: u64) -> Self {
+        let days = seconds / 86_400 + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted = (5 * day_of_year + 2) / 153;
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        let year = era * 400 + year_of_era + u64::from(month < 3);
+        let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+        Self { year: year.min(9999) as u32, month: month as u32, day: day as u32 }
+    }
+
     /// The day in the form that C's `strftime` describes. Times are those of midnight; what is no field stays as it is.
     pub fn format(self, form: &str) -> String {
         let mut out = String::new();
@@ -108,6 +122,14 @@ mod tests {
             "Saturday, July 6, 2024; 2024-07-06 00:00 100% %q"
         );
         assert_eq!("2000-02-29".parse::<Date>().unwrap().format("%a %y"), "Tue 00");
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_720_223_999, "2024-07-05"),
+            (1_720_224_000, "2024-07-06"),
+        ] {
+            assert_eq!(Date::of_unix_seconds(seconds).format("%F"), expected);
+        }
         for wrong in ["", "2024-13-01", "2024-7", "26 Jul 2024", "0-1-1"] {
             assert!(wrong.parse::<Date>().is_err(), "{wrong}");
         }

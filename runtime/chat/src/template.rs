@@ -30,6 +30,13 @@ pub struct Message {
 #[error("chat template: {0}")]
 pub struct TemplateError(pub(crate) String);
 
+impl TemplateError {
+    /// What is wrong, without the words before it.
+    pub fn reason(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A parsed chat template, with the special tokens that it may name.
 #[derive(Debug)]
 pub struct ChatTemplate {

@@ -51,7 +51,7 @@ pub(super) fn figures(report: &Report) -> Vec<Figure> {
         ("loss_first", "First loss", report.losses.first()),
         ("loss_last", "Last loss", report.losses.last()),
     ];
-    for (name, title, value) in losses {
+    for (name, title, value) in losses.into_iter().filter(|(_, _, value)| value.is_some()) {
         let step = if name == "loss_first" { 1 } else { report.losses.len() };
         let convention =
             format!("mean training loss of step {step}'s batch, in nats per token, as training.json has it");

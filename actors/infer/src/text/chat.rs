@@ -1,33 +1,20 @@
 //! From a conversation to a prompt, by the model's own template or the default one.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sixfold_chat::{Builtin, Date, Message};
 
 use crate::error::TextError;
 use crate::message::ChatMessage;
-
-/// The template of models that bring none: a special token a turn, the text, a new line.
-pub const DEFAULT_TEMPLATE: &str = "\
-{%- if bos_token %}{{ bos_token }}{% endif -%}
-{%- for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor -%}
-{%- if add_generation_prompt %}<|assistant|>\n{% endif -%}";
 
 /// Special tokens that end the assistant's turn, where a tokenizer has them.
 pub const TURN_TOKENS: [&str; 7] =
     ["<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>"];
 
-/// Longest template, in bytes.
-const TEMPLATE_BYTES_MAX: usize = 1 << 20;
-const NAME: &str = "chat";
-
-/// A parsed chat template: the dialect of Hugging Face's `tokenizer_config.json`, without the
-/// Python methods that some templates call on strings, but for `strip`, `startswith` and `endswith`.
+/// A parsed chat template, rendered as when the model was taught dialogues.
 #[derive(Debug)]
-pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
-}
+pub struct ChatTemplate(sixfold_chat::ChatTemplate);
 
 impl ChatTemplate {
     /// Parses a template, or the default one.
@@ -39,20 +26,13 @@ impl ChatTemplate {
         bos_token: Option<String>,
         eos_token: Option<String>,
     ) -> Result<Self, TextError> {
-        let source = template.unwrap_or_else(|| DEFAULT_TEMPLATE.to_owned());
-        if source.len() > TEMPLATE_BYTES_MAX {
-            return Err(TextError::Template(format!("longer than {TEMPLATE_BYTES_MAX} bytes")));
-        }
-        let mut environment = Environment::new();
-        let syntax =
-            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(refused)?;
-        environment.set_syntax(syntax);
-        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.set_unknown_method_callback(string_method);
-        environment.add_template_owned(NAME, source).map_err(refused)?;
-        Ok(Self { environment, bos_token, eos_token })
+        let source = template.unwrap_or_else(|| Builtin::Turns.source().to_owned());
+        let named = [("bos_token", bos_token), ("eos_token", eos_token)];
+        let tokens: BTreeMap<String, String> =
+            named.into_iter().filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let today = Date::of_unix_seconds(since_1970.as_secs());
+        Ok(Self(sixfold_chat::ChatTemplate::new(&source, tokens, today)?))
     }
 
     /// The prompt after which the model speaks as the assistant.
@@ -60,40 +40,17 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::Template`] if the template refuses the conversation.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
-        let turn = |message: &ChatMessage| context! { role => &*message.role, content => &*message.content };
-        let messages: Vec<Value> = messages.iter().map(turn).collect();
-        let render = || {
-            self.environment.get_template(NAME)?.render(context! {
-                messages,
-                add_generation_prompt => true,
-                bos_token => self.bos_token.clone(),
-                eos_token => self.eos_token.clone(),
-            })
-        };
-        render().map_err(refused)
+        let turn =
+            |message: &ChatMessage| Message { role: message.role.clone(), content: message.content.clone() };
+        let messages: Vec<Message> = messages.iter().map(turn).collect();
+        Ok(self.0.render(&messages, true)?)
     }
 }
 
-fn refused(error: Error) -> TextError {
-    TextError::Template(error.to_string())
-}
-
-/// The Python string methods that templates use most.
-fn string_method(
-    _state: &mut State<'_, '_>,
-    value: &Value,
-    method: &str,
-    arguments: &[Value],
-) -> Result<Value, Error> {
-    let unknown = || Error::new(ErrorKind::UnknownMethod, format!("no method `{method}`"));
-    let text = value.as_str().ok_or_else(unknown)?;
-    let argument = || arguments.first().and_then(Value::as_str).ok_or_else(unknown);
-    Ok(match method {
-        "strip" => text.trim().into(),
-        "startswith" => text.starts_with(argument()?).into(),
-        "endswith" => text.ends_with(argument()?).into(),
-        _ => return Err(unknown()),
-    })
+impl From<sixfold_chat::TemplateError> for TextError {
+    fn from(error: sixfold_chat::TemplateError) -> Self {
+        Self::Template(error.reason().to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +82,6 @@ mod tests {
     #[test]
     fn a_broken_template_is_refused_when_loaded() {
         assert!(ChatTemplate::new(Some("{% for %}".into()), None, None).is_err());
-        assert!(ChatTemplate::new(Some("x".repeat(TEMPLATE_BYTES_MAX + 1)), None, None).is_err());
+        assert!(ChatTemplate::new(Some("x".repeat((1 << 20) + 1)), None, None).is_err());
     }
 }

@@ -16,7 +16,7 @@ use crate::options::TrainOptions;
 
 /// A gang beside one that has made a model, which it starts from.
 fn continued(from: &Gang, base: ArtifactId, options: TrainOptions) -> Gang {
-    from.again(options).from_base(base)
+    from.again(options).starting_from(base)
 }
 
 fn second(plan: &str) -> TrainOptions {
@@ -51,7 +51,7 @@ fn after_a_fault_a_training_goes_on_from_its_own_states_and_not_from_the_base() 
     assert!(outcome.log.iter().any(|line| line.contains("going on from step 4")), "{:?}", outcome.log);
     // Of a training from another base nothing is taken.
     let other = undisturbed.again(second("tp1")).resumed_at(4);
-    let other = other.from_base(expected.model).run().unwrap();
+    let other = other.starting_from(expected.model).run().unwrap();
     assert!(
         other.log.iter().any(|line| line.contains("checkpoint of step 4 is not used")),
         "{:?}",

@@ -56,7 +56,7 @@ fn every_plan_has_the_same_held_out_losses_and_evaluations_change_no_bit() {
         );
     }
     let told = serial.progress.iter().filter(|figures| figures.contains_key("held_out_loss"));
-    assert_eq!(told.count(), 13);
+    assert_eq!(told.count(), 12);
 }
 
 /// Of text, which is cut and not packed.
@@ -87,7 +87,7 @@ fn a_training_that_no_longer_improves_ends_with_the_best_weights() {
 
     // The weights are those that had the best loss.
     let once = TrainOptions { steps: 1, early_stop_evaluations: 0, ..stopping("tp1") };
-    let again = gang.again(once).from_base(serial.model).run().unwrap();
+    let again = gang.again(once).starting_from(serial.model).run().unwrap();
     assert_eq!(again.number("held_out_loss_first") as f32, best.loss);
 
     for plan in ["dp2", "tp2.pp2", "dp2.tp2"] {

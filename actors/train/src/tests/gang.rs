@@ -163,7 +163,7 @@ impl Gang {
     }
 
     /// Starts from a model.
-    pub(crate) fn from_base(self, base: ArtifactId) -> Self {
+    pub(crate) fn starting_from(self, base: ArtifactId) -> Self {
         Self { base: Some(base), ..self }
     }
 
