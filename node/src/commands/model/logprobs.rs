@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sixfold_formats::{FolderOptions, Format, Model, write_folder};
 use sixfold_model::{
-    Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, ModelSlice, Sharding, Wanted, greedy,
+    Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, ModelSlice, Wanted, greedy,
     read_sharded_parameters,
 };
 use sixfold_tensor::{Device, set_threads};
@@ -49,8 +49,7 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
 pub(super) fn decoder(model: &Model) -> Result<Decoder> {
     let text = serde_json::to_vec(model.config())?;
     let (config, logical) = ModelConfig::from_hugging_face(&text)?;
-    let sharding = Sharding::new(&config, logical.unwrap_or(LOGICAL_SHARDS))?;
-    let geometry = Geometry { config, sharding };
+    let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
     let whole = ModelSlice::whole(&geometry);
     let parameters = read_sharded_parameters(&geometry, &whole, &model.weight_bytes())?;
     Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
