@@ -131,6 +131,23 @@ fn a_tokenizer_that_is_not_wanted_is_not_looked_at() {
 }
 
 #[test]
+fn what_gguf_has_no_word_for_is_not_written() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("model");
+    write_folder(&opened(&golden("qwen2")), &folder, FolderOptions::default(), |_| {}).unwrap();
+    let file = folder.join("config.json");
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (field, value) in [("hidden_act", "relu".into()), ("use_sliding_window", true.into())] {
+        let mut config = config.clone();
+        config[field] = value;
+        std::fs::write(&file, config.to_string()).unwrap();
+        let target = place.path().join("model.gguf");
+        let error = write_gguf(&opened(&folder), &target, Encoding::F16, true, |_| {}).unwrap_err();
+        assert!(error.to_string().contains(field) && !target.exists(), "{error}");
+    }
+}
+
+#[test]
 fn shards_hold_what_one_file_holds() {
     let place = tempfile::tempdir().unwrap();
     let original = opened(&golden("qwen2"));

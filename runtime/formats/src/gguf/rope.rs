@@ -126,6 +126,11 @@ impl Positions {
                 positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
             }
             Some("yarn") => {
+                let told = ["attention_factor", "mscale", "mscale_all_dim"];
+                if let Some(key) = told.into_iter().find(|key| number(key).is_some()) {
+                    let problem = "is told, and not what follows from the factor: GGUF has no key for that";
+                    return Err(Fault::new(format!("rope_scaling.{key}"), problem));
+                }
                 positions.texts.push((keys::ROPE_SCALING, "yarn"));
                 positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
                 positions.sizes.extend(original.map(|original| (keys::ROPE_ORIGINAL_CONTEXT, original)));
@@ -172,6 +177,8 @@ mod tests {
         let old = Positions::of(&old, 4).unwrap();
         assert_eq!(old, Positions::of(&new, 4).unwrap());
         assert_eq!((old.theta, old.floats), (Some(5e5), vec![(keys::ROPE_FACTOR, 2.0)]));
+        let told = object(json!({"rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1.5}}));
+        assert_eq!(Positions::of(&told, 4).unwrap_err().field, "rope_scaling.attention_factor");
         let unknown = object(json!({"rope_scaling": {"rope_type": "longrope"}}));
         assert!(Positions::of(&unknown, 4).unwrap_err().problem.contains("longrope"));
     }

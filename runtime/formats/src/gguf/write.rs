@@ -216,6 +216,7 @@ fn metadata_of(model: &Model, encoding: Encoding, with_tokenizer: bool) -> Resul
     let sizes = model.sizes()?;
     let config = model.config();
     let in_config = |fault: Fault| fault.unsupported_in(&model.path().join(CONFIG));
+    refuse_unwritten(config).map_err(in_config)?;
     let positions = match sizes.architecture {
         Architecture::Gpt2 => Positions::default(),
         _ => Positions::of(config, sizes.head_dim).map_err(in_config)?,
@@ -257,6 +258,27 @@ fn metadata_of(model: &Model, encoding: Encoding, with_tokenizer: bool) -> Resul
         None => metadata.text(keys::TOKENIZER, "no_vocab"),
     }
     Ok(Described { metadata, factors: positions.factors })
+}
+
+/// Refuses what GGUF has no key for, so that nobody would know of it.
+fn refuse_unwritten(config: &serde_json::Map<String, serde_json::Value>) -> Result<(), Fault> {
+    const WRITTEN: [(&str, &[&str]); 3] = [
+        ("hidden_act", &["silu"]),
+        ("activation_function", &["gelu_new", "gelu_pytorch_tanh"]),
+        ("use_sliding_window", &["false"]),
+    ];
+    for (field, values) in WRITTEN {
+        let value = match config.get(field) {
+            None | Some(serde_json::Value::Null) => continue,
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        if !values.contains(&value.as_str()) {
+            let problem = format!("is {value}; GGUF is written of models that have {}", values.join(" or "));
+            return Err(Fault::new(field, problem));
+        }
+    }
+    Ok(())
 }
 
 /// `llama_ftype` of `llama.h`.
