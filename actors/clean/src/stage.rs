@@ -67,8 +67,8 @@ pub async fn run(work: Work, context: &TaskContext) -> Result<TaskOutput, CleanE
         Work::Import => import::run(context).await,
         Work::Clean => clean::map(context).await,
         Work::CleanReduce => clean::reduce(context).await,
-        Work::Instruct => instruct::run(context).await,
-        Work::Tokenize => tokenize::run(context).await,
+        Work::Instruct => Box::pin(instruct::run(context)).await,
+        Work::Tokenize => Box::pin(tokenize::run(context)).await,
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn dialogues_artifact(store: &Store) -> ArtifactId {
     let dialogue = |index: usize| -> Vec<u32> {
         let token = |at: usize| 1 + (at * at / 3 + at * 7 + index * 11) as u32 % (VOCABULARY - 1);
         // Every fifth has one answer token in many.
-        let kept = |at: usize| if index % 5 == 0 && at != 3 { token(at) & !1 } else { token(at) };
+        let kept = |at: usize| if index.is_multiple_of(5) && at != 3 { token(at) & !1 } else { token(at) };
         (0..3 + (index * index * 7) % 23).map(kept).collect()
     };
     let documents: Vec<_> = (0..120).map(dialogue).collect();

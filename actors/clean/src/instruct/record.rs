@@ -98,7 +98,7 @@ pub fn read(row: &Value, form: Form) -> Result<Vec<Message>, Broken> {
 fn check(dialogue: &[Message]) -> Result<(), Broken> {
     let has_system = dialogue.first().is_some_and(|message| message.role == SYSTEM);
     let spoken = &dialogue[usize::from(has_system)..];
-    let speaker = |at: usize| if at % 2 == 0 { USER } else { ASSISTANT };
+    let speaker = |at: usize| if at.is_multiple_of(2) { USER } else { ASSISTANT };
     if spoken.iter().enumerate().any(|(at, message)| message.role != speaker(at)) {
         return Err(Broken::Order);
     }
