@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sixfold_formats::{Encoding, FolderOptions, Model, OpenOptions, open, write_folder, write_gguf};
 use sixfold_model::{
-    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, Sharding, Wanted, greedy, read_sharded_parameters,
+    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, Wanted, greedy, read_sharded_parameters,
 };
 use tokenizers::Tokenizer;
 
@@ -35,8 +35,7 @@ fn imported(file: &Path, folder: &Path) -> Model {
 fn decoder(model: &Model, logical: usize) -> Decoder {
     let text = serde_json::to_vec(model.config()).unwrap();
     let (config, _) = ModelConfig::from_hugging_face(&text).unwrap();
-    let sharding = Sharding::new(&config, logical).unwrap();
-    let geometry = Geometry { config, sharding };
+    let geometry = Geometry::new(config, logical).unwrap();
     let whole = ModelSlice::whole(&geometry);
     let parameters = read_sharded_parameters(&geometry, &whole, &model.weight_bytes()).unwrap();
     Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters)
