@@ -53,7 +53,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// What each library of the runtime may build on, lowest first.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("topology", &[]),
     ("tensor", &[]),
     ("warc", &[]),

@@ -1,5 +1,7 @@
 //! Threads that have cores of their own: a test program of its own, since it confines its whole process.
 
+#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;

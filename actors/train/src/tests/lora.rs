@@ -25,7 +25,7 @@ fn adapters_of_any_plan_have_the_same_bits_and_the_weights_of_their_base() {
     let base = first.run().unwrap();
     let run = |plan, format| {
         let options = TrainOptions { base_format: format, ..adapted(&first, base.model, plan) };
-        first.again(options).from_base(base.model).run().unwrap()
+        first.again(options).starting_from(base.model).run().unwrap()
     };
     let serial = run("tp1", BaseFormat::F32);
     for plan in ["dp2", "pp2", "dp2.tp2"] {
@@ -57,9 +57,9 @@ fn adapters_of_any_plan_have_the_same_bits_and_the_weights_of_their_base() {
 fn after_a_fault_adapters_go_on_from_their_own_states() {
     let first = Gang::new(options("tp1"));
     let base = first.run().unwrap().model;
-    let undisturbed = first.again(adapted(&first, base, "dp2")).from_base(base);
+    let undisturbed = first.again(adapted(&first, base, "dp2")).starting_from(base);
     let expected = undisturbed.run().unwrap();
-    let again = undisturbed.again(adapted(&first, base, "pp2")).from_base(base);
+    let again = undisturbed.again(adapted(&first, base, "pp2")).starting_from(base);
     let outcome = again.resumed_at(4).run().unwrap();
     assert_eq!(outcome.hashes(), expected.hashes());
     assert!(outcome.log.iter().any(|line| line.contains("going on from step 4")), "{:?}", outcome.log);
