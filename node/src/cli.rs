@@ -102,6 +102,15 @@ pub(crate) enum Command {
     Nodes(ClientArgs),
     /// List artefacts: what every stage made, and from what.
     Artifacts(ArtifactsArgs),
+    /// Talk to a model of a folder or a file, here, without a cluster.
+    ///
+    /// MODEL is a model folder, a .gguf file or a checkpoint of llama2.c. Messages are rendered by its chat template; the answer
+    /// appears as it is computed. Several lines on standard input are the turns of one conversation.
+    ///
+    /// Examples: sixfold chat SmolLM2-135M-Instruct.Q4_1.gguf
+    ///           sixfold chat smollm2 --adapter my-adapter --message "What is the capital of France?"
+    #[command(verbatim_doc_comment)]
+    Chat(ChatArgs),
     /// Ask a served model.
     Query(QueryArgs),
     /// Models of others in and out: import, export, inspect, check.
@@ -135,6 +144,37 @@ impl WorkerArgs {
     }
 }
 
+#[derive(Args, Clone)]
+pub(crate) struct ChatArgs {
+    /// A model folder, or a file of any format that `sixfold model import` reads.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// An adapter as PEFT writes it, or as a training with `lora_rank` makes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Say this, print the answer and end.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_tokens: u32,
+    /// Divides the logits; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.7)]
+    pub(crate) temperature: f32,
+    /// The same seed gives the same answers.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Compute threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: usize,
+    /// Memory for keys and values, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) kv_cache_mib: u32,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     /// Whole training steps of a Llama-style decoder on random tokens: forward, backward, AdamW.
@@ -166,6 +206,14 @@ pub(crate) struct BenchArgs {
 pub(crate) enum DtypeArg {
     F32,
     Bf16,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BaseFormatArg {
+    F32,
+    Bf16,
+    Int8,
+    Nf4,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
@@ -233,6 +281,12 @@ pub(crate) struct TrainBenchArgs {
     /// The head is the embedding.
     #[arg(long)]
     pub(crate) tied: bool,
+    /// Rank of adapters of all projections, which are trained in place of the weights; 0: the weights are trained.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) lora_rank: usize,
+    /// How the weights beside adapters are kept: f32, bf16, int8 or nf4.
+    #[arg(long, value_enum, default_value_t = BaseFormatArg::F32, requires = "lora_rank")]
+    pub(crate) base_format: BaseFormatArg,
     /// Tensor-parallel ranks; every rank is in this process.
     #[arg(long, default_value_t = 1)]
     pub(crate) tensor: usize,

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod artifacts;
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod jobs;
 pub(crate) mod model;
 pub(crate) mod nodes;

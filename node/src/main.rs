@@ -113,6 +113,7 @@ async fn dispatch(command: Command, metrics: MetricsHandle) -> Result<()> {
         Command::Cancel(args) => commands::jobs::cancel(args).await,
         Command::Nodes(args) => commands::nodes::list(args).await,
         Command::Artifacts(args) => commands::artifacts::run(args).await,
+        Command::Chat(args) => commands::chat::run(args).await,
         Command::Query(args) => commands::query::run(args).await,
         Command::Model(command) => commands::model::run(command),
         Command::Bench(command) => commands::bench::run(command),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sixfold_artifact::{Manifest, Store, StoreError};
-use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, read_parameters};
+use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, UnitBuffer, read_parameters};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
@@ -39,17 +39,49 @@ pub fn find_model(inputs: &[(ArtifactId, Manifest)]) -> Result<ArtifactId, LoadE
 /// # Errors
 /// [`LoadError`] says what of the artefact cannot be used.
 pub fn load(store: &Store, model: ArtifactId, options: &Options) -> Result<(Replica, EngineEnd), LoadError> {
-    let config_json = store.read(model, "config.json")?;
+    let texts = ModelTexts {
+        config: store.read(model, "config.json")?,
+        tokenizer: store.read(model, "tokenizer.json")?,
+        tokenizer_config: optional(store, model, "tokenizer_config.json")?,
+        chat_template: optional(store, model, "chat_template.jinja")?,
+    };
+    start(&texts, options, |geometry| {
+        let weights = store.read(model, "model.safetensors")?;
+        let parameters = read_parameters(geometry, &ModelSlice::whole(geometry), &weights);
+        parameters.map_err(|error| LoadError::Model(error.to_string()))
+    })
+}
+
+/// The files of a model beside its weights, by Hugging Face's names.
+#[derive(Debug, Clone, Default)]
+pub struct ModelTexts {
+    /// `config.json`
+    pub config: Vec<u8>,
+    /// `tokenizer.json`
+    pub tokenizer: Vec<u8>,
+    /// `tokenizer_config.json`
+    pub tokenizer_config: Option<Vec<u8>>,
+    /// `chat_template.jinja`
+    pub chat_template: Option<Vec<u8>>,
+}
+
+/// Starts the engine of a model whose weights `read` gives once its geometry is known. Takes long and computes: not for an async
+/// thread.
+///
+/// # Errors
+/// [`LoadError`] says what of the model cannot be used.
+pub fn start(
+    texts: &ModelTexts,
+    options: &Options,
+    read: impl FnOnce(&Geometry) -> Result<UnitBuffer, LoadError>,
+) -> Result<(Replica, EngineEnd), LoadError> {
     let unreadable = |error: &dyn std::fmt::Display| LoadError::Model(error.to_string());
     let (config, logical) =
-        ModelConfig::from_hugging_face(&config_json).map_err(|error| unreadable(&error))?;
-    let text = Arc::new(read_text(store, model, &config, &config_json)?);
+        ModelConfig::from_hugging_face(&texts.config).map_err(|error| unreadable(&error))?;
+    let text = Arc::new(read_text(texts, &config)?);
     let geometry =
         Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS)).map_err(|error| unreadable(&error))?;
-    let weights = store.read(model, "model.safetensors")?;
-    let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights)
-        .map_err(|error| unreadable(&error))?;
-    drop(weights);
+    let parameters = read(&geometry)?;
     let decoder = ModelDecoder::new(
         Decoder::new(Device::cpu().stream(), geometry, &parameters),
         options.kv_bytes_max(),
@@ -64,27 +96,18 @@ pub fn load(store: &Store, model: ArtifactId, options: &Options) -> Result<(Repl
     Ok((replica, end))
 }
 
-fn read_text(
-    store: &Store,
-    model: ArtifactId,
-    config: &ModelConfig,
-    config_json: &[u8],
-) -> Result<TextCodec, LoadError> {
-    let tokenizer = Tokenizer::from_bytes(store.read(model, "tokenizer.json")?)
-        .map_err(|error| LoadError::Tokenizer(error.to_string()))?;
-    let about: Value = match optional(store, model, "tokenizer_config.json")? {
-        Some(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| LoadError::Tokenizer(error.to_string()))?
-        }
+fn read_text(texts: &ModelTexts, config: &ModelConfig) -> Result<TextCodec, LoadError> {
+    let unreadable = |error: &dyn std::fmt::Display| LoadError::Tokenizer(error.to_string());
+    let tokenizer = Tokenizer::from_bytes(&texts.tokenizer).map_err(|error| unreadable(&error))?;
+    let about: Value = match &texts.tokenizer_config {
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?,
         None => Value::Null,
     };
-    let own_file = optional(store, model, "chat_template.jinja")?;
-    let template = own_file
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .or_else(|| about["chat_template"].as_str().map(str::to_owned));
+    let template = texts.chat_template.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let template = template.or_else(|| about["chat_template"].as_str().map(str::to_owned));
     let template =
         ChatTemplate::new(template, special_token(&about["bos_token"]), special_token(&about["eos_token"]))?;
-    Ok(TextCodec::new(Arc::new(tokenizer), template, config.bos_token_id, end_tokens(config_json)))
+    Ok(TextCodec::new(Arc::new(tokenizer), template, config.bos_token_id, end_tokens(&texts.config)))
 }
 
 fn optional(store: &Store, model: ArtifactId, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -52,7 +52,7 @@ pub use history::{HISTORY_POINTS_MAX, History, HistoryPoint, NamedStraggler};
 pub use import::{ModelImporter, ModelOptions};
 pub use links::{LinkFactory, LinkPurpose, Links};
 pub use measure::{Course, Measured, MeasuredRank, measure};
-pub use options::{OptionsError, TrainOptions};
+pub use options::{BaseFormat, OptionsError, TrainOptions};
 pub use order::DataOrder;
 pub use sixfold_model::{Family, Recompute};
 pub use sixfold_parallel::verify::{Difference, Found, Verified, VerifiedRank, VerifyError};

@@ -25,9 +25,9 @@ const SILENCE: Duration = Duration::from_mins(10);
 pub struct Measured {
     /// Trainable numbers of the model.
     pub parameters: usize,
-    /// Floating-point operations of a step ([`ModelConfig::training_flop_per_token`]).
+    /// Floating-point operations of a step ([`Geometry::training_flop_per_token`]).
     ///
-    /// [`ModelConfig::training_flop_per_token`]: sixfold_model::ModelConfig::training_flop_per_token
+    /// [`Geometry::training_flop_per_token`]: sixfold_model::Geometry::training_flop_per_token
     pub flop: f64,
     /// Mean loss of the first step.
     pub first_loss: f32,
@@ -114,15 +114,15 @@ impl<'a> Course<'a> {
         sixfold_tensor::keep_freed_memory();
         sixfold_tensor::set_threads(options.threads)
             .map_err(|error| TrainError::Thread(error.to_string()))?;
-        let geometry = options.geometry(vocabulary, None)?;
+        let geometry = options.with_lora(options.geometry(vocabulary, None)?)?;
         let layout = options.layout(&geometry).map_err(OptionsError::from)?;
         let job = TrainingJob {
             geometry,
             optimizer: options.optimizer(),
             seed: options.seed,
             dropout: options.dropout,
-            adapter_dropout: 0.0,
-            base_compression: None,
+            adapter_dropout: options.lora_dropout,
+            base_compression: options.base_format.compression(),
         };
         Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout })
     }
@@ -228,8 +228,8 @@ pub fn measure(
     let ranks = course.all_ranks(tell)?;
     let first = &ranks[0];
     let parameters = course.parameters();
-    let flop = course.job.geometry.config.training_flop_per_token(options.sequence())
-        * options.batch_tokens() as f64;
+    let flop =
+        course.job.geometry.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
     Ok(Measured {
         parameters,
         flop,

@@ -39,6 +39,13 @@ pub(crate) enum ModelCommand {
     ///
     /// Example: sixfold model logprobs smollm2 --ids 1,15,7
     Logprobs(LogprobsArgs),
+    /// Put an adapter (LoRA) into the weights of the model beside which it was trained.
+    ///
+    /// The adapter is a folder as PEFT writes it, with adapter_config.json and adapter_model.safetensors; a training with
+    /// `lora_rank` makes both files. The weights become W + alpha / rank * B A, computed in f32.
+    ///
+    /// Example: sixfold model merge smollm2 --adapter my-adapter --to my-model
+    Merge(MergeArgs),
 }
 
 /// How a model in one of several formats is opened.
@@ -177,6 +184,25 @@ pub(crate) struct LogprobsArgs {
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
     /// Print JSON: `logprobs`, and `next` with the likeliest token.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct MergeArgs {
+    /// A model folder, or a file of any format that can be imported.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The adapter's folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+    /// The folder to make; it must not exist, or be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// What numbers are rounded to; without it they are f32.
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<PlainArg>,
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -14,12 +14,12 @@ use sixfold_tensor::cpu::{
 use sixfold_tensor::{
     AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, pin_threads, set_threads, simd_level,
 };
-use sixfold_train::{Family, Recompute, TrainOptions, measure};
+use sixfold_train::{BaseFormat, Family, Recompute, TrainOptions, measure};
 
 use super::print_json;
 use crate::cli::{
-    AttentionBenchArgs, BenchArgs, BenchCommand, DtypeArg, FamilyArg, GemmBenchArgs, RecomputeArg,
-    TrainBenchArgs,
+    AttentionBenchArgs, BaseFormatArg, BenchArgs, BenchCommand, DtypeArg, FamilyArg, GemmBenchArgs,
+    RecomputeArg, TrainBenchArgs,
 };
 
 /// A kernel is repeated for so long ...
@@ -81,6 +81,19 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         min_learning_rate: 3e-5,
         threads: args.bench.threads,
         ..defaults
+    };
+    let options = match args.lora_rank {
+        0 => options,
+        lora_rank => {
+            let base = Some(options.geometry(args.vocab, None)?.config);
+            let base_format = match args.base_format {
+                BaseFormatArg::F32 => BaseFormat::F32,
+                BaseFormatArg::Bf16 => BaseFormat::Bf16,
+                BaseFormatArg::Int8 => BaseFormat::Int8,
+                BaseFormatArg::Nf4 => BaseFormat::Nf4,
+            };
+            TrainOptions { base, lora_rank, base_format, ..options }
+        }
     };
     let bar =
         if args.bench.json { ProgressBar::hidden() } else { ProgressBar::new(1 + args.warmup + args.steps) };

@@ -10,16 +10,21 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use sixfold_formats::{Encoding, FolderOptions, Model, OpenOptions, open, write_folder, write_gguf};
-use sixfold_model::ModelConfig;
+use sixfold_formats::{Encoding, FolderOptions, Format, Model, OpenOptions, open, write_folder, write_gguf};
+use sixfold_model::{
+    Geometry, Lora, ModelConfig, ModelSlice, UnitBuffer, merge_adapters, read_parameters,
+    read_sharded_parameters, write_parameters,
+};
 
 use super::print_json;
-use crate::cli::model::{ExportArgs, FormatArg, ImportArgs, ModelCommand, SourceArgs};
+use crate::cli::model::{ExportArgs, FormatArg, ImportArgs, MergeArgs, ModelCommand, SourceArgs};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
+/// Logical shards of models that do not say with how many they were trained.
+const LOGICAL_SHARDS: usize = 4;
 
-/// `sixfold model import|export|inspect|logprobs`.
+/// `sixfold model import|export|inspect|logprobs|merge`.
 ///
 /// # Errors
 /// Where a model cannot be read, written or computed with.
@@ -29,6 +34,7 @@ pub(crate) fn run(command: ModelCommand) -> Result<()> {
         ModelCommand::Export(args) => export(&args),
         ModelCommand::Inspect(args) => inspect::run(&args),
         ModelCommand::Logprobs(args) => logprobs::run(&args),
+        ModelCommand::Merge(args) => merge(&args),
     }
 }
 
@@ -94,9 +100,61 @@ fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-fn opened(path: &Path, args: &SourceArgs) -> Result<Model> {
+pub(super) fn opened(path: &Path, args: &SourceArgs) -> Result<Model> {
     let options = OpenOptions { tokenizer: args.tokenizer.clone(), without_tokenizer: args.no_tokenizer };
     Ok(open(path, &options)?)
+}
+
+/// The model as a folder: one of other files is written to a temporary folder, which is gone once it is mapped.
+pub(super) fn as_folder(model: Model, args: &SourceArgs, quiet: bool) -> Result<Model> {
+    if model.format() == Format::Folder {
+        return Ok(model);
+    }
+    model.sizes()?;
+    let place = tempfile::tempdir().context("no temporary folder (TMPDIR says where)")?;
+    let folder = place.path().join("model");
+    let bar = byte_bar(bytes_to_write(&model, None), quiet);
+    write_folder(&model, &folder, FolderOptions::default(), |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    opened(&folder, args)
+}
+
+/// The weights of a model in a folder, with an adapter of PEFT's form merged into them where one is given.
+pub(super) fn read_weights(model: &Model, geometry: &Geometry, adapter: Option<&Path>) -> Result<UnitBuffer> {
+    let whole = ModelSlice::whole(geometry);
+    let weights = read_sharded_parameters(geometry, &whole, &model.weight_bytes())?;
+    let Some(adapter) = adapter else { return Ok(weights) };
+    let file = |name: &str| {
+        let path = adapter.join(name);
+        std::fs::read(&path).with_context(|| format!("{}: an adapter has this file", path.display()))
+    };
+    let lora = Lora::from_peft(&file("adapter_config.json")?, &geometry.config)?;
+    let geometry = geometry.clone().with_lora(lora)?;
+    let adapters = read_parameters(&geometry, &whole, &file("adapter_model.safetensors")?)
+        .with_context(|| format!("{}: the adapter is of another model", adapter.display()))?;
+    Ok(merge_adapters(&geometry, &weights, &adapters))
+}
+
+fn merge(args: &MergeArgs) -> Result<()> {
+    let source = SourceArgs { tokenizer: None, no_tokenizer: false };
+    let model = as_folder(opened(&args.model, &source)?, &source, args.json)?;
+    let (config, logical) = ModelConfig::from_hugging_face(&serde_json::to_vec(model.config())?)?;
+    let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
+    let merged = write_parameters(&geometry, &read_weights(&model, &geometry, Some(&args.adapter))?)?;
+    let place = tempfile::tempdir().context("no temporary folder (TMPDIR says where)")?;
+    std::fs::write(place.path().join("model.safetensors"), merged)?;
+    std::fs::write(place.path().join("config.json"), serde_json::to_vec(model.config())?)?;
+    for name in model.text_names() {
+        std::fs::write(place.path().join(name), model.text(name).unwrap_or_default())?;
+    }
+    let options = FolderOptions { encoding: args.dtype.map(Encoding::from), ..FolderOptions::default() };
+    write_folder(&opened(place.path(), &source)?, &args.to, options, |_| {})?;
+    if args.json {
+        print_json(&json!({"to": args.to, "adapter": args.adapter}));
+    } else {
+        println!("{}: {} with {} in it", args.to.display(), args.model.display(), args.adapter.display());
+    }
+    Ok(())
 }
 
 /// The configuration as the decoder reads it, which may have more to say against it than the files.

@@ -108,7 +108,7 @@ pub(crate) async fn answer(
 }
 
 /// How a stream of events ended.
-enum End {
+pub(super) enum End {
     Finished,
     Lost(String),
 }
@@ -151,7 +151,7 @@ async fn ask_once(client: &Client, request: &GenerateRequest) -> Result<EventStr
 }
 
 /// Reads an answer to its end, or as far as it came.
-async fn read(
+pub(super) async fn read(
     mut events: EventStream,
     emitted: &mut Vec<u32>,
     answered: &mut Answered,

@@ -124,6 +124,11 @@ impl Model {
         self.texts.get(name).map(Vec::as_slice)
     }
 
+    /// The names of the other files.
+    pub fn text_names(&self) -> impl Iterator<Item = &str> {
+        self.texts.keys().map(String::as_str)
+    }
+
     /// The paths of its files with tensors.
     pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(MappedFile::path)

@@ -1,20 +1,15 @@
 //! `sixfold model logprobs`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
-use sixfold_formats::{FolderOptions, Format, Model, write_folder};
-use sixfold_model::{
-    Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, ModelSlice, Wanted, greedy,
-    read_sharded_parameters,
-};
+use sixfold_formats::Model;
+use sixfold_model::{Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, Wanted, greedy};
 use sixfold_tensor::{Device, set_threads};
 
-use super::{byte_bar, bytes_to_write, opened};
+use super::{LOGICAL_SHARDS, as_folder, opened, read_weights};
 use crate::cli::model::{LogprobsArgs, SourceArgs};
 use crate::commands::print_json;
 
-/// Logical shards of models that do not say with how many they were trained.
-const LOGICAL_SHARDS: usize = 4;
 /// Tokens that go through the model together: each has a row of logits as long as the vocabulary.
 const TOKENS_AT_ONCE: usize = 64;
 
@@ -22,18 +17,7 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     set_threads(args.threads)?;
     let source = SourceArgs { tokenizer: None, no_tokenizer: true };
     let model = opened(&args.model, &source)?;
-    let decoder = match model.format() {
-        Format::Folder => decoder(&model)?,
-        _ => {
-            model.sizes()?;
-            let place = tempfile::tempdir().context("no temporary folder (TMPDIR says where)")?;
-            let folder = place.path().join("model");
-            let bar = byte_bar(bytes_to_write(&model, None), args.json);
-            write_folder(&model, &folder, FolderOptions::default(), |bytes| bar.inc(bytes))?;
-            bar.finish_and_clear();
-            decoder(&opened(&folder, &source)?)?
-        }
-    };
+    let decoder = decoder(&as_folder(model, &source, args.json)?)?;
     let (logprobs, next) = score(&decoder, &args.ids)?;
     if args.json {
         print_json(&json!({"logprobs": logprobs, "next": next}));
@@ -50,8 +34,7 @@ pub(super) fn decoder(model: &Model) -> Result<Decoder> {
     let text = serde_json::to_vec(model.config())?;
     let (config, logical) = ModelConfig::from_hugging_face(&text)?;
     let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
-    let whole = ModelSlice::whole(&geometry);
-    let parameters = read_sharded_parameters(&geometry, &whole, &model.weight_bytes())?;
+    let parameters = read_weights(model, &geometry, None)?;
     Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
 }
 

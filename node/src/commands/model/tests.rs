@@ -57,3 +57,58 @@ fn what_cannot_be_is_said() {
     assert!(refused(&["import", "absent.gguf", "--to", &to]).contains("absent.gguf"));
     assert!(!Path::new(&to).exists());
 }
+
+#[test]
+fn an_adapter_of_peft_is_merged_and_talks() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name).display().to_string();
+    let source = golden("llama.gguf").display().to_string();
+    sixfold_model(&["import", &source, "--to", &path("base"), "--dtype", "f32"]).unwrap();
+    let source = SourceArgs { tokenizer: None, no_tokenizer: true };
+    let model = opened(Path::new(&path("base")), &source).unwrap();
+    let text = serde_json::to_vec(model.config()).unwrap();
+    let geometry = Geometry::new(ModelConfig::from_hugging_face(&text).unwrap().0, 2).unwrap();
+    let peft =
+        json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]});
+    let adapted = geometry.clone();
+    let lora = Lora::from_peft(peft.to_string().as_bytes(), &geometry.config).unwrap();
+    let adapted = adapted.with_lora(lora).unwrap();
+    let mut adapters = sixfold_model::initialize(&adapted, &ModelSlice::whole(&adapted), 1);
+    adapters.values_mut().iter_mut().for_each(|value| *value += 0.5);
+    std::fs::create_dir(path("adapter")).unwrap();
+    let adapter = |name: &str| place.path().join("adapter").join(name);
+    std::fs::write(adapter("adapter_config.json"), peft.to_string()).unwrap();
+    let weights = write_parameters(&adapted, &adapters).unwrap();
+    std::fs::write(adapter("adapter_model.safetensors"), &weights).unwrap();
+
+    let merge = ["merge", &path("base"), "--adapter", &path("adapter"), "--to", &path("merged")];
+    sixfold_model(&merge).unwrap();
+    let merged =
+        read_weights(&opened(Path::new(&path("merged")), &source).unwrap(), &geometry, None).unwrap();
+    let base = read_weights(&model, &geometry, None).unwrap();
+    assert_eq!(merged, merge_adapters(&adapted, &base, &adapters));
+    assert_ne!(merged, base);
+
+    let chat = [
+        "sixfold",
+        "chat",
+        &path("base"),
+        "--adapter",
+        &path("adapter"),
+        "--message",
+        "a",
+        "--max-tokens",
+        "3",
+    ];
+    let Command::Chat(args) = Cli::try_parse_from(chat).unwrap().command else { panic!("another command") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(crate::commands::chat::run(args)).unwrap();
+
+    std::fs::write(adapter("adapter_model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    let broken = sixfold_model(&["merge", &path("base"), "--adapter", &path("adapter"), "--to", &path("no")]);
+    assert!(broken.unwrap_err().to_string().contains("adapter"));
+    std::fs::remove_file(adapter("adapter_config.json")).unwrap();
+    let missing =
+        sixfold_model(&["merge", &path("base"), "--adapter", &path("adapter"), "--to", &path("no")]);
+    assert!(missing.unwrap_err().to_string().contains("adapter_config.json"));
+}
