@@ -169,7 +169,6 @@ async fn inputs_and_options_that_do_not_fit_are_fatal_and_say_why() {
         (vec![model, tokens, good.other_model(&[])], "{}", "it has 2"),
         (vec![model, good.other_tokens("train")], "{}", "held-out.idx.json"),
         (vec![model, good.other_tokenizer()], "{}", "tokenizer"),
-        (vec![good.other_model(&["training.json"]), tokens], "{}", "training.json"),
         (vec![good.other_model(&["model.safetensors"]), tokens], "{}", "model.safetensors"),
         (vec![good.damaged_model("training.json", b"{\"losses\":[null]}"), tokens], "{}", "training.json"),
         (vec![good.damaged_model("config.json", b"{}"), tokens], "{}", "config.json"),
@@ -184,6 +183,15 @@ async fn inputs_and_options_that_do_not_fit_are_fatal_and_say_why() {
         assert_eq!(error.class, ErrorClass::Fatal, "{error}");
         assert!(error.message.contains(hint), "{error} does not say {hint}");
     }
+}
+
+#[tokio::test]
+async fn a_model_that_was_trained_elsewhere_is_evaluated_without_its_losses() {
+    let fixture = Fixture::new();
+    let inputs = [fixture.other_model(&["training.json"]), fixture.inputs[1]];
+    let output = fixture.evaluate_from(&inputs, OPTIONS).await.unwrap();
+    assert!(number(&output.metrics["perplexity"]) > 1.0);
+    assert!(!output.metrics.contains_key("loss_first") && !output.metrics.contains_key("loss_last"));
 }
 
 #[tokio::test]

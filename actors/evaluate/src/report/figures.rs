@@ -17,20 +17,16 @@ pub(super) struct Figure {
 /// The figures for programs.
 pub(crate) fn metrics(report: &Report) -> Metrics {
     let [distinct_1, distinct_2] = report.distinct;
-    let metrics: [(&str, Metric); 7] = [
+    let metrics: [(&str, Metric); 5] = [
         ("perplexity", report.score.perplexity().into()),
         ("perplexity_convention", report.windows.to_string().into()),
         ("tokens_scored", report.score.tokens.into()),
         ("distinct_1", distinct_1.into()),
         ("distinct_2", distinct_2.into()),
-        ("loss_first", loss(report.losses.first()).into()),
-        ("loss_last", loss(report.losses.last()).into()),
     ];
-    metrics.map(|(name, metric)| (name.to_owned(), metric)).into()
-}
-
-fn loss(loss: Option<&f32>) -> f64 {
-    loss.copied().map_or(0.0, f64::from)
+    let losses = [("loss_first", report.losses.first()), ("loss_last", report.losses.last())];
+    let losses = losses.into_iter().filter_map(|(name, loss)| Some((name, f64::from(*loss?).into())));
+    metrics.into_iter().chain(losses).map(|(name, metric)| (name.to_owned(), metric)).collect()
 }
 
 /// The same figures for people.
@@ -51,11 +47,12 @@ pub(super) fn figures(report: &Report) -> Vec<Figure> {
         ("loss_first", "First loss", report.losses.first()),
         ("loss_last", "Last loss", report.losses.last()),
     ];
-    for (name, title, value) in losses.into_iter().filter(|(_, _, value)| value.is_some()) {
+    for (name, title, value) in losses {
+        let Some(loss) = value else { continue };
         let step = if name == "loss_first" { 1 } else { report.losses.len() };
         let convention =
             format!("mean training loss of step {step}'s batch, in nats per token, as training.json has it");
-        figures.push(figure(name, title, format!("{:.4}", loss(value)), convention));
+        figures.push(figure(name, title, format!("{loss:.4}"), convention));
     }
     figures
 }
