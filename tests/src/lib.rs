@@ -160,12 +160,20 @@ impl Running {
 
     /// Waits until the job is as wanted; the job then.
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        match self.look_for(what, wanted) {
+            Some(job) => job,
+            None => panic!("{what}: the run ended before: {}", self.logs()),
+        }
+    }
+
+    /// As [`Self::wait_for`], for what may be over between two looks: nothing if the run ends first.
+    pub fn look_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         loop {
             if let Some(job) = self.job().filter(|job| wanted(job)) {
-                return job;
+                return Some(job);
             }
-            if let Some(status) = self.has_ended(what) {
-                panic!("{what}: the run ended before, with {status}: {}", self.logs());
+            if self.has_ended(what).is_some() {
+                return None;
             }
             std::thread::sleep(LOOK_PAUSE);
         }

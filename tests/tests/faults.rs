@@ -54,8 +54,8 @@ fn machines_that_burn_down_in_every_stage_cost_no_bit() {
     let rig = Rig::whole_way();
     let expected = outcome(&rig.start(4, &[]).finish());
     for middle in MIDDLES {
-        // A node may have done its part of the stage between the look and the kill; then it loses nothing,
-        // and another run is needed to see it lose something.
+        // A node may have done its part of the stage between the look and the kill, or between two looks; then it loses
+        // nothing, and another run is needed to see it lose something.
         let hit = (0..TRIES).any(|_| {
             let job = burn_down(&rig, middle);
             assert_eq!(outcome(&job), expected, "{middle:?}");
@@ -65,12 +65,13 @@ fn machines_that_burn_down_in_every_stage_cost_no_bit() {
     }
 }
 
-/// A run of which a node that works on a stage is lost with its data.
+/// A run of which a node that works on a stage is lost with its data, if one is seen at work.
 fn burn_down(rig: &Rig, middle: (&str, &str, u64)) -> Value {
     let mut run = rig.start(5, &[]);
-    run.wait_for(middle.0, |job| is_amid(job, middle));
-    let node = run.host_of(middle.0);
-    run.destroy_node(&node);
+    if run.look_for(middle.0, |job| is_amid(job, middle)).is_some() {
+        let node = run.host_of(middle.0);
+        run.destroy_node(&node);
+    }
     let job = run.finish();
     tell(&format!("{node} in {}", middle.0), &job);
     job
