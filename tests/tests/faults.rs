@@ -73,7 +73,7 @@ fn burn_down(rig: &Rig, middle: (&str, &str, u64)) -> Value {
         run.destroy_node(&node);
     }
     let job = run.finish();
-    tell(&format!("{node} in {}", middle.0), &job);
+    tell(middle.0, &job);
     job
 }
 

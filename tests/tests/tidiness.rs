@@ -135,10 +135,12 @@ fn unsafe_is_where_it_is_expected() {
 }
 
 /// Where model and parallel have numbers in the host's memory, and which.
-const ON_THE_HOST: [(&str, &str); 12] = [
+const ON_THE_HOST: [(&str, &str); 14] = [
     ("runtime/model/src/unit_buffer", "units for files"),
     ("runtime/model/src/hugging_face", "units for files"),
     ("runtime/model/src/init", "units before they are uploaded"),
+    ("runtime/model/src/frozen", "units before they are compressed"),
+    ("runtime/model/src/lora", "units for files, of adapters and weights that become one"),
     ("runtime/model/src/rope", "frequencies, of which the device makes its table"),
     ("runtime/model/src/decoder/weights", "units before they are uploaded"),
     ("runtime/model/src/decoder/logits", "logits after an explicit copy"),
