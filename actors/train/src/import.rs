@@ -1,16 +1,17 @@
-//! The role `model`: a model's folder that lies on the node becomes an artefact of kind `model`.
+//! The role `model`: a model that lies on the node, in any format, becomes an artefact of kind `model`.
 //!
-//! The folder has the form of Hugging Face's: `config.json`, `tokenizer.json` and the weights, in one file or in several with
-//! an index, which become one. The weights are read once, layer by layer, so that what is not this model is refused here
-//! and not by the stages that use it.
+//! What is not a Hugging Face folder with one file of weights is written as one first. The weights are read once, layer by
+//! layer, so that what is not this model is refused here and not by the stages that use it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sixfold_artifact::FileEntry;
+use sixfold_artifact::{FileEntry, Store};
 use sixfold_cluster::task::{Metric, TaskContext, TaskOutput, TaskResult};
 use sixfold_cluster::work::Work;
+use sixfold_formats::{FolderOptions, Format, Model, OpenOptions, open, write_folder};
 use sixfold_model::{Geometry, ModelConfig, ModelSlice, read_parameters};
 use tokio::runtime::Handle;
 
@@ -18,12 +19,11 @@ use crate::error::TrainError;
 use crate::host::BlockingHost;
 use crate::model_artifact::{KIND, TOKENIZER_EXTRAS};
 
-mod weights;
-
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Longer files beside the weights are refused.
-const FILE_BYTES_MAX: u64 = 256 << 20;
+const WEIGHTS_FILE: &str = "model.safetensors";
+/// Where a folder of another model is written, in the task's scratch folder.
+const WRITTEN: &str = "model";
 /// Logical shards of models that do not say with how many they were trained, as evaluators and replicas have it.
 const LOGICAL_SHARDS: usize = 4;
 
@@ -32,8 +32,8 @@ const LOGICAL_SHARDS: usize = 4;
 #[serde(deny_unknown_fields)]
 pub struct ModelOptions {
     /// A folder with `config.json`, `tokenizer.json` and `model.safetensors` (or several such files and their index), as
-    /// `sixfold model import` and Hugging Face's `save_pretrained` write it; on the node that runs the stage. A chat template is
-    /// taken along.
+    /// `sixfold model import` and Hugging Face's `save_pretrained` write it, or a file that `sixfold model import` reads, such as a
+    /// GGUF; on the node that runs the stage. A chat template is taken along.
     pub path: PathBuf,
 }
 
@@ -57,23 +57,24 @@ fn wrong(path: &Path, reason: impl std::fmt::Display) -> TrainError {
 }
 
 fn import(host: &BlockingHost) -> Result<TaskOutput, TrainError> {
-    let ModelOptions { path: folder } = host.context().options()?;
-    let config_path = folder.join(CONFIG_FILE);
-    let config_json = read(&config_path)?;
+    let ModelOptions { path } = host.context().options()?;
+    let refuse = |error: &dyn std::fmt::Display| wrong(&path, error);
+    let model = open(&path, &OpenOptions::default()).map_err(|error| refuse(&error))?;
+    let config_json = serde_json::to_vec_pretty(model.config()).map_err(|error| refuse(&error))?;
     let config = ModelConfig::from_hugging_face(&config_json);
-    let (config, logical) = config.map_err(|error| wrong(&config_path, error))?;
+    let (config, logical) = config.map_err(|error| wrong(&path.join(CONFIG_FILE), error))?;
     let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
+    let tokenizer = model.text(TOKENIZER_FILE);
+    let tokenizer = tokenizer.ok_or_else(|| refuse(&format_args!("it has no {TOKENIZER_FILE}")))?;
     let store = host.store();
-    let mut files = vec![store.put(CONFIG_FILE, &config_json)?];
-    files.push(store.put(TOKENIZER_FILE, &read(&folder.join(TOKENIZER_FILE))?)?);
+    let mut files = vec![store.put(CONFIG_FILE, &config_json)?, store.put(TOKENIZER_FILE, tokenizer)?];
     for name in TOKENIZER_EXTRAS {
-        let path = folder.join(name);
-        if path.exists() {
-            files.push(store.put(name, &read(&path)?)?);
+        if let Some(text) = model.text(name) {
+            files.push(store.put(name, text)?);
         }
     }
-    let weights = weights::copy(store, &folder)?;
-    check(host, &geometry, &weights).map_err(|reason| wrong(&folder, reason))?;
+    let weights = put_weights(store, &model, &host.context().scratch)?;
+    check(host, &geometry, &weights).map_err(|reason| refuse(&reason))?;
     files.push(weights);
     let parameters = geometry.config.parameters();
     let mut manifest = host.context().manifest(KIND).with("parameters", parameters);
@@ -86,12 +87,18 @@ fn import(host: &BlockingHost) -> Result<TaskOutput, TrainError> {
     Ok(TaskOutput { artifacts: vec![host.publish(manifest)?], metrics: metrics.into() })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TrainError> {
-    let bytes = std::fs::metadata(path).map_err(|error| wrong(path, error))?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(wrong(path, format_args!("{bytes} bytes; at most {FILE_BYTES_MAX} are read")));
+/// The weights as one file of safetensors in the store.
+fn put_weights(store: &Store, model: &Model, scratch: &Path) -> Result<FileEntry, TrainError> {
+    if let (Format::Folder, &[whole]) = (model.format(), model.weight_bytes().as_slice()) {
+        return Ok(store.put_reader(WEIGHTS_FILE, whole)?);
     }
-    std::fs::read(path).map_err(|error| wrong(path, error))
+    let folder = scratch.join(WRITTEN);
+    let failed = |error: &dyn std::fmt::Display| wrong(model.path(), error);
+    write_folder(model, &folder, FolderOptions::default(), |_| {}).map_err(|error| failed(&error))?;
+    let file = File::open(folder.join(WEIGHTS_FILE)).map_err(|error| failed(&error))?;
+    let weights = store.put_reader(WEIGHTS_FILE, file)?;
+    std::fs::remove_dir_all(&folder).map_err(|error| failed(&error))?;
+    Ok(weights)
 }
 
 /// Reads all weights, a layer at a time.

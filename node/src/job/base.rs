@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use sixfold_coordinator::job::StageSpec;
+use sixfold_formats::{OpenOptions, open};
 use sixfold_train::{FIXED_BY_BASE, ModelOptions, options_of_base, options_of_trained_base};
 
 /// Larger configurations are not read.
@@ -19,8 +20,18 @@ pub(super) fn options_of(base: &StageSpec) -> Result<Map<String, Value>, String>
     }
     let ModelOptions { path } =
         serde_json::from_str(&base.options_json).map_err(|error| unreadable(&error))?;
-    let config = read(&path.join("config.json")).map_err(|error| unreadable(&error))?;
+    let config = config_of(&path).map_err(|error| unreadable(&error))?;
     options_of_base(&config).map_err(|error| unreadable(&error))
+}
+
+/// The `config.json` of a model: of a folder that file alone has to be here.
+fn config_of(path: &Path) -> Result<Vec<u8>, String> {
+    if !path.is_file() {
+        return read(&path.join("config.json"));
+    }
+    let options = OpenOptions { without_tokenizer: true, ..OpenOptions::default() };
+    let model = open(path, &options).map_err(|error| error.to_string())?;
+    serde_json::to_vec(model.config()).map_err(|error| error.to_string())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -7,6 +7,7 @@ use ractor::Actor;
 use sixfold_artifact::Store;
 use sixfold_cluster::task::{ErrorClass, LocalHost, TaskContext, TaskError, TaskOutput, TaskSpec};
 use sixfold_cluster::work::Threaded;
+use sixfold_model::{Geometry, ModelConfig, ModelSlice, read_parameters};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
 
 use super::gang::{Gang, NODE};
@@ -91,10 +92,10 @@ fn import(store: &Store, folder: &Path) -> Result<TaskOutput, TaskError> {
         inputs: Vec::new(),
         resume: Vec::new(),
     };
-    let host = Arc::new(LocalHost::new(store.clone()));
+    let (host, scratch) = (Arc::new(LocalHost::new(store.clone())), tempfile::tempdir().unwrap());
     runtime.block_on(async {
         let (context, result) =
-            TaskContext::new(spec, Epoch(1), NODE.into(), store.clone(), folder.to_owned(), host);
+            TaskContext::new(spec, Epoch(1), NODE.into(), store.clone(), scratch.path().to_owned(), host);
         let (_, actor) = Actor::spawn(None, Threaded::new(ModelImporter), context).await.unwrap();
         let result = result.await.unwrap();
         actor.await.unwrap();
@@ -142,7 +143,7 @@ fn a_folder_of_one_file_or_of_several_becomes_the_same_model() {
     assert!(refused("config.json", b"{}").contains("config.json"));
     assert!(refused("one.safetensors", b"short").contains("one.safetensors"));
     let one = std::fs::read(path("one.safetensors")).unwrap();
-    assert!(refused("two.safetensors", &one).contains("its files have"));
+    assert!(refused("two.safetensors", &one).contains("where the index"));
     let not_finite: Vec<u8> = {
         let mut whole = std::fs::read(path("two.safetensors")).unwrap();
         let end = whole.len();
@@ -152,4 +153,23 @@ fn a_folder_of_one_file_or_of_several_becomes_the_same_model() {
     assert!(refused("two.safetensors", &not_finite).contains("not finite"));
     std::fs::remove_file(path("tokenizer.json")).unwrap();
     assert!(import(&gang.store, folder.path()).unwrap_err().message.contains("tokenizer.json"));
+}
+
+#[test]
+fn a_file_of_another_format_becomes_a_model_too() {
+    let gang = Gang::new(options("tp1"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtime/formats/tests/golden/llama.gguf");
+    let output = import(&gang.store, &file).unwrap();
+    let read = |name: &str| gang.store.read(output.artifacts[0], name).unwrap();
+    let (config, _) = ModelConfig::from_hugging_face(&read("config.json")).unwrap();
+    let geometry = Geometry::new(config, 2).unwrap();
+    read_parameters(&geometry, &ModelSlice::whole(&geometry), &read("model.safetensors")).unwrap();
+    assert!(read("tokenizer.json").starts_with(b"{"));
+    let folder = tempfile::tempdir().unwrap();
+    let cut = folder.path().join("cut.gguf");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() - 100]).unwrap();
+    let error = import(&gang.store, &cut).unwrap_err();
+    assert_eq!(error.class, ErrorClass::Fatal, "{error}");
+    assert!(error.message.contains("cut.gguf"), "{error}");
 }
