@@ -67,6 +67,8 @@ pub struct MeasuredRank {
     pub ring_bytes: u64,
     /// The most bytes that its device's buffers had.
     pub buffer_bytes_max: usize,
+    /// Bytes of the weights beside its adapters; what is compressed of them is in no buffer.
+    pub base_bytes: usize,
     /// Bytes of both moments that it holds.
     pub moment_bytes: u64,
     /// The hash of the parameters of each unit that it holds, after the last step.
@@ -181,6 +183,7 @@ impl<'a> Course<'a> {
         measured.ring_bytes = trainer.ring_bytes() - measured.ring_bytes;
         measured.scheduled_bubble = trainer.scheduled_bubble();
         measured.buffer_bytes_max = device.memory_use().used_bytes_max;
+        measured.base_bytes = trainer.base_bytes();
         measured.moment_bytes = trainer.moment_bytes();
         let parameters = trainer.parameters();
         let hash = |unit| {
@@ -294,6 +297,7 @@ fn random_batch(options: &TrainOptions, vocabulary: usize, groups: usize, step: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::BaseFormat;
 
     #[test]
     fn every_step_that_counts_is_timed_and_starts_near_a_uniform_guess() {
@@ -342,5 +346,26 @@ mod tests {
         assert!(measured.bubble.iter().all(|bubble| (0.0..1.0).contains(bubble)), "{:?}", measured.bubble);
         assert!(measured.scheduled_bubble.iter().all(|bubble| *bubble > 0.0));
         assert!(measure(&interleaved, 300, 1, 0, 2, |_| {}).is_err(), "fewer groups than replicas");
+    }
+
+    #[test]
+    fn weights_beside_adapters_take_what_their_format_says() {
+        let plain = TrainOptions { feed_forward_size: 344, ..TrainOptions::default() };
+        let base = Some(plain.geometry(300, None).unwrap().config);
+        let bytes = |base_format| {
+            let options = TrainOptions { base: base.clone(), lora_rank: 4, base_format, ..plain.clone() };
+            measure(&options, 300, 0, 0, 1, |_| {}).unwrap().ranks[0].base_bytes as f64
+        };
+        let all = bytes(BaseFormat::F32);
+        assert_eq!(all, 4.0 * base.as_ref().unwrap().parameters() as f64);
+        // Tables in 16 bits, norms in 32, all else in as many as the format has.
+        for (format, least, most) in [
+            (BaseFormat::Bf16, 0.5, 0.51),
+            (BaseFormat::Int8, 8.5 / 32.0, 0.3),
+            (BaseFormat::Nf4, 4.5 / 32.0, 0.2),
+        ] {
+            let part = bytes(format) / all;
+            assert!((least..most).contains(&part), "{format:?}: {part}");
+        }
     }
 }

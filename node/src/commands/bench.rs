@@ -126,6 +126,9 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "buffers_mib": measured.ranks[0].buffer_bytes_max >> 20,
         "rss_mib": usage::peak_resident_bytes("self")? >> 20,
     });
+    if args.lora_rank > 0 {
+        result["base_mib"] = json!(measured.ranks[0].base_bytes >> 20);
+    }
     if args.pipeline > 1 {
         let hundredths =
             |parts: &[f64]| parts.iter().map(|part| (part * 100.0).round() / 100.0).collect::<Vec<_>>();

@@ -147,7 +147,7 @@ fn check_names(tensors: &[Tensor], files: &[MappedFile]) -> Result<(), FormatErr
 }
 
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, FormatError> {
-    let failed = |source| FormatError::Io { path: path.to_owned(), source };
+    let failed = |reason| FormatError::Io { path: path.to_owned(), reason };
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > TEXT_BYTES_MAX {
         let problem = format!("has {bytes} bytes; {TEXT_BYTES_MAX} are the most");

@@ -50,7 +50,7 @@ pub struct OpenOptions {
 /// [`FormatError`] names file, field and offset of what cannot be, and says what can be done.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Model, FormatError> {
     let about =
-        std::fs::metadata(path).map_err(|source| FormatError::Io { path: path.to_owned(), source })?;
+        std::fs::metadata(path).map_err(|reason| FormatError::Io { path: path.to_owned(), reason })?;
     let unrecognised = || FormatError::Unrecognised { path: path.to_owned() };
     if about.is_dir() {
         let is_model = path.join(folder::CONFIG).exists();

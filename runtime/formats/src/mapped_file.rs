@@ -20,7 +20,7 @@ impl MappedFile {
     /// # Errors
     /// [`FormatError::Io`] where the file cannot be opened or mapped.
     pub(crate) fn open(path: &Path) -> Result<Self, FormatError> {
-        let failed = |source| FormatError::Io { path: path.to_owned(), source };
+        let failed = |reason| FormatError::Io { path: path.to_owned(), reason };
         let file = File::open(path).map_err(failed)?;
         let about = file.metadata().map_err(failed)?;
         if !about.is_file() {

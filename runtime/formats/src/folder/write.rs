@@ -59,7 +59,7 @@ pub fn write_folder(
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> FormatError {
     let path = path.to_owned();
-    move |source| FormatError::Io { path, source }
+    move |reason| FormatError::Io { path, reason }
 }
 
 fn fill(

@@ -44,7 +44,7 @@ pub fn write_gguf(
     let partial = unfinished(target);
     let done = write(model, &partial, &metadata, &entries, &mut written)
         .and_then(|()| std::fs::rename(&partial, target))
-        .map_err(|source| FormatError::Io { path: target.to_owned(), source });
+        .map_err(|reason| FormatError::Io { path: target.to_owned(), reason });
     if done.is_err() {
         // What is left of a failed try is of no use, and if it cannot be removed the first error says more.
         let _ = std::fs::remove_file(&partial);
