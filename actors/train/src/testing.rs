@@ -23,7 +23,7 @@ use crate::links::{LinkFactory, LinkPurpose, Links};
 use crate::options::TrainOptions;
 
 /// A tokenizer of one word.
-const TOKENIZER: &[u8] =
+pub(crate) const TOKENIZER: &[u8] =
     br#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
     "pre_tokenizer":null,"post_processor":null,"decoder":null,
     "model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
