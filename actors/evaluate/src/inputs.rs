@@ -5,6 +5,7 @@ use sixfold_artifact::{Manifest, Store};
 use sixfold_wire::id::ArtifactId;
 
 use crate::error::EvaluateError;
+use crate::perplexity::Document;
 
 /// Kind of the artefact with the model.
 const MODEL: &str = "model";
@@ -54,7 +55,7 @@ fn the_one<'a>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
     pub(crate) documents: u64,
-    /// Tokens to score: all but the first of each document.
+    /// Tokens to score: all but the first of each document, of dialogues those of answers.
     pub(crate) tokens: u64,
 }
 
@@ -65,13 +66,17 @@ impl Selection {
         while selection.tokens < tokens_max {
             let Some(range) = held_out.document(selection.documents) else { break };
             selection.documents += 1;
-            selection.tokens += (range.end - range.start).saturating_sub(1);
+            let scored = range.start.saturating_add(1)..range.end;
+            selection.tokens += scored.filter(|token| held_out.is_learned(*token)).count() as u64;
         }
         selection
     }
 }
 
-/// The tokens of one document; none where the split has no such document.
-pub(crate) fn document(held_out: &TokenShards, number: u64) -> Result<Vec<u32>, EvaluateError> {
-    Ok(held_out.get(held_out.document(number).unwrap_or(0..0))?)
+/// One document; an empty one where the split has no such document.
+pub(crate) fn document(held_out: &TokenShards, number: u64) -> Result<Document, EvaluateError> {
+    let range = held_out.document(number).unwrap_or(0..0);
+    let tokens = held_out.get(range.clone())?;
+    let of_answers = held_out.is_masked().then(|| range.map(|token| held_out.is_learned(token)).collect());
+    Ok(Document { tokens, of_answers })
 }

@@ -14,11 +14,12 @@ pub struct EvaluateOptions {
     /// Tokens scored a window; each has at least `context_tokens - stride_tokens` tokens before it,
     /// but for a document's first window. 0 for half of the context.
     pub stride_tokens: usize,
-    /// Held-out tokens scored at most, whole documents.
+    /// Held-out tokens scored at most, whole documents. Of dialogues, answers are scored, and no questions.
     pub tokens_max: u64,
     /// Texts to generate.
     pub samples: usize,
-    /// Tokens of a held-out document that a sample begins with.
+    /// Tokens of a held-out document that a sample begins with. A sample of dialogues begins with all that comes before the
+    /// first answer, however long.
     pub prompt_tokens: usize,
     /// Tokens to generate a sample.
     pub sample_tokens: usize,

@@ -2,12 +2,39 @@
 //!
 //! Convention, printed with every figure: per token of the model's own tokenizer; each document by
 //! itself; windows of `context` tokens that advance by `stride`, each scoring the tokens that no
-//! earlier window scored; a document's first token is never scored. With `stride = context - 1`
-//! windows share one token; smaller strides give each token more context and cost more.
+//! earlier window scored; a document's first token is never scored, nor are a dialogue's tokens that
+//! no model is to learn to say. With `stride = context - 1` windows share one token; smaller strides
+//! give each token more context and cost more.
+
+use std::ops::Range;
 
 use sixfold_model::{Chunk, Decoder, KvPool, Wanted};
 
 use crate::error::EvaluateError;
+
+/// A held-out document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Its tokens, the one that ends it included.
+    pub tokens: Vec<u32>,
+    /// Of a dialogue, whether each token is of an answer; nothing of a text, all of which counts.
+    pub of_answers: Option<Vec<bool>>,
+}
+
+impl Document {
+    /// Whether the token at `at` is scored.
+    fn counts(&self, at: usize) -> bool {
+        at > 0 && self.of_answers.as_ref().is_none_or(|of_answers| of_answers[at])
+    }
+
+    /// Where the first answer of a dialogue begins and ends.
+    pub fn first_answer(&self) -> Option<Range<usize>> {
+        let of_answers = self.of_answers.as_ref()?;
+        let begin = of_answers.iter().position(|is_answer| *is_answer)?;
+        let length = of_answers[begin..].iter().take_while(|is_answer| **is_answer).count();
+        Some(begin..begin + length)
+    }
+}
 
 /// How text is cut into windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +100,7 @@ impl Score {
 pub fn score(
     decoder: &Decoder,
     windows: Windows,
-    documents: impl Iterator<Item = Result<Vec<u32>, EvaluateError>>,
+    documents: impl Iterator<Item = Result<Document, EvaluateError>>,
     tokens_max: u64,
     mut scored: impl FnMut(u64) -> Result<(), EvaluateError>,
 ) -> Result<Score, EvaluateError> {
@@ -84,20 +111,24 @@ pub fn score(
             break;
         }
         let document = document?;
-        for (begin, end, first) in windows.over(document.len()) {
-            total.add(score_window(decoder, &pool, &document[begin..end], first - begin)?);
-            scored(total.tokens)?;
+        for (begin, end, first) in windows.over(document.tokens.len()) {
+            if (first..end).any(|at| document.counts(at)) {
+                let counts = |at| document.counts(begin + at);
+                total.add(score_window(decoder, &pool, &document.tokens[begin..end], first - begin, counts)?);
+                scored(total.tokens)?;
+            }
         }
     }
     Ok(total)
 }
 
-/// Scores the tokens of a window from its `first` one on, each from those before it.
+/// Scores the tokens of a window from its `first` one on that count, each from those before it.
 fn score_window(
     decoder: &Decoder,
     pool: &KvPool,
     window: &[u32],
     first: usize,
+    counts: impl Fn(usize) -> bool,
 ) -> Result<Score, EvaluateError> {
     let mut sequence = pool.sequence();
     let (context, rest) = window[..window.len() - 1].split_at(first - 1);
@@ -107,9 +138,12 @@ fn score_window(
     }
     let logits =
         decoder.forward(&mut [Chunk { tokens: rest, sequence: &mut sequence, wanted: Wanted::All }])?;
-    let targets = window[first..].iter().enumerate();
-    let likelihood: f64 = targets.map(|(row, &token)| f64::from(logits.log_probability(row, token))).sum();
-    Ok(Score { tokens: rest.len() as u64, negative_log_likelihood: -likelihood })
+    let mut score = Score::default();
+    for (row, &token) in window[first..].iter().enumerate().filter(|(row, _)| counts(first + row)) {
+        let log_probability = f64::from(logits.log_probability(row, token));
+        score.add(Score { tokens: 1, negative_log_likelihood: -log_probability });
+    }
+    Ok(score)
 }
 
 #[cfg(test)]
@@ -145,6 +179,10 @@ mod tests {
         Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters)
     }
 
+    fn text(tokens: &[u32]) -> Document {
+        Document { tokens: tokens.to_vec(), of_answers: None }
+    }
+
     #[test]
     fn every_token_but_the_first_is_scored_once() {
         for (context, stride) in [(2, 1), (8, 3), (8, 7), (64, 32)] {
@@ -166,9 +204,9 @@ mod tests {
         let decoder = random_decoder();
         let document: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 50).collect();
         let pool = decoder.kv_pool(8);
-        let whole = score_window(&decoder, &pool, &document, 1).unwrap();
+        let whole = score_window(&decoder, &pool, &document, 1, |_| true).unwrap();
         let windows = Windows { context: 40, stride: 20 };
-        let documents = || [Ok(document.clone()), Ok(document.clone())].into_iter();
+        let documents = || [Ok(text(&document)), Ok(text(&document))].into_iter();
         let twice = score(&decoder, windows, documents(), u64::MAX, |_| Ok(())).unwrap();
         assert_eq!(twice.tokens, 2 * 29);
         assert_eq!(twice.perplexity(), whole.perplexity());
@@ -177,11 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn answers_alone_are_scored_after_all_that_comes_before_them() {
+        let decoder = random_decoder();
+        let tokens: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 50).collect();
+        let is_answer = |at: usize| (5..9).contains(&at) || at >= 20;
+        let dialogue =
+            Document { tokens: tokens.clone(), of_answers: Some((0..30).map(is_answer).collect()) };
+        assert_eq!(dialogue.first_answer(), Some(5..9));
+        let windows = Windows { context: 40, stride: 20 };
+        let score = |document| score(&decoder, windows, [Ok(document)].into_iter(), u64::MAX, |_| Ok(()));
+        let answers = score(dialogue).unwrap();
+        assert_eq!(answers.tokens, 4 + 10);
+        let until = |end: usize| score(text(&tokens[..end])).unwrap().negative_log_likelihood;
+        let expected = until(9) - until(5) + until(30) - until(20);
+        assert!((answers.negative_log_likelihood - expected).abs() < 1e-4, "{answers:?} {expected}");
+    }
+
+    #[test]
     fn a_random_model_is_about_as_good_as_guessing() {
         let decoder = random_decoder();
         let document: Vec<u32> = (0..200).map(|i: u32| i.wrapping_mul(2_654_435_761) % 50).collect();
         let windows = Windows { context: 32, stride: 16 };
-        let score = score(&decoder, windows, [Ok(document)].into_iter(), u64::MAX, |_| Ok(())).unwrap();
+        let score =
+            score(&decoder, windows, [Ok(text(&document))].into_iter(), u64::MAX, |_| Ok(())).unwrap();
         let vocabulary = decoder.geometry().config.vocab_size as f64;
         assert!((score.perplexity() / vocabulary - 1.0).abs() < 0.3, "{}", score.perplexity());
     }

@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) windows: Windows,
     /// Documents scored.
     pub(crate) documents: u64,
+    /// Whether they are dialogues, of which answers alone are scored.
+    pub(crate) are_dialogues: bool,
     pub(crate) score: Score,
     /// Distinct-1 and distinct-2 of the samples.
     pub(crate) distinct: [f64; 2],
@@ -44,22 +46,28 @@ pub(crate) struct WrittenSample {
     pub(crate) sample: Sample,
     pub(crate) prompt: String,
     pub(crate) text: String,
+    /// What the held-out dialogue has in its place.
+    pub(crate) answer: Option<String>,
 }
 
 /// The files of the artefact, by name.
 ///
 /// # Errors
 /// [`EvaluateError::Plot`].
-pub(crate) fn files(report: &Report) -> Result<[(&'static str, String); 5], EvaluateError> {
-    let curve = if report.losses.is_empty() { String::new() } else { curve::draw(&report.losses)? };
+pub(crate) fn files(report: &Report) -> Result<Vec<(&'static str, String)>, EvaluateError> {
+    let trained_here = !report.losses.is_empty();
+    let curve = if trained_here { curve::draw(&report.losses)? } else { String::new() };
     let figures = figures(report);
-    Ok([
+    let mut files = vec![
         ("report.md", markdown::write(report, &figures)),
         ("report.html", page::write(report, &figures, &curve)),
         ("samples.jsonl", report.samples.iter().map(|written| format!("{}\n", json_of(written))).collect()),
         ("metrics.json", format!("{:#}\n", metrics_json(&metrics(report), &figures))),
-        ("loss.svg", curve),
-    ])
+    ];
+    if trained_here {
+        files.push(("loss.svg", curve));
+    }
+    Ok(files)
 }
 
 fn json_of(written: &WrittenSample) -> Value {
@@ -69,6 +77,7 @@ fn json_of(written: &WrittenSample) -> Value {
         "seed": seed,
         "prompt": written.prompt,
         "text": written.text,
+        "answer": written.answer,
         "prompt_tokens": prompt,
         "tokens": tokens,
         "ended": ended,

@@ -7,6 +7,7 @@ use sixfold_model::{Chunk, Decoder, KEYS_PER_BLOCK, KvPool, SamplingOptions, Wan
 
 use crate::error::EvaluateError;
 use crate::options::EvaluateOptions;
+use crate::perplexity::Document;
 
 /// A text that a model wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +36,16 @@ impl<'a> Writer<'a> {
         Self { decoder, pool: decoder.kv_pool(positions.div_ceil(KEYS_PER_BLOCK)), options }
     }
 
-    /// The beginning of a document that a sample continues: none where the document has no token to
-    /// begin with besides its last.
-    pub fn prompt_of<'d>(&self, document: &'d [u32]) -> &'d [u32] {
+    /// What a sample continues: a document's beginning, or a dialogue up to its first answer. None where the document has no
+    /// token to begin with besides its last, or the question no room for an answer behind it.
+    pub fn prompt_of<'d>(&self, document: &'d Document) -> &'d [u32] {
         let positions = self.decoder.geometry().config.max_position_embeddings;
-        let longest = document.len().saturating_sub(1).min(positions.saturating_sub(1));
-        &document[..self.options.prompt_tokens.min(longest)]
+        let longest = document.tokens.len().saturating_sub(1).min(positions.saturating_sub(1));
+        match document.first_answer() {
+            Some(answer) if answer.start > longest => &[],
+            Some(answer) => &document.tokens[..answer.start],
+            None => &document.tokens[..self.options.prompt_tokens.min(longest)],
+        }
     }
 
     /// Continues `prompt` until the model ends the text, the limit is reached or its positions are

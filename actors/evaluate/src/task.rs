@@ -54,6 +54,7 @@ fn evaluate(
         options: options.clone(),
         windows,
         documents: selection.documents,
+        are_dialogues: held_out.is_masked(),
         score,
         distinct: [distinct_n(&tokens, 1), distinct_n(&tokens, 2)],
         samples,
@@ -94,7 +95,10 @@ fn write_samples(
         let seed = options.seed.wrapping_add(samples.len() as u64);
         let sample = writer.write(prompt, seed, || progress.check())?;
         let (prompt, text) = model.text(&sample.prompt, &sample.tokens)?;
-        samples.push(WrittenSample { document: number, sample, prompt, text });
+        let answer =
+            document.first_answer().map(|answer| model.text(&sample.prompt, &document.tokens[answer]));
+        let answer = answer.transpose()?.map(|(_, answer)| answer);
+        samples.push(WrittenSample { document: number, sample, prompt, text, answer });
     }
     Ok(samples)
 }

@@ -7,7 +7,7 @@ mod fixture;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fixture::{DOCUMENTS, Fixture, LOSSES, end_of_text, geometry, parameters};
+use fixture::{DOCUMENTS, Fixture, LOSSES, QUESTION, end_of_text, geometry, parameters};
 use serde_json::Value;
 use sixfold_cluster::task::{ErrorClass, Metric, Record};
 use sixfold_model::{Chunk, Decoder, SamplingOptions, Wanted, sample};
@@ -101,6 +101,32 @@ async fn samples_are_what_a_replica_would_answer() {
 }
 
 #[tokio::test]
+async fn of_dialogues_answers_are_scored_and_questions_answered() {
+    let fixture = Fixture::of_dialogues();
+    let (output, report) = fixture.evaluate(OPTIONS).await.unwrap();
+    let decoder = Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry(), &parameters());
+    let answers: Vec<f64> = DOCUMENTS
+        .iter()
+        .flat_map(|text| surprises(&decoder, &fixture::tokens(text), 24, 7).split_off(QUESTION - 1))
+        .collect();
+    let expected = (answers.iter().sum::<f64>() / answers.len() as f64).exp();
+    let found = number(&output.metrics["perplexity"]);
+    assert!((found / expected - 1.0).abs() < 1e-5, "{found} is not {expected}");
+    assert_eq!(output.metrics["tokens_scored"], Metric::Count(answers.len() as u64));
+    let convention = &output.metrics["perplexity_convention"];
+    assert!(matches!(convention, Metric::Text(text) if text.contains("answers alone")), "{convention:?}");
+    for sampled in report.samples() {
+        let text = DOCUMENTS[sampled["document"].as_u64().unwrap() as usize];
+        let (question, answer) = text.split_at(QUESTION);
+        assert_eq!(
+            (&sampled["prompt"], &sampled["answer"]),
+            (&question.into(), &format!("{answer}<|endoftext|>").into())
+        );
+    }
+    assert!(report.text("report.html").contains("own answer"));
+}
+
+#[tokio::test]
 async fn a_second_run_publishes_the_same_artefact() {
     let mut fixture = Fixture::new();
     let (first, report) = fixture.evaluate(OPTIONS).await.unwrap();
@@ -191,6 +217,8 @@ async fn a_model_that_was_trained_elsewhere_is_evaluated_without_its_losses() {
     let inputs = [fixture.other_model(&["training.json"]), fixture.inputs[1]];
     let output = fixture.evaluate_from(&inputs, OPTIONS).await.unwrap();
     assert!(number(&output.metrics["perplexity"]) > 1.0);
+    let report = fixture.store.verify(output.artifacts[0]).unwrap();
+    assert!(report.file("report.html").is_some() && report.file("loss.svg").is_none());
     assert!(!output.metrics.contains_key("loss_first") && !output.metrics.contains_key("loss_last"));
 }
 

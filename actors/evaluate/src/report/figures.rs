@@ -19,7 +19,7 @@ pub(crate) fn metrics(report: &Report) -> Metrics {
     let [distinct_1, distinct_2] = report.distinct;
     let metrics: [(&str, Metric); 5] = [
         ("perplexity", report.score.perplexity().into()),
-        ("perplexity_convention", report.windows.to_string().into()),
+        ("perplexity_convention", convention(report).into()),
         ("tokens_scored", report.score.tokens.into()),
         ("distinct_1", distinct_1.into()),
         ("distinct_2", distinct_2.into()),
@@ -32,7 +32,10 @@ pub(crate) fn metrics(report: &Report) -> Metrics {
 /// The same figures for people.
 pub(super) fn figures(report: &Report) -> Vec<Figure> {
     let documents = report.documents;
-    let scored = format!("every token but the first of each of the first {documents} held-out documents");
+    let scored = match report.are_dialogues {
+        true => format!("the tokens of the answers in the first {documents} held-out dialogues"),
+        false => format!("every token but the first of each of the first {documents} held-out documents"),
+    };
     let figure = |name, title, value, convention| Figure { name, title, value, convention };
     let mut figures = vec![
         figure("perplexity", "Perplexity", format!("{:.2}", report.score.perplexity()), perplexity(report)),
@@ -61,8 +64,14 @@ fn perplexity(report: &Report) -> String {
     let vocabulary = report.config.vocab_size;
     format!(
         "held-out, exp of the mean negative log-likelihood; {}; guessing among {vocabulary} tokens has {vocabulary}",
-        report.windows
+        convention(report)
     )
+}
+
+/// Which tokens are scored, and with what in sight.
+fn convention(report: &Report) -> String {
+    let answers = if report.are_dialogues { ", of dialogues the answers alone" } else { "" };
+    format!("{}{answers}", report.windows)
 }
 
 fn distinct(report: &Report, n: usize) -> String {
@@ -82,9 +91,13 @@ pub(super) fn sampling(report: &Report) -> String {
         ),
         false => "the likeliest token each time".to_owned(),
     };
+    let prompt = match report.are_dialogues {
+        true => "Held-out dialogues up to their first answer".to_owned(),
+        false => format!("The first {} tokens of held-out documents", options.prompt_tokens),
+    };
     format!(
-        "The first {} tokens of held-out documents, continued by at most {} tokens: {how}. A replica that serves this model gives the same tokens for the same prompt tokens and seed.",
-        options.prompt_tokens, options.sample_tokens
+        "{prompt}, continued by at most {} tokens: {how}. A replica that serves this model gives the same tokens for the same prompt tokens and seed.",
+        options.sample_tokens
     )
 }
 

@@ -13,8 +13,10 @@ pub(super) fn write(report: &Report, figures: &[Figure]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(out, "| {title} (`{name}`) | {value} | {convention} |");
     }
-    out += "\n## Loss of training\n\n![training loss by step, in nats per token](loss.svg)\n\n";
-    let _ = write!(out, "## Samples\n\n{}\n\n", sampling(report));
+    if !report.losses.is_empty() {
+        out += "\n## Loss of training\n\n![training loss by step, in nats per token](loss.svg)\n";
+    }
+    let _ = write!(out, "\n## Samples\n\n{}\n\n", sampling(report));
     report.samples.iter().enumerate().for_each(|(number, written)| out += &sample(number + 1, written));
     let _ = write!(
         out,
@@ -28,8 +30,11 @@ fn sample(number: usize, written: &WrittenSample) -> String {
     let (prompt, text) = (visible(&written.prompt), visible(&written.text));
     let end = if written.sample.ended { "ended by the model" } else { "cut at the limit" };
     let (document, seed, tokens) = (written.document, written.sample.seed, written.sample.tokens.len());
+    let answer = written.answer.as_ref().map_or_else(String::new, |answer| {
+        format!("The dialogue's own answer:\n\n{}\n", fenced(&visible(answer)))
+    });
     format!(
-        "### Sample {number}\n\nDocument {document}, seed {seed}, {tokens} tokens, {end}. Prompt:\n\n{}\nContinued by the model:\n\n{}\n",
+        "### Sample {number}\n\nDocument {document}, seed {seed}, {tokens} tokens, {end}. Prompt:\n\n{}\nContinued by the model:\n\n{}\n{answer}",
         fenced(&prompt),
         fenced(&text)
     )

@@ -11,6 +11,7 @@ pub(super) fn write(report: &Report, figures: &[Figure], curve: &str) -> String 
     let samples: String = report.samples.iter().enumerate().map(sample).collect();
     let (subject, sampling) = (escaped(&subject(report)), escaped(&sampling(report)));
     let (model, tokens) = (report.inputs.model, report.inputs.tokens);
+    let losses = if report.losses.is_empty() { String::new() } else { losses(curve) };
     format!(
         r#"<!doctype html>
 <html lang="en">
@@ -25,14 +26,20 @@ pub(super) fn write(report: &Report, figures: &[Figure], curve: &str) -> String 
 <header><h1>Evaluation report</h1><p>{subject}</p></header>
 <section><h2>Figures</h2><div class="cards">
 {cards}</div></section>
-<section><h2>Loss of training</h2><figure>
-{curve}
-<figcaption>Mean loss of each step's batch, in nats per token, and its running mean.</figcaption></figure></section>
-<section><h2>Samples</h2><p>{sampling}</p>
+{losses}<section><h2>Samples</h2><p>{sampling}</p>
 {samples}</section>
 <section><h2>Made from</h2><dl><dt>model</dt><dd><code>{model}</code></dd><dt>held-out text</dt><dd><code>{tokens}</code></dd></dl></section>
 </body>
 </html>
+"#
+    )
+}
+
+fn losses(curve: &str) -> String {
+    format!(
+        r#"<section><h2>Loss of training</h2><figure>
+{curve}
+<figcaption>Mean loss of each step's batch, in nats per token, and its running mean.</figcaption></figure></section>
 "#
     )
 }
@@ -51,8 +58,12 @@ fn sample((number, written): (usize, &WrittenSample)) -> String {
         if written.sample.ended { "ended by the model" } else { "cut at the limit" },
     );
     let (prompt, text) = (escaped(&visible(&written.prompt)), escaped(&visible(&written.text)));
+    let answer = written.answer.as_ref().map_or_else(String::new, |answer| {
+        let answer = escaped(&visible(answer));
+        format!("<p class=\"convention\">the dialogue's own answer</p><blockquote>{answer}</blockquote>")
+    });
     format!(
-        "<article class=\"sample\"><h3>Sample {number}</h3><p class=\"convention\">document {document}, seed {seed}, {tokens} tokens, {end}</p><blockquote><b>{prompt}</b>{text}</blockquote></article>\n"
+        "<article class=\"sample\"><h3>Sample {number}</h3><p class=\"convention\">document {document}, seed {seed}, {tokens} tokens, {end}</p><blockquote><b>{prompt}</b>{text}</blockquote>{answer}</article>\n"
     )
 }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use ractor::Actor;
 use serde_json::{Value, json};
 use sixfold_artifact::tokens::{
-    ShardEntry, TokenIndex, TokenWriter, encode_boundaries, index_file, shard_file,
+    MaskBits, ShardEntry, TokenIndex, TokenWriter, encode_boundaries, index_file, mask_file, shard_file,
 };
 use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::{
@@ -111,6 +111,22 @@ fn model_files(parameters: &UnitBuffer) -> Vec<(String, Vec<u8>)> {
     .into()
 }
 
+/// Tokens of a document before its answer, where documents are dialogues.
+pub(crate) const QUESTION: usize = 10;
+
+/// The documents as dialogues of a question and an answer.
+fn dialogue_files() -> Vec<(String, Vec<u8>)> {
+    let split = "held-out";
+    let documents: Vec<Vec<u32>> = DOCUMENTS.iter().map(|text| tokens(text)).collect();
+    let mut files = token_files(split, &documents, tokenizer());
+    let mut mask = MaskBits::default();
+    documents.iter().for_each(|document| (0..document.len()).for_each(|at| mask.push(at >= QUESTION)));
+    let index = files.iter_mut().find(|(name, _)| *name == index_file(split)).unwrap();
+    index.1 = TokenIndex::decode(&index.1).unwrap().with_mask(split).encode().unwrap();
+    files.push((mask_file(split), mask.bytes().to_vec()));
+    files
+}
+
 fn token_files(split: &str, documents: &[Vec<u32>], tokenizer: Vec<u8>) -> Vec<(String, Vec<u8>)> {
     let mut writer = TokenWriter::new(Vec::new(), VOCABULARY);
     let mut boundaries = vec![0];
@@ -164,6 +180,13 @@ impl Fixture {
         let documents: Vec<Vec<u32>> = DOCUMENTS.iter().map(|text| tokens(text)).collect();
         let tokens = fixture.publish("tokens", token_files("held-out", &documents, tokenizer()));
         fixture.inputs = vec![model, tokens];
+        fixture
+    }
+
+    /// The same, with dialogues for held-out text.
+    pub(crate) fn of_dialogues() -> Self {
+        let mut fixture = Self::new();
+        fixture.inputs[1] = fixture.publish("tokens", dialogue_files());
         fixture
     }
 
