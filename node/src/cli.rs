@@ -100,7 +100,11 @@ pub(crate) enum Command {
     Cancel(JobIdArgs),
     /// List nodes.
     Nodes(ClientArgs),
-    /// List artefacts: what every stage made, and from what.
+    /// List artefacts: what every stage made, from what, and what they cannot be read without.
+    ///
+    /// A task model, made by a training with `lora_rank`, is adapters alone and needs its base: of several on one base, the
+    /// base is there once. Fetched into a folder, it is what PEFT reads, and what `sixfold model merge BASE --adapter DIR` puts
+    /// into the weights of the base, fetched into another.
     Artifacts(ArtifactsArgs),
     /// Talk to a model of a folder or a file, here, without a cluster.
     ///

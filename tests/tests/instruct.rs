@@ -1,11 +1,12 @@
-//! A model in a folder learns to answer, in real clusters: `model`, `instruct`, `train`, `evaluate`.
+//! A model in a folder learns to answer, in real clusters: `model`, `instruct`, `train`, `evaluate`, `serve`; itself, or in
+//! adapters for several tasks.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use sixfold_tests::{alone, refusal, result, stage};
+use sixfold_tests::{Running, alone, refusal, result, stage};
 
 const SPECIAL_TOKENS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] \
@@ -40,6 +41,66 @@ evaluate_every_steps = 4
 [stage.evaluate]
 kind = "evaluate"
 inputs = ["train", "dialogues"]
+"#;
+
+/// Two task models on one base. The second one's dialogues are made with the first, so that it comes last.
+const TASKS: &str = r#"name = "tasks-tiny"
+
+[stage.base]
+kind = "model"
+path = "FOLDER/model"
+
+[stage.dialogues]
+kind = "instruct"
+inputs = ["base"]
+files = ["FOLDER/dialogues.jsonl"]
+held_out = 0.2
+
+[stage.first]
+kind = "train"
+inputs = ["dialogues", "base"]
+lora_rank = 4
+steps = 12
+batch_sequences = 8
+micro_batch_sequences = 1
+learning_rate = 3e-2
+warmup_steps = 2
+evaluate_every_steps = 4
+
+[stage.more]
+kind = "instruct"
+inputs = ["first"]
+files = ["FOLDER/more.jsonl"]
+held_out = 0.2
+
+[stage.second]
+kind = "train"
+inputs = ["more", "base"]
+lora_rank = 2
+lora_projections = ["q_proj", "v_proj"]
+steps = 4
+batch_sequences = 8
+micro_batch_sequences = 1
+learning_rate = 3e-2
+warmup_steps = 2
+
+[stage.evaluate-base]
+kind = "evaluate"
+inputs = ["base", "dialogues"]
+
+[stage.evaluate-first]
+kind = "evaluate"
+inputs = ["first", "dialogues"]
+
+[stage.evaluate-second]
+kind = "evaluate"
+inputs = ["second", "more"]
+
+[stage.serve]
+kind = "serve"
+inputs = ["second"]
+replicas = 3
+kv_cache_mib = 8
 "#;
 
 /// A decoder of the Llama family with random weights and a token a byte.
@@ -185,4 +246,73 @@ fn a_model_in_a_folder_learns_to_answer_with_the_same_bits_on_any_plan() {
     }
     let other = refusal(&["run", path, "--local", "1", "--set", "train.layers=3"]);
     assert!(other.contains("`layers` is 3; it must be 2"), "{other}");
+}
+
+/// The `model` artefact of a stage.
+fn model<'a>(artifacts: &'a Value, stage: &str) -> &'a Value {
+    let mut made = artifacts.as_array().unwrap().iter();
+    let model = made.find(|one| one["stage"] == stage && one["kind"] == "model");
+    model.unwrap_or_else(|| panic!("{stage} made no model: {artifacts}"))
+}
+
+#[test]
+fn two_task_models_share_a_base_that_a_node_without_it_gets_for_serving() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    write_model(&folder.path().join("model"));
+    write_dialogues(folder.path());
+    let more = |number: usize| json!({"instruction": format!("Is {number} even?"), "output": if number.is_multiple_of(2) { "yes" } else { "no" }});
+    let lines: Vec<String> = (0..24).map(|number| more(number).to_string()).collect();
+    std::fs::write(path("more.jsonl"), lines.join("\n")).unwrap();
+    std::fs::write(path("job.toml"), TASKS.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
+    let job = path("job.toml");
+    let mut run = Running::start(&["run", &job, "--local", "3", "--cores", "8", "--keep"]);
+    let job = run.wait_for("serving", |job| job["state"] == "serving");
+    let perplexity = |name: &str| stage(&job, name)["metrics"]["perplexity"].as_f64().unwrap();
+    assert!(perplexity("evaluate-first") < perplexity("evaluate-base") * 0.9, "{job}");
+    assert!(perplexity("evaluate-second") > 1.0);
+
+    // The base is there once, and both need it.
+    let home = run.dir().join("coordinator");
+    let home = ["--home", home.to_str().unwrap(), "--json"];
+    let artifacts = result(&[&["artifacts"], home.as_slice()].concat());
+    let base = model(&artifacts, "base");
+    for name in ["first", "second"] {
+        let task = model(&artifacts, name);
+        assert_eq!(task["needs"], json!([base["id"]]), "{name}");
+        let to = path(name);
+        let fetch = ["artifacts", "--fetch", task["id"].as_str().unwrap(), "--to", &to];
+        assert_eq!(result(&[&fetch, home.as_slice()].concat())["needs"], json!([base["id"]]), "{name}");
+        assert!(folder.path().join(name).join("adapter_model.safetensors").exists());
+        assert!(!folder.path().join(name).join("model.safetensors").exists());
+    }
+    assert_eq!(base["needs"], json!([]));
+
+    // A replica on a node that had nothing to do with it before.
+    let placements = result(&[&["job", "1", "--why"], home.as_slice()].concat());
+    let nodes_of = |serving: bool| -> Vec<&str> {
+        let placed = placements.as_array().unwrap().iter().filter(|one| (one["stage"] == "serve") == serving);
+        placed.flat_map(|one| one["nodes"].as_array().unwrap()).map(|node| node.as_str().unwrap()).collect()
+    };
+    let holders = base["nodes"].as_array().unwrap();
+    let (served, others) = (nodes_of(true), nodes_of(false));
+    let is_new = |node: &&&str| !others.contains(*node) && !holders.contains(&json!(**node));
+    let new = served.iter().find(is_new).unwrap_or_else(|| panic!("no node was left out: {placements}"));
+    let manifest = format!("{new}/store/manifests/{}.json", base["id"].as_str().unwrap());
+    assert!(run.dir().join(&manifest).exists(), "{manifest}");
+    let ask = ["query", "Is 3 even?", "--max-tokens", "8"];
+    let answers: Vec<Value> =
+        (0..9).map(|_| result(&[&ask, home.as_slice()].concat())["answer"].clone()).collect();
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    run.stop();
+
+    // What was fetched is merged, beside the base, by one command, and is refused without it.
+    let merge =
+        ["model", "merge", &path("model"), "--adapter", &path("first"), "--to", &path("merged"), "--json"];
+    result(&merge);
+    let logprobs = |name: &str| result(&["model", "logprobs", &path(name), "--ids", "5,50,100", "--json"]);
+    assert_ne!(logprobs("merged")["logprobs"], logprobs("model")["logprobs"]);
+    let alone = refusal(&["model", "logprobs", &path("first"), "--ids", "5,50,100"]);
+    assert!(alone.contains("model merge"), "{alone}");
 }

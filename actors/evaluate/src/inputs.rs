@@ -1,14 +1,12 @@
 //! What an evaluation reads: a model, and text that was held out of its training.
 
 use sixfold_artifact::tokens::TokenShards;
-use sixfold_artifact::{Manifest, Store};
+use sixfold_artifact::{Manifest, Store, model};
 use sixfold_wire::id::ArtifactId;
 
 use crate::error::EvaluateError;
 use crate::perplexity::Document;
 
-/// Kind of the artefact with the model.
-const MODEL: &str = "model";
 /// Kind of the artefact with the held-out text.
 const TOKENS: &str = "tokens";
 /// The split that the trainer does not see.
@@ -25,7 +23,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Finds them by their kinds, in whatever order they come; artefacts of other kinds are passed over.
     pub(crate) fn find(fetched: &[(ArtifactId, Manifest)]) -> Result<Self, EvaluateError> {
-        let (model, of_model) = the_one(fetched, MODEL)?;
+        let (model, of_model) = the_one(fetched, model::KIND)?;
         let (tokens, of_tokens) = the_one(fetched, TOKENS)?;
         let tokenizer = |manifest: &Manifest| manifest.file(TOKENIZER_FILE).map(|file| file.hash);
         match (tokenizer(of_model), tokenizer(of_tokens)) {

@@ -1,8 +1,9 @@
 //! From a `model` artefact to a decoder, its tokenizer and the record of its training.
 
 use serde::Deserialize;
+use sixfold_artifact::model::ModelFiles;
 use sixfold_artifact::{Store, StoreError};
-use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, read_parameters};
+use sixfold_model::{AdaptedWeights, Decoder, Geometry, ModelConfig, ModelSlice};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
@@ -79,7 +80,8 @@ fn read_decoder(store: &Store, id: ArtifactId) -> Result<Decoder, EvaluateError>
     let (config, logical) = config.map_err(|error| unreadable(&error))?;
     let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS));
     let geometry = geometry.map_err(|error| unreadable(&error))?;
-    let weights = store.read(id, "model.safetensors")?;
-    let parameters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &weights);
+    let files = ModelFiles::open(store, id)?;
+    let weights = AdaptedWeights::parse(&geometry, &[files.weights()], files.adapters());
+    let parameters = weights.and_then(|weights| weights.read_slice(&geometry, &ModelSlice::whole(&geometry)));
     Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters.map_err(|error| unreadable(&error))?))
 }

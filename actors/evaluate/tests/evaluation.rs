@@ -212,6 +212,25 @@ async fn inputs_and_options_that_do_not_fit_are_fatal_and_say_why() {
 }
 
 #[tokio::test]
+async fn adapters_beside_their_base_are_evaluated_as_the_merged_model_is() {
+    let fixture = Fixture::new();
+    let [model, tokens] = fixture.inputs[..] else { panic!("two inputs") };
+    let mut figures = Vec::new();
+    for model in [model].into_iter().chain(fixture.adapted_models()) {
+        figures.push(fixture.evaluate_from(&[model, tokens], OPTIONS).await.unwrap().metrics);
+    }
+    let [of_base, adapted, merged] = &figures[..] else { panic!("{figures:?}") };
+    assert_eq!(adapted, merged);
+    assert_ne!(adapted["perplexity"], of_base["perplexity"]);
+
+    fixture.store.remove(model).unwrap();
+    let [adapted, _] = fixture.adapted_models();
+    let error = fixture.evaluate_from(&[adapted, tokens], OPTIONS).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Restart, "the base may be on another node");
+    assert!(error.message.contains(&model.to_string()), "{error}");
+}
+
+#[tokio::test]
 async fn a_model_that_was_trained_elsewhere_is_evaluated_without_its_losses() {
     let fixture = Fixture::new();
     let inputs = [fixture.other_model(&["training.json"]), fixture.inputs[1]];

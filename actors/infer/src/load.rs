@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use sixfold_artifact::model::{KIND, ModelFiles};
 use sixfold_artifact::{Manifest, Store, StoreError};
-use sixfold_model::{Decoder, Geometry, ModelConfig, ModelSlice, UnitBuffer, read_parameters};
+use sixfold_model::{AdaptedWeights, Decoder, Geometry, ModelConfig, ModelSlice, UnitBuffer};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 use tokenizers::Tokenizer;
@@ -17,8 +18,6 @@ use crate::text::TextCodec;
 use crate::text::chat::ChatTemplate;
 use crate::thread::{self, EngineEnd};
 
-/// Kind of the artefacts that can be served.
-pub const MODEL_KIND: &str = "model";
 /// Logical shards of models that do not say with how many they were trained.
 const LOGICAL_SHARDS: usize = 4;
 
@@ -27,7 +26,7 @@ const LOGICAL_SHARDS: usize = 4;
 /// # Errors
 /// [`LoadError::Input`] where there is none, or several.
 pub fn find_model(inputs: &[(ArtifactId, Manifest)]) -> Result<ArtifactId, LoadError> {
-    let models: Vec<_> = inputs.iter().filter(|(_, manifest)| manifest.kind == MODEL_KIND).collect();
+    let models: Vec<_> = inputs.iter().filter(|(_, manifest)| manifest.kind == KIND).collect();
     match models.as_slice() {
         [(id, _)] => Ok(*id),
         found => Err(LoadError::Input { found: found.len() }),
@@ -46,8 +45,10 @@ pub fn load(store: &Store, model: ArtifactId, options: &Options) -> Result<(Repl
         chat_template: optional(store, model, "chat_template.jinja")?,
     };
     start(&texts, options, |geometry| {
-        let weights = store.read(model, "model.safetensors")?;
-        let parameters = read_parameters(geometry, &ModelSlice::whole(geometry), &weights);
+        let files = ModelFiles::open(store, model)?;
+        let weights = AdaptedWeights::parse(geometry, &[files.weights()], files.adapters());
+        let parameters =
+            weights.and_then(|weights| weights.read_slice(geometry, &ModelSlice::whole(geometry)));
         parameters.map_err(|error| LoadError::Model(error.to_string()))
     })
 }

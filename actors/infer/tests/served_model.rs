@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use ractor::Actor;
 use serde_json::json;
+use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS, WEIGHTS};
 use sixfold_artifact::{Manifest, Store};
 use sixfold_cluster::task::{
     ErrorClass, LinkChoice, LocalHost, Metric, Network, Record, TaskContext, TaskError, TaskOutput, TaskSpec,
@@ -22,7 +23,10 @@ use sixfold_infer::message::{
 };
 use sixfold_infer::remote::RemoteReplica;
 use sixfold_infer::replica::ReplicaClient;
-use sixfold_model::{Geometry, ModelConfig, ModelSlice, initialize, write_parameters};
+use sixfold_model::{
+    Geometry, Lora, ModelConfig, ModelSlice, Projection, initialize, merge_adapters, read_parameters,
+    write_parameters,
+};
 use sixfold_transport::identity::{Authority, Identity, Peer};
 use sixfold_transport::{Endpoint, EndpointOptions};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
@@ -94,6 +98,30 @@ fn publish_model(store: &Store, config: ModelConfig) -> ArtifactId {
         .push(store.put("model.safetensors", &write_parameters(&geometry, &parameters).unwrap()).unwrap());
     manifest.files.push(store.put("tokenizer.json", tokenizer().as_bytes()).unwrap());
     store.publish(&manifest).unwrap()
+}
+
+/// A model of adapters alone beside `base`, which has the shape of [`tiny`], and one of the weights that both come to.
+fn publish_adapted(store: &Store, base: ArtifactId) -> [ArtifactId; 2] {
+    let geometry = Geometry::new(tiny(), 4).unwrap();
+    let whole = ModelSlice::whole(&geometry);
+    let lora = Lora { rank: 2, alpha: 4.0, projections: [Projection::Query, Projection::Down].into() };
+    let adapted = geometry.clone().with_lora(lora.clone()).unwrap();
+    let mut adapters = initialize(&adapted, &whole, 1);
+    adapters.values_mut().iter_mut().for_each(|value| *value += 0.25);
+    let weights = read_parameters(&geometry, &whole, &store.read(base, WEIGHTS).unwrap()).unwrap();
+    let merged = write_parameters(&geometry, &merge_adapters(&adapted, &weights, &adapters)).unwrap();
+    let adapters = write_parameters(&adapted, &adapters).unwrap();
+    let config = lora.to_peft("base", 0.0).to_string().into_bytes();
+    let publish = |needs: &[ArtifactId], files: &[(&str, &[u8])]| {
+        let mut manifest = Manifest { needs: needs.to_vec(), ..store.manifest(base).unwrap() };
+        manifest.files.retain(|file| file.name != WEIGHTS);
+        manifest.files.extend(files.iter().map(|(name, content)| store.put(name, content).unwrap()));
+        store.publish(&manifest).unwrap()
+    };
+    [
+        publish(&[base], &[(ADAPTER_CONFIG, &config), (ADAPTERS, &adapters)]),
+        publish(&[], &[(WEIGHTS, &merged)]),
+    ]
 }
 
 struct Cluster {
@@ -293,6 +321,22 @@ async fn a_cache_that_runs_out_while_decoding_changes_no_answer() {
     while !tight.host.records().iter().any(reported) {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adapters_beside_their_base_answer_as_the_merged_model_does() {
+    let mut cluster = Cluster::new();
+    let base = cluster.model;
+    let mut answers = Vec::new();
+    for model in [base].into_iter().chain(publish_adapted(&cluster.store, base)) {
+        cluster.model = model;
+        let process = cluster.replica(r#"{"model_name":"tiny","threads":1}"#).await;
+        process.announced().await;
+        answers.push(told(answer(&process.client(&cluster), request("a prompt")).await));
+    }
+    let [of_base, adapted, merged] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(adapted, merged);
+    assert_ne!(adapted, of_base);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,26 +1,24 @@
 //! The model that a training starts from instead of random weights: [`Base`].
 //!
-//! It is an artefact of kind `model` among the task's inputs, imported or trained. Its weights are read where a training
-//! has no state of its own to go on from: by each rank its own units, under any plan.
+//! It is an artefact of kind `model` among the task's inputs, imported or trained; one that is adapters alone stands for what
+//! they and the model that it needs come to. Its weights are read where a training has no state of its own to go on from: by
+//! each rank its own units, under any plan.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use sixfold_artifact::{Manifest, MappedFile};
-use sixfold_model::{
-    ConfigError, FrozenUnits, Geometry, ModelConfig, ModelSlice, UnitBuffer, WeightFiles, read_parameters,
-};
+use sixfold_artifact::model::{KIND, ModelFiles};
+use sixfold_artifact::{Manifest, StoreError};
+use sixfold_model::{AdaptedWeights, ConfigError, FrozenUnits, Geometry, ModelConfig, UnitBuffer};
 use sixfold_parallel::{RankSlice, TrainingJob};
 use sixfold_tensor::Device;
 use sixfold_wire::id::ArtifactId;
 
 use crate::error::TrainError;
 use crate::host::BlockingHost;
-use crate::model_artifact::KIND;
 use crate::options::{SHAPE, TrainOptions, shape_options};
 
 const CONFIG_FILE: &str = "config.json";
-const WEIGHTS_FILE: &str = "model.safetensors";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The options of a `train` stage whose base has this `config.json`, as far as the base fixes or suggests them.
@@ -47,23 +45,7 @@ pub const FIXED_BY_BASE: [&str; SHAPE.len()] = SHAPE;
 pub(crate) struct Base {
     pub(crate) id: ArtifactId,
     config: ModelConfig,
-    weights: MappedFile,
-}
-
-/// All weights of a base that this node has.
-///
-/// # Errors
-/// [`TrainError`] if they cannot be read.
-pub(crate) fn read_whole(
-    host: &BlockingHost,
-    base: ArtifactId,
-    geometry: &Geometry,
-) -> Result<UnitBuffer, TrainError> {
-    let manifest = host.fetch(base)?;
-    let missing = || TrainError::Base(format!("it has no {WEIGHTS_FILE}"));
-    let weights = host.store().map_entry(manifest.file(WEIGHTS_FILE).ok_or_else(missing)?)?;
-    let base = geometry.base();
-    Ok(read_parameters(&base, &ModelSlice::whole(&base), weights.bytes())?)
+    files: ModelFiles,
 }
 
 impl Base {
@@ -87,11 +69,13 @@ impl Base {
                           that makes them";
             return Err(TrainError::Base(reason.to_owned()));
         }
-        let missing = || TrainError::Base(format!("it has no {WEIGHTS_FILE}"));
-        let weights = host.store().map_entry(manifest.file(WEIGHTS_FILE).ok_or_else(missing)?)?;
+        let files = ModelFiles::open(host.store(), *id).map_err(|error| match error {
+            StoreError::MissingFile { name, .. } => TrainError::Base(format!("it has no {name}")),
+            error => error.into(),
+        })?;
         let config = ModelConfig::from_hugging_face(&host.store().read(*id, CONFIG_FILE)?);
         let (config, _) = config.map_err(|error| TrainError::Base(error.to_string()))?;
-        Ok(Some(Self { id: *id, config, weights }))
+        Ok(Some(Self { id: *id, config, files }))
     }
 
     /// The model that is trained: the base's, with the operands and shards of `options`.
@@ -120,18 +104,23 @@ impl Base {
         Ok(Geometry::new(config, options.tensor_shards)?)
     }
 
+    /// The weights, where those of `geometry` can be read.
+    fn weights(&self, geometry: &Geometry) -> Result<AdaptedWeights<'_>, TrainError> {
+        Ok(AdaptedWeights::parse(geometry, &[self.files.weights()], self.files.adapters())?)
+    }
+
     /// The weights of a rank's units.
     ///
     /// # Errors
-    /// [`TrainError::Weights`] if the file lacks some.
+    /// [`TrainError::Weights`] if the files lack some.
     pub(crate) fn parameters(
         &self,
         geometry: &Geometry,
         slice: &RankSlice,
     ) -> Result<UnitBuffer, TrainError> {
-        let (file, units) = (WeightFiles::parse(&[self.weights.bytes()])?, slice.units(geometry));
+        let (weights, units) = (self.weights(geometry)?, slice.units(geometry));
         let mut parameters = UnitBuffer::zeros(Arc::new(slice.parameter_index(geometry)));
-        units.iter().try_for_each(|unit| file.read(geometry, *unit, parameters.unit_mut(*unit)))?;
+        units.iter().try_for_each(|unit| weights.read(geometry, *unit, parameters.unit_mut(*unit)))?;
         Ok(parameters)
     }
 
@@ -140,10 +129,11 @@ impl Base {
     /// # Errors
     /// As [`Self::parameters`].
     pub(crate) fn frozen(&self, job: &TrainingJob, slice: &RankSlice) -> Result<FrozenUnits, TrainError> {
-        let (file, base) = (WeightFiles::parse(&[self.weights.bytes()])?, job.geometry.base());
+        let base = job.geometry.base();
+        let weights = self.weights(&base)?;
         let (stream, units) = (Device::cpu().stream(), slice.units(&base));
         Ok(FrozenUnits::new(&stream, &base, &units, job.base_compression, |unit, values| {
-            file.read(&base, unit, values)
+            weights.read(&base, unit, values)
         })?)
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sixfold_artifact::model::{KIND, WEIGHTS};
 use sixfold_artifact::{FileEntry, Store};
 use sixfold_cluster::task::{Metric, TaskContext, TaskOutput, TaskResult};
 use sixfold_cluster::work::Work;
@@ -17,11 +18,10 @@ use tokio::runtime::Handle;
 
 use crate::error::TrainError;
 use crate::host::BlockingHost;
-use crate::model_artifact::{KIND, TOKENIZER_EXTRAS};
+use crate::model_artifact::TOKENIZER_EXTRAS;
 
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
-const WEIGHTS_FILE: &str = "model.safetensors";
 /// Where a folder of another model is written, in the task's scratch folder.
 const WRITTEN: &str = "model";
 /// Logical shards of models that do not say with how many they were trained, as evaluators and replicas have it.
@@ -90,13 +90,13 @@ fn import(host: &BlockingHost) -> Result<TaskOutput, TrainError> {
 /// The weights as one file of safetensors in the store.
 fn put_weights(store: &Store, model: &Model, scratch: &Path) -> Result<FileEntry, TrainError> {
     if let (Format::Folder, &[whole]) = (model.format(), model.weight_bytes().as_slice()) {
-        return Ok(store.put_reader(WEIGHTS_FILE, whole)?);
+        return Ok(store.put_reader(WEIGHTS, whole)?);
     }
     let folder = scratch.join(WRITTEN);
     let failed = |error: &dyn std::fmt::Display| wrong(model.path(), error);
     write_folder(model, &folder, FolderOptions::default(), |_| {}).map_err(|error| failed(&error))?;
-    let file = File::open(folder.join(WEIGHTS_FILE)).map_err(|error| failed(&error))?;
-    let weights = store.put_reader(WEIGHTS_FILE, file)?;
+    let file = File::open(folder.join(WEIGHTS)).map_err(|error| failed(&error))?;
+    let weights = store.put_reader(WEIGHTS, file)?;
     std::fs::remove_dir_all(&folder).map_err(|error| failed(&error))?;
     Ok(weights)
 }

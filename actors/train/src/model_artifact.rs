@@ -1,19 +1,20 @@
 //! The result of a training job: the `model` artefact and its figures.
+//!
+//! What is trained is what is published: of a training with adapters these alone, and the manifest needs the model beside which
+//! they lie.
 
 use serde_json::{Value, json};
+use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS, KIND, WEIGHTS};
 use sixfold_cluster::task::{Metric, Metrics, TaskOutput};
-use sixfold_model::{Geometry, merge_adapters, weights_blake3, write_parameters};
+use sixfold_model::{Geometry, weights_blake3, write_parameters};
 use sixfold_wire::id::ArtifactId;
 
-use crate::base;
 use crate::checkpoint::read_parameters_of;
 use crate::error::TrainError;
 use crate::evaluations::Evaluations;
 use crate::host::BlockingHost;
 use crate::options::TrainOptions;
 
-/// Kind of the artefact.
-pub(crate) const KIND: &str = "model";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Files of a tokens artefact that a model takes along where they are there.
 pub(crate) const TOKENIZER_EXTRAS: [&str; 4] =
@@ -61,18 +62,18 @@ pub(crate) fn publish(
     let config = to_json(&geometry.config.to_hugging_face(options.tensor_shards))?;
     let training = to_json(&training_record(trained, &weights, &losses))?;
     manifest.files.push(store.put("config.json", &config)?);
-    let whole = match (&geometry.lora, trained.base) {
-        (Some(lora), Some(base)) => {
+    let trained_file = match &geometry.lora {
+        None => WEIGHTS,
+        Some(lora) => {
+            let base = trained.base.ok_or(TrainError::NoBase)?;
             manifest = manifest.with("lora_rank", lora.rank).with("lora_alpha", lora.alpha);
+            manifest.needs.push(base);
             let peft = lora.to_peft(&base.to_string(), options.lora_dropout);
-            manifest.files.push(store.put("adapter_config.json", &to_json(&peft)?)?);
-            let adapters = write_parameters(geometry, &parameters)?;
-            manifest.files.push(store.put("adapter_model.safetensors", &adapters)?);
-            merge_adapters(geometry, &base::read_whole(host, base, geometry)?, &parameters)
+            manifest.files.push(store.put(ADAPTER_CONFIG, &to_json(&peft)?)?);
+            ADAPTERS
         }
-        _ => parameters,
     };
-    manifest.files.push(store.put("model.safetensors", &write_parameters(&geometry.base(), &whole)?)?);
+    manifest.files.push(store.put(trained_file, &write_parameters(geometry, &parameters)?)?);
     let tokens = store.manifest(trained.tokens)?;
     manifest.files.push(store.put(TOKENIZER_FILE, &store.read(trained.tokens, TOKENIZER_FILE)?)?);
     manifest.files.extend(TOKENIZER_EXTRAS.iter().filter_map(|name| tokens.file(name)).cloned());

@@ -76,7 +76,8 @@ pub struct TrainOptions {
     /// a job file says must agree with it, but for `dtype`.
     #[schemars(with = "String")]
     pub base: Option<ModelConfig>,
-    /// Rank of the adapters that are trained in place of the base's weights (LoRA); 0 to train the weights.
+    /// Rank of the adapters that are trained in place of the base's weights (LoRA); 0 to train the weights. The model then is
+    /// the adapters alone, in PEFT's files, and is read with its base by whatever takes it as an input.
     pub lora_rank: usize,
     /// What an adapter adds is scaled by this over `lora_rank`.
     pub lora_alpha: f32,

@@ -42,7 +42,8 @@ pub(crate) enum ModelCommand {
     /// Put an adapter (LoRA) into the weights of the model beside which it was trained.
     ///
     /// The adapter is a folder as PEFT writes it, with adapter_config.json and adapter_model.safetensors; a training with
-    /// `lora_rank` makes both files. The weights become W + alpha / rank * B A, computed in f32.
+    /// `lora_rank` makes both files (`sixfold artifacts --fetch ID --to DIR` gets them, and their base, whose id the first
+    /// names). The weights become W + alpha / rank * B A, computed in f32.
     ///
     /// Example: sixfold model merge smollm2 --adapter my-adapter --to my-model
     Merge(MergeArgs),

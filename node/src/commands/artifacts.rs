@@ -29,9 +29,10 @@ pub(crate) async fn run(args: ArtifactsArgs) -> Result<()> {
             let (summary, holders) = find(&listed, id)?;
             let written = fetch(&client, summary.id, holders, folder).await?;
             if args.client.json {
-                print_json(&json!({"files": written}))
+                print_json(&json!({"files": written, "needs": summary.needs}))
             } else {
-                written.iter().for_each(|path| println!("{path}"))
+                written.iter().for_each(|path| println!("{path}"));
+                summary.needs.iter().for_each(|id| eprintln!("it needs {id}, which `--fetch` gets, too"));
             }
         }
         _ => print(&listed, args.client.json),
@@ -61,25 +62,30 @@ fn print(listed: &[Listed], as_json: bool) {
         let object = |(summary, holders): &Listed| {
             json!({
                 "id": summary.id, "kind": summary.kind, "stage": summary.stage, "task": summary.task.to_string(),
-                "bytes": summary.bytes, "parents": summary.parents, "nodes": holders,
+                "bytes": summary.bytes, "parents": summary.parents, "needs": summary.needs, "nodes": holders,
             })
         };
         return print_json(&listed.iter().map(object).collect());
     }
     let row = |(summary, holders): &Listed| {
         let names: Vec<&str> = holders.iter().map(NodeName::as_str).collect();
-        let id = summary.id.to_string().chars().take(SHORT_ID).collect();
+        let needs: Vec<String> = summary.needs.iter().copied().map(short).collect();
         vec![
-            id,
+            short(summary.id),
             summary.kind.clone(),
             summary.stage.clone(),
             summary.task.to_string(),
             summary.bytes.to_string(),
+            needs.join(" "),
             names.join(" "),
         ]
     };
     let rows: Vec<_> = listed.iter().map(row).collect();
-    table::print(&["id", "kind", "stage", "task", "bytes", "nodes"], &rows);
+    table::print(&["id", "kind", "stage", "task", "bytes", "needs", "nodes"], &rows);
+}
+
+fn short(id: ArtifactId) -> String {
+    id.to_string().chars().take(SHORT_ID).collect()
 }
 
 /// The artefact whose id begins so.

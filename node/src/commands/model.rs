@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS};
 use sixfold_formats::{Encoding, FolderOptions, Format, Model, OpenOptions, open, write_folder, write_gguf};
 use sixfold_model::{
-    Geometry, Lora, ModelConfig, ModelSlice, UnitBuffer, merge_adapters, read_parameters,
-    read_sharded_parameters, write_parameters,
+    AdaptedWeights, Geometry, ModelConfig, ModelSlice, UnitBuffer, read_sharded_parameters, write_parameters,
 };
 
 use super::print_json;
@@ -121,18 +121,16 @@ pub(super) fn as_folder(model: Model, args: &SourceArgs, quiet: bool) -> Result<
 
 /// The weights of a model in a folder, with an adapter of PEFT's form merged into them where one is given.
 pub(super) fn read_weights(model: &Model, geometry: &Geometry, adapter: Option<&Path>) -> Result<UnitBuffer> {
-    let whole = ModelSlice::whole(geometry);
-    let weights = read_sharded_parameters(geometry, &whole, &model.weight_bytes())?;
-    let Some(adapter) = adapter else { return Ok(weights) };
+    let (whole, files) = (ModelSlice::whole(geometry), model.weight_bytes());
+    let Some(adapter) = adapter else { return Ok(read_sharded_parameters(geometry, &whole, &files)?) };
     let file = |name: &str| {
         let path = adapter.join(name);
         std::fs::read(&path).with_context(|| format!("{}: an adapter has this file", path.display()))
     };
-    let lora = Lora::from_peft(&file("adapter_config.json")?, &geometry.config)?;
-    let geometry = geometry.clone().with_lora(lora)?;
-    let adapters = read_parameters(&geometry, &whole, &file("adapter_model.safetensors")?)
-        .with_context(|| format!("{}: the adapter is of another model", adapter.display()))?;
-    Ok(merge_adapters(&geometry, &weights, &adapters))
+    let (config, adapters) = (file(ADAPTER_CONFIG)?, file(ADAPTERS)?);
+    let adapted = AdaptedWeights::parse(geometry, &files, [(config.as_slice(), adapters.as_slice())])
+        .with_context(|| format!("{}: no adapter of this model", adapter.display()))?;
+    Ok(adapted.read_slice(geometry, &whole)?)
 }
 
 fn merge(args: &MergeArgs) -> Result<()> {

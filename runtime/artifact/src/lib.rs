@@ -1,4 +1,4 @@
-//! Content-addressed store, manifests and lineage, token shards.
+//! Content-addressed store, manifests and lineage, token shards, the files of models.
 //!
 //! Every output of a stage is an artefact: a [`Manifest`] that names files by their BLAKE3 hash and
 //! other artefacts as its parents. A node keeps artefacts in its own [`Store`]; an artefact is
@@ -10,6 +10,7 @@
 mod content;
 mod manifest;
 mod mmap;
+pub mod model;
 mod store;
 pub mod tokens;
 

@@ -36,6 +36,10 @@ pub struct Manifest {
     pub files: Vec<FileEntry>,
     /// The artefacts that it was made from.
     pub parents: Vec<ArtifactId>,
+    /// The artefacts without which this one cannot be read, as adapters cannot without the model beside which they lie. Whoever
+    /// fetches it fetches these too, and they are kept as long as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<ArtifactId>,
     /// Facts about it.
     pub metadata: Metadata,
 }
@@ -68,6 +72,7 @@ impl Manifest {
             stage: stage.to_owned(),
             files: Vec::new(),
             parents: Vec::new(),
+            needs: Vec::new(),
             metadata: Metadata::new(),
         }
     }
@@ -135,6 +140,16 @@ mod tests {
         let manifest = sample();
         assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
         assert_ne!(manifest.clone().with("documents", 8).id(), manifest.id());
+        let needs = vec![manifest.id()];
+        let needing = Manifest { needs, ..manifest.clone() };
+        assert_eq!(Manifest::decode(&needing.encode()).unwrap(), needing);
+        assert_ne!(needing.id(), manifest.id());
+    }
+
+    #[test]
+    fn what_needs_nothing_is_written_as_before_there_were_needs() {
+        let text = String::from_utf8(sample().encode()).unwrap();
+        assert!(!text.contains("needs"), "{text}");
     }
 
     #[test]

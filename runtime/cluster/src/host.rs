@@ -5,8 +5,10 @@
 //! win, and old lines are dropped beyond a bound.
 
 mod commit;
+#[cfg(test)]
+mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -169,7 +171,14 @@ impl Drop for DaemonHost {
 #[async_trait]
 impl TaskHost for DaemonHost {
     async fn fetch(&self, id: ArtifactId) -> Result<Manifest, HostError> {
-        fetch(&self.shared, id, || self.locate(id)).await
+        let manifest = fetch(&self.shared, id, || self.locate(id)).await?;
+        let (mut needed, mut known) = (manifest.needs.clone(), BTreeSet::from([id]));
+        while let Some(id) = needed.pop() {
+            if known.insert(id) {
+                needed.extend(fetch(&self.shared, id, || self.locate(id)).await?.needs);
+            }
+        }
+        Ok(manifest)
     }
 
     async fn publish(&self, manifest: Manifest) -> Result<ArtifactId, HostError> {
@@ -236,7 +245,7 @@ impl TaskHost for DaemonHost {
     }
 }
 
-/// Makes sure that an artefact is in the node's store, from wherever it can be had.
+/// Makes sure that an artefact is in the node's store, from wherever it can be had; not what it needs, which may be kept elsewhere.
 pub(crate) async fn fetch<L, F>(shared: &Shared, id: ArtifactId, locate: L) -> Result<Manifest, HostError>
 where
     L: Fn() -> F + Send,

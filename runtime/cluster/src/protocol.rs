@@ -129,6 +129,9 @@ pub struct ArtifactSummary {
     pub bytes: u64,
     /// What it was made from.
     pub parents: Vec<ArtifactId>,
+    /// Without which it cannot be read.
+    #[serde(default)]
+    pub needs: Vec<ArtifactId>,
 }
 
 impl ArtifactSummary {
@@ -141,6 +144,7 @@ impl ArtifactSummary {
             stage: manifest.stage.clone(),
             bytes: manifest.bytes(),
             parents: manifest.parents.clone(),
+            needs: manifest.needs.clone(),
         }
     }
 }

@@ -183,7 +183,7 @@ pub enum HostError {
 /// [`LocalHost`] for tests and single-process use.
 #[async_trait]
 pub trait TaskHost: Send + Sync {
-    /// Makes sure that the artefact and all its files are in this node's store.
+    /// Makes sure that the artefact and all its files are in this node's store, and with it all that it needs.
     async fn fetch(&self, id: ArtifactId) -> Result<Manifest, HostError>;
 
     /// Publishes an artefact whose files are in this node's store, and copies it to as many other
@@ -416,7 +416,9 @@ impl LocalHost {
 #[async_trait]
 impl TaskHost for LocalHost {
     async fn fetch(&self, id: ArtifactId) -> Result<Manifest, HostError> {
-        Ok(self.store.manifest(id)?)
+        let manifest = self.store.manifest(id)?;
+        manifest.needs.iter().try_for_each(|needed| self.store.manifest(*needed).map(drop))?;
+        Ok(manifest)
     }
 
     async fn publish(&self, manifest: Manifest) -> Result<ArtifactId, HostError> {

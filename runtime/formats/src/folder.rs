@@ -94,6 +94,11 @@ fn weight_files(path: &Path) -> Result<Vec<MappedFile>, FormatError> {
                        transformers and save it again, which writes safetensors";
         return Err(Fault::new(WEIGHTS, problem).unsupported_in(path));
     }
+    if !file.exists() && path.join("adapter_model.safetensors").exists() {
+        let problem = "is missing: these are adapters alone; `sixfold model merge BASE --adapter` puts them into the weights of \
+                       their base, and `sixfold chat BASE --adapter` talks to both";
+        return Err(Fault::new(WEIGHTS, problem).unsupported_in(path));
+    }
     Ok(vec![MappedFile::open(&file)?])
 }
 

@@ -4,6 +4,7 @@
 //! A file holds whole tensors; a rank reads only its units of them. Read [`read_parameters`] and
 //! [`write_parameters`] first.
 
+mod adapted;
 mod file_tensor;
 mod weight_files;
 
@@ -11,11 +12,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use adapted::AdaptedWeights;
 pub(crate) use file_tensor::FileTensor;
 use file_tensor::Layout;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView, View, serialize};
 pub use weight_files::WeightFiles;
 
+use crate::lora::LoraError;
 use crate::unit::{Geometry, ModelSlice, Place, Tensor, UnitId, UnitIndex};
 use crate::unit_buffer::{HostUnits, UnitBuffer};
 
@@ -46,6 +49,9 @@ pub enum WeightsError {
         /// Its kind of numbers.
         dtype: Dtype,
     },
+    /// What adapters say of themselves is broken, or asks for another kind of adapters.
+    #[error(transparent)]
+    Adapters(#[from] LoraError),
 }
 
 /// Reads the units of `slice` from the bytes of a `model.safetensors`.
@@ -69,16 +75,23 @@ pub fn read_sharded_parameters(
     slice: &ModelSlice,
     files: &[&[u8]],
 ) -> Result<UnitBuffer, WeightsError> {
-    let tensors = WeightFiles::parse(files)?;
-    // The shapes first: what is allocated then is in proportion to the file.
-    let units = slice.units(geometry);
-    units.iter().try_for_each(|unit| view_of(geometry, *unit, &tensors).map(|_| ()))?;
-    let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
-    units.iter().try_for_each(|unit| tensors.read(geometry, *unit, parameters.unit_mut(*unit)))?;
-    Ok(parameters)
+    WeightFiles::parse(files)?.read_slice(geometry, slice)
 }
 
 impl WeightFiles<'_> {
+    /// Reads the units of `slice`.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if a tensor is missing or does not fit `geometry`.
+    pub fn read_slice(&self, geometry: &Geometry, slice: &ModelSlice) -> Result<UnitBuffer, WeightsError> {
+        // The shapes first: what is allocated then is in proportion to the file.
+        let units = slice.units(geometry);
+        units.iter().try_for_each(|unit| view_of(geometry, *unit, self).map(|_| ()))?;
+        let mut parameters = UnitBuffer::zeros(Arc::new(UnitIndex::of_parameters(geometry, slice)));
+        units.iter().try_for_each(|unit| self.read(geometry, *unit, parameters.unit_mut(*unit)))?;
+        Ok(parameters)
+    }
+
     /// Reads one unit.
     ///
     /// # Errors

@@ -3,14 +3,14 @@
 //! Beside a weight `W` of `[outputs, inputs]`, which stays as it is, lie `A` of `[rank, inputs]` and `B` of `[outputs, rank]`:
 //! `y = x W^T + alpha / rank * (dropout(x) A^T) B^T`. Only `A` and `B` are trained, saved and sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::ModelConfig;
 use crate::hugging_face::assemble;
-use crate::unit::{Geometry, Region, Tensor};
+use crate::unit::{Geometry, Place, Region, Tensor, UnitId};
 use crate::unit_buffer::{HostUnits, UnitBuffer};
 
 /// Largest rank that is accepted from outside.
@@ -285,15 +285,39 @@ impl Lora {
 /// If either is of another model.
 pub fn merge_adapters(geometry: &Geometry, weights: &HostUnits<'_>, adapters: &HostUnits<'_>) -> UnitBuffer {
     let mut merged = weights.clone().into_owned();
-    let (Some(lora), base) = (&geometry.lora, geometry.base()) else { return merged };
+    let (Some(factors), base) = (Factors::new(geometry, adapters), geometry.base()) else { return merged };
     let index = merged.index().clone();
-    for (unit, _) in index.iter() {
-        let adapted = Projection::of_weight(unit.tensor).filter(|one| lora.projections.contains(one));
-        let Some([_, a, b]) = adapted.map(Projection::tensors) else { continue };
-        let [a, b] = [a, b].map(|factor| assemble(geometry, adapters, unit.place, factor));
-        add_product(&base.region(unit), (&a, &b), lora, merged.unit_mut(unit));
-    }
+    index.iter().for_each(|(unit, _)| factors.add_to(&base, unit, merged.unit_mut(unit)));
     merged
+}
+
+/// The adapters of a model, each factor whole, so that they can be added to any part of a weight.
+#[derive(Debug)]
+pub(crate) struct Factors {
+    lora: Lora,
+    /// `A` and `B` of each weight that has an adapter.
+    of_weights: BTreeMap<(Place, Tensor), [Vec<f32>; 2]>,
+}
+
+impl Factors {
+    /// Those of a whole model; none of a model without adapters.
+    pub(crate) fn new(geometry: &Geometry, adapters: &HostUnits<'_>) -> Option<Self> {
+        let lora = geometry.lora.clone()?;
+        let layers = (0..geometry.config.num_hidden_layers as u32).map(Place::Layer);
+        let all = layers.flat_map(|place| lora.projections.iter().map(move |one| (place, one.tensors())));
+        let whole = |(place, [weight, a, b]): (Place, [Tensor; 3])| {
+            ((place, weight), [a, b].map(|factor| assemble(geometry, adapters, place, factor)))
+        };
+        let of_weights = all.map(whole).collect();
+        Some(Self { lora, of_weights })
+    }
+
+    /// Adds what they come to in a unit of the model `base`, whose values these are, if it has an adapter.
+    pub(crate) fn add_to(&self, base: &Geometry, unit: UnitId, values: &mut [f32]) {
+        if let Some([a, b]) = self.of_weights.get(&(unit.place, unit.tensor)) {
+            add_product(&base.region(unit), (a, b), &self.lora, values);
+        }
+    }
 }
 
 /// Adds what `a` and `b` come to in a region of their weight.

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sixfold_model::{
-    Alone, DeviceUnits, Family, Geometry, Lora, LoraError, MicroBatch, ModelConfig, ModelSlice, Network,
-    Onto, Output, PackedWeights, Place, Projection, Recompute, StepSeed, Surroundings, Tensor, UnitBuffer,
-    UnitId, UnitIndex, Work, finish_gradients, gradient_index, gradient_of, initialize, merge_adapters,
+    AdaptedWeights, Alone, DeviceUnits, Family, Geometry, Lora, LoraError, MicroBatch, ModelConfig,
+    ModelSlice, Network, Onto, Output, PackedWeights, Place, Projection, Recompute, StepSeed, Surroundings,
+    Tensor, UnitBuffer, UnitId, UnitIndex, Work, finish_gradients, gradient_index, gradient_of, initialize,
+    merge_adapters, write_parameters,
 };
 use sixfold_tensor::Device;
 
@@ -184,6 +185,42 @@ fn new_adapters_change_no_bit_of_the_model() {
     let (losses, _) = network(&geometry, &weights, Some(&adapters), 0.5, Recompute::None);
     assert_eq!(losses, expected);
     assert_eq!(merge_adapters(&geometry, &weights, &adapters).values(), weights.values());
+}
+
+#[test]
+fn weights_in_files_with_adapters_in_files_are_those_that_merging_gives_in_any_slice() {
+    for family in Family::ALL {
+        let base = Geometry::new(config(family), SHARDS).unwrap();
+        let twice = [all(family), Lora { rank: 2, projections: [Projection::Value].into(), ..all(family) }];
+        let (mut expected, mut files) = (parameters(&base), Vec::new());
+        let weights = write_parameters(&base, &expected).unwrap();
+        for lora in twice {
+            let geometry = base.clone().with_lora(lora.clone()).unwrap();
+            let adapters = parameters(&geometry);
+            expected = merge_adapters(&geometry, &expected, &adapters);
+            let config = lora.to_peft("base", 0.0).to_string().into_bytes();
+            files.push((config, write_parameters(&geometry, &adapters).unwrap()));
+        }
+        let both = || files.iter().map(|(config, adapters)| (config.as_slice(), adapters.as_slice()));
+        let adapted = AdaptedWeights::parse(&base, &[&weights], both()).unwrap();
+        let part = ModelSlice { layers: 1..2, input: false, output: true, shards: 1..3 };
+        for slice in [ModelSlice::whole(&base), part] {
+            let read = adapted.read_slice(&base, &slice).unwrap();
+            for (unit, values) in read.iter() {
+                assert_eq!(values, expected.unit(unit), "{family:?} {}", unit.tensor_name());
+                let mut alone = vec![f32::NAN; values.len()];
+                adapted.read(&base, unit, &mut alone).unwrap();
+                assert_eq!(alone, values, "{family:?} {}", unit.tensor_name());
+            }
+        }
+        let without = AdaptedWeights::parse(&base, &[&weights], []).unwrap();
+        assert!(without.read_slice(&base, &ModelSlice::whole(&base)).unwrap() != expected);
+        let (config, adapters) = &files[0];
+        let broken = AdaptedWeights::parse(&base, &[&weights], [(config.as_slice(), &adapters[..99])]);
+        assert!(broken.is_err());
+        let other = AdaptedWeights::parse(&base, &[&weights], [(&b"{}"[..], adapters.as_slice())]);
+        assert!(other.unwrap_err().to_string().contains("adapter_config.json"));
+    }
 }
 
 /// The loss is differentiated along a direction, with the masks of dropout held.

@@ -2,6 +2,8 @@
 //! other; gangs all at once, by [`sixfold_topology::place`].
 
 mod offer;
+#[cfg(test)]
+mod tests;
 
 use sixfold_cluster::protocol::NodeCommand;
 use sixfold_cluster::task::{SavedState, TaskSpec};
@@ -34,7 +36,7 @@ struct Choice {
 enum Wait {
     /// There is no room; nor is there for others of the phase.
     NoRoom(String),
-    /// An input is on no node.
+    /// An input, or what it needs, is on no node.
     Lost(ArtifactId),
 }
 
@@ -103,10 +105,11 @@ impl Coordinator {
             Fan::Gang(plan) => choose_for_gang(plan, phase.spec.resources, &able),
             Fan::Single | Fan::PerInput | Fan::Replicas(_) => self.choose_for_task(phase, id.unit, &able),
         };
-        let lost = || phase.inputs_of(id.unit).iter().find(|input| !self.is_available(**input));
-        Some(match (choice, lost()) {
+        let read = self.state.catalogue.with_needs(phase.inputs_of(id.unit));
+        let lost = read.into_iter().find(|artifact| !self.is_available(*artifact));
+        Some(match (choice, lost) {
             (Err(why), _) => Err(Wait::NoRoom(why)),
-            (Ok(_), Some(artifact)) => Err(Wait::Lost(*artifact)),
+            (Ok(_), Some(artifact)) => Err(Wait::Lost(artifact)),
             (Ok(choice), None) => Ok(choice),
         })
     }
@@ -125,7 +128,7 @@ impl Coordinator {
 
     fn choose_for_task(&self, phase: &Phase, unit: u32, able: &[&Offer]) -> Result<Choice, String> {
         let needs = phase.spec.resources;
-        let inputs = phase.inputs_of(unit);
+        let inputs = self.state.catalogue.with_needs(phase.inputs_of(unit));
         let has_room = |offer: &&&Offer| offer.fits(needs) && (phase.is_service() || offer.has_room(needs));
         let here = |offer: &Offer| inputs.iter().filter(|input| self.is_held(**input, &offer.name)).count();
         let siblings = |offer: &Offer| if phase.is_service() { count_siblings(phase, offer) } else { 0 };
@@ -157,7 +160,11 @@ impl Coordinator {
     /// A node that was lost may come back with the artefact; if none does, the job cannot go on.
     fn wait_for_input(&mut self, id: UnitId, artifact: ArtifactId) {
         let since = *self.inputs_lost.entry(id).or_insert(self.now_ms);
-        let why = format!("its input {artifact} is on no node that is up");
+        let phase = self.state.phase(id.job, id.phase);
+        let why = match phase.is_some_and(|phase| phase.inputs_of(id.unit).contains(&artifact)) {
+            true => format!("its input {artifact} is on no node that is up"),
+            false => format!("{artifact}, which one of its inputs needs, is on no node that is up"),
+        };
         if self.now_ms.saturating_sub(since) >= self.options.lost_artifact_ms {
             let stage = self.state.jobs.get(&id.job).map_or("", |job| job.stage_name(id.phase));
             let message = format!("stage `{stage}`: {why}; every copy was lost");

@@ -164,8 +164,12 @@ impl Coordinator {
     }
 
     /// Whether an artefact is an input or output of any job, or a state that an open job may go on
-    /// from. Equal jobs save equal states, so one job's rubbish may be another's hope.
+    /// from, or what another artefact cannot be read without. Equal jobs save equal states, so one job's rubbish may be
+    /// another's hope.
     fn is_needed(&self, id: ArtifactId) -> bool {
+        if self.state.catalogue.is_needed(id) {
+            return true;
+        }
         let kept = self.options.states_kept.max(1);
         self.state.jobs.values().any(|job| {
             job.phases.iter().any(|phase| {

@@ -64,7 +64,9 @@ fn product(spec: &TaskSpec, what: &str, number: u64) -> ArtifactId {
 
 fn summary(spec: &TaskSpec, id: ArtifactId) -> ArtifactSummary {
     let (task, stage, parents) = (spec.id, spec.stage.clone(), spec.inputs.clone());
-    ArtifactSummary { id, kind: spec.role.clone(), task, stage, bytes: 1, parents }
+    // As of adapters, which are read beside what they were trained from.
+    let needs = if spec.role == "train" { parents.clone() } else { Vec::new() };
+    ArtifactSummary { id, kind: spec.role.clone(), task, stage, bytes: 1, parents, needs }
 }
 
 impl Node {
@@ -193,7 +195,8 @@ impl Node {
                 *sent_ms = Some(now_ms);
                 let task = TaskId { job: sixfold_wire::id::JobId(0), phase: 0, index: 0 };
                 let (kind, stage, parents) = (String::new(), String::new(), Vec::new());
-                let artifact = ArtifactSummary { id: *id, kind, task, stage, bytes: 1, parents };
+                let needs = Vec::new();
+                let artifact = ArtifactSummary { id: *id, kind, task, stage, bytes: 1, parents, needs };
                 said.push(NodeReport::Stored { artifact, nodes: vec![self.name.clone()] });
             }
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use ractor::Actor;
 use serde_json::{Value, json};
+use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS, WEIGHTS};
 use sixfold_artifact::tokens::{
     MaskBits, ShardEntry, TokenIndex, TokenWriter, encode_boundaries, index_file, mask_file, shard_file,
 };
@@ -16,7 +17,10 @@ use sixfold_cluster::task::{
 };
 use sixfold_cluster::work::Threaded;
 use sixfold_evaluate::{Evaluator, ROLE};
-use sixfold_model::{Geometry, ModelConfig, ModelSlice, UnitBuffer, initialize, write_parameters};
+use sixfold_model::{
+    Geometry, Lora, ModelConfig, ModelSlice, Projection, UnitBuffer, initialize, merge_adapters,
+    write_parameters,
+};
 use sixfold_wire::id::{ArtifactId, Epoch, JobId, TaskId};
 use tokio::sync::oneshot;
 
@@ -211,6 +215,22 @@ impl Fixture {
         let damaged = files.iter_mut().find(|(name, _)| name == file).unwrap();
         damaged.1 = content.to_vec();
         self.publish("model", files)
+    }
+
+    /// A model of adapters alone beside the fixture's, and one of the weights that both come to.
+    pub(crate) fn adapted_models(&self) -> [ArtifactId; 2] {
+        let lora = Lora { rank: 2, alpha: 4.0, projections: [Projection::Key, Projection::Up].into() };
+        let adapted = geometry().with_lora(lora.clone()).unwrap();
+        let mut adapters = initialize(&adapted, &ModelSlice::whole(&adapted), 1);
+        adapters.values_mut().iter_mut().for_each(|value| *value += 0.25);
+        let merged = model_files(&merge_adapters(&adapted, &parameters(), &adapters));
+        let mut files = model_files(&parameters());
+        files.retain(|(name, _)| name != WEIGHTS);
+        files.push((ADAPTER_CONFIG.to_owned(), lora.to_peft("base", 0.0).to_string().into_bytes()));
+        files.push((ADAPTERS.to_owned(), write_parameters(&adapted, &adapters).unwrap()));
+        let mut manifest = Manifest { needs: vec![self.inputs[0]], ..Manifest::new("model", "test") };
+        manifest.files.extend(files.iter().map(|(name, content)| self.store.put(name, content).unwrap()));
+        [self.store.publish(&manifest).unwrap(), self.publish("model", merged)]
     }
 
     /// A model whose weights are not numbers.
