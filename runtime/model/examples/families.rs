@@ -8,8 +8,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use sixfold_model::{
-    Chunk, Decoder, Family, Geometry, ModelConfig, ModelSlice, RopeScaling, Wanted, greedy, initialize,
-    write_parameters,
+    Chunk, Decoder, Family, Geometry, ModelConfig, ModelSlice, Pooling, RopeScaling, Wanted, greedy,
+    initialize, write_parameters,
 };
 use sixfold_tensor::Device;
 
@@ -135,7 +135,10 @@ fn write(folder: &Path, config: ModelConfig) -> Result<(), Box<dyn Error>> {
         generated.push(greedy(decoder.forward(&mut [chunk])?.row(0)));
     }
     let rows: Vec<&[f32]> = logits.rows().collect();
-    let computed = serde_json::json!({"prompt": prompt, "logits": rows, "generated": generated});
+    let [mean, last] = [Pooling::Mean, Pooling::Last].map(|pooling| decoder.embed(&[&prompt], pooling));
+    let computed = serde_json::json!({
+        "prompt": prompt, "logits": rows, "generated": generated, "mean": mean?[0], "last": last?[0],
+    });
     std::fs::write(folder.join("computed.json"), serde_json::to_vec(&computed)?)?;
     Ok(())
 }
