@@ -64,7 +64,7 @@ pub(crate) fn publish(
     let whole = match (&geometry.lora, trained.base) {
         (Some(lora), Some(base)) => {
             manifest = manifest.with("lora_rank", lora.rank).with("lora_alpha", lora.alpha);
-            let peft = lora.to_peft(&base.to_string(), options.lora_dropout);
+            let peft = lora.to_peft(&geometry.config, &base.to_string(), options.lora_dropout);
             manifest.files.push(store.put("adapter_config.json", &to_json(&peft)?)?);
             let adapters = write_parameters(geometry, &parameters)?;
             manifest.files.push(store.put("adapter_model.safetensors", &adapters)?);

@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sixfold_formats::{Encoding, FolderOptions, Format, Model, OpenOptions, open, write_folder, write_gguf};
 use sixfold_model::{
-    Geometry, Lora, ModelConfig, ModelSlice, UnitBuffer, merge_adapters, read_parameters,
-    read_sharded_parameters, write_parameters,
+    Geometry, ModelConfig, ModelSlice, PeftAdapter, UnitBuffer, merge_adapters, read_sharded_parameters,
+    write_parameters,
 };
 
 use super::print_json;
@@ -128,9 +128,10 @@ pub(super) fn read_weights(model: &Model, geometry: &Geometry, adapter: Option<&
         let path = adapter.join(name);
         std::fs::read(&path).with_context(|| format!("{}: an adapter has this file", path.display()))
     };
-    let lora = Lora::from_peft(&file("adapter_config.json")?, &geometry.config)?;
-    let geometry = geometry.clone().with_lora(lora)?;
-    let adapters = read_parameters(&geometry, &whole, &file("adapter_model.safetensors")?)
+    let peft = PeftAdapter::parse(&file("adapter_config.json")?, &geometry.config)?;
+    let geometry = geometry.clone().with_lora(peft.lora().clone())?;
+    let adapters = peft
+        .read(&geometry, &file("adapter_model.safetensors")?)
         .with_context(|| format!("{}: the adapter is of another model", adapter.display()))?;
     Ok(merge_adapters(&geometry, &weights, &adapters))
 }

@@ -5,6 +5,7 @@
 //! [`write_parameters`] first.
 
 mod file_tensor;
+mod peft;
 mod weight_files;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use file_tensor::FileTensor;
 use file_tensor::Layout;
+pub use peft::PeftAdapter;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView, View, serialize};
 pub use weight_files::WeightFiles;
 
@@ -48,7 +50,8 @@ pub enum WeightsError {
     },
 }
 
-/// Reads the units of `slice` from the bytes of a `model.safetensors`.
+/// Reads the units of `slice` from the bytes of a `model.safetensors`, or those of adapters from what [`write_parameters`] made of
+/// them; whatever PEFT saved is read by a [`PeftAdapter`].
 ///
 /// # Errors
 /// [`WeightsError`] if the file is broken, or a tensor is missing or does not fit `geometry`.
@@ -106,7 +109,7 @@ fn view_of<'a>(
     unit: UnitId,
     tensors: &WeightFiles<'a>,
 ) -> Result<Stored<'a>, WeightsError> {
-    let file = geometry.config.family.file_tensor(unit.place, unit.tensor);
+    let file = FileTensor::of(geometry, unit.place, unit.tensor);
     let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
     let name = file.name;
     let view = tensors.tensor(&name)?;

@@ -64,7 +64,8 @@ pub use gradient::{
     of_parameter as gradient_of, tied_sums,
 };
 pub use hugging_face::{
-    WeightFiles, WeightsError, read_parameters, read_sharded_parameters, weights_blake3, write_parameters,
+    PeftAdapter, WeightFiles, WeightsError, read_parameters, read_sharded_parameters, weights_blake3,
+    write_parameters,
 };
 pub use init::{initialize, initialize_unit};
 pub use layer::Recompute;

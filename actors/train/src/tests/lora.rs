@@ -2,7 +2,7 @@
 
 use sixfold_cluster::task::Metric;
 use sixfold_model::{
-    Geometry, Lora, ModelConfig, ModelSlice, merge_adapters, read_parameters, weights_blake3,
+    Geometry, ModelConfig, ModelSlice, PeftAdapter, merge_adapters, read_parameters, weights_blake3,
 };
 use sixfold_wire::id::ArtifactId;
 
@@ -40,11 +40,10 @@ fn adapters_of_any_plan_have_the_same_bits_and_the_weights_of_their_base() {
     let read = |id, file: &str| first.store.read(id, file).unwrap();
     let (config, shards) = ModelConfig::from_hugging_face(&read(serial.model, "config.json")).unwrap();
     let base_geometry = Geometry::new(config.clone(), shards.unwrap()).unwrap();
-    let lora = Lora::from_peft(&read(serial.model, "adapter_config.json"), &config).unwrap();
-    let geometry = base_geometry.clone().with_lora(lora).unwrap();
+    let peft = PeftAdapter::parse(&read(serial.model, "adapter_config.json"), &config).unwrap();
+    let geometry = base_geometry.clone().with_lora(peft.lora().clone()).unwrap();
     let whole = ModelSlice::whole(&geometry);
-    let adapters =
-        read_parameters(&geometry, &whole, &read(serial.model, "adapter_model.safetensors")).unwrap();
+    let adapters = peft.read(&geometry, &read(serial.model, "adapter_model.safetensors")).unwrap();
     let hash = weights_blake3(&geometry, &adapters).to_hex().to_string();
     assert_eq!(*serial.hashes()[0], Metric::Text(hash));
     let [of_base, merged] = [base.model, serial.model]

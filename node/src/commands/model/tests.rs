@@ -71,8 +71,8 @@ fn an_adapter_of_peft_is_merged_and_talks() {
     let peft =
         json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]});
     let adapted = geometry.clone();
-    let lora = Lora::from_peft(peft.to_string().as_bytes(), &geometry.config).unwrap();
-    let adapted = adapted.with_lora(lora).unwrap();
+    let lora = PeftAdapter::parse(peft.to_string().as_bytes(), &geometry.config).unwrap();
+    let adapted = adapted.with_lora(lora.lora().clone()).unwrap();
     let mut adapters = sixfold_model::initialize(&adapted, &ModelSlice::whole(&adapted), 1);
     adapters.values_mut().iter_mut().for_each(|value| *value += 0.5);
     std::fs::create_dir(path("adapter")).unwrap();
