@@ -283,6 +283,8 @@ fn configurations_of_peft_are_read_and_written() {
         ("rank_pattern", json!({".*q_proj": 8})),
         ("alpha_pattern", json!({"q_proj": -1})),
         ("alpha_pattern", json!({"q_proj": 1e300})),
+        ("alpha_pattern", json!({"q_proj": 1e-30, "down_proj": 1e30})),
+        ("alpha_pattern", json!({"q_proj": 1e30, "down_proj": 1e-30})),
         ("modules_to_save", json!(["lm_head"])),
         ("exclude_modules", json!(["q_proj"])),
         ("target_modules", json!(["lm_head"])),

@@ -87,19 +87,8 @@ impl PeftAdapter {
             serde_json::from_slice(text).map_err(|error| LoraError::Peft(error.to_string()))?;
         peft.refuse_others()?;
         let modules = modules(config);
-        let mut adapted = Vec::new();
-        for module in peft.targets(&modules)? {
-            let rank = number_for(peft.rank_pattern.as_ref(), module)?;
-            let alpha = number_for(peft.alpha_pattern.as_ref(), module)?;
-            let whole =
-                |rank: f64| if rank.fract() == 0.0 && rank >= 0.0 { Ok(rank as usize) } else { Err(rank) };
-            let rank = rank.map_or(Ok(peft.r), whole);
-            let rank = rank.map_err(|rank| LoraError::Peft(format!("a rank of {rank}")))?;
-            let alpha = alpha.map_or(peft.lora_alpha, |alpha| alpha as f32);
-            let stabilized = if peft.use_rslora { (rank as f32).sqrt() } else { 1.0 };
-            let projections = module.projections.iter().copied().collect();
-            adapted.push(Lora { rank, alpha: alpha * stabilized, projections });
-        }
+        let targets = peft.targets(&modules)?.into_iter();
+        let adapted = targets.map(|module| peft.adapter_of(module)).collect::<Result<Vec<_>, _>>()?;
         adapted.iter().try_for_each(|lora| lora.validate(config))?;
         let projections = adapted.iter().flat_map(|lora| lora.projections.iter().copied()).collect();
         let Some(largest) = adapted.iter().max_by_key(|lora| lora.rank) else {
@@ -109,7 +98,14 @@ impl PeftAdapter {
             let held = Held { rank: lora.rank, factor: lora.scale() / largest.scale() };
             lora.projections.iter().map(move |projection| (*projection, held))
         });
-        Ok(Self { held: held.collect(), lora: Lora { projections, ..largest.clone() } })
+        let held: BTreeMap<Projection, Held> = held.collect();
+        if let Some(held) = held.values().find(|held| !held.factor.is_normal()) {
+            return Err(LoraError::Peft(format!(
+                "modules whose scales differ by a factor of {}",
+                held.factor
+            )));
+        }
+        Ok(Self { held, lora: Lora { projections, ..largest.clone() } })
     }
 
     /// What the adapters are once they are read.
@@ -235,6 +231,20 @@ impl Configuration {
             }
         }
         Ok(())
+    }
+
+    /// The adapter of a module by itself.
+    fn adapter_of(&self, module: &Module) -> Result<Lora, LoraError> {
+        let rank = match number_for(self.rank_pattern.as_ref(), module)? {
+            None => self.r,
+            Some(rank) if rank.fract() == 0.0 => rank as usize,
+            Some(rank) => return Err(LoraError::Peft(format!("`{}` has a rank of {rank}", module.path))),
+        };
+        let alpha = number_for(self.alpha_pattern.as_ref(), module)?;
+        let alpha = alpha.map_or(self.lora_alpha, |alpha| alpha as f32);
+        let stabilized = if self.use_rslora { (rank as f32).sqrt() } else { 1.0 };
+        let projections = module.projections.iter().copied().collect();
+        Ok(Lora { rank, alpha: alpha * stabilized, projections })
     }
 
     /// The modules that have adapters.
