@@ -135,7 +135,7 @@ fn unsafe_is_where_it_is_expected() {
 }
 
 /// Where model and parallel have numbers in the host's memory, and which.
-const ON_THE_HOST: [(&str, &str); 14] = [
+const ON_THE_HOST: [(&str, &str); 15] = [
     ("runtime/model/src/unit_buffer", "units for files"),
     ("runtime/model/src/hugging_face", "units for files"),
     ("runtime/model/src/init", "units before they are uploaded"),
@@ -144,6 +144,10 @@ const ON_THE_HOST: [(&str, &str); 14] = [
     ("runtime/model/src/rope", "frequencies, of which the device makes its table"),
     ("runtime/model/src/decoder/weights", "units before they are uploaded"),
     ("runtime/model/src/decoder/logits", "logits after an explicit copy"),
+    (
+        "runtime/model/src/decoder/hidden_states",
+        "hidden states after an explicit copy, and what texts' come to",
+    ),
     ("runtime/model/src/sampling", "logits after an explicit copy"),
     ("runtime/model/src/optimizer", "a sum of squares a block and a unit"),
     ("runtime/parallel/src/partition", "a sum of squares a block"),

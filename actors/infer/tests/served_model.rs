@@ -111,7 +111,7 @@ fn publish_adapted(store: &Store, base: ArtifactId) -> [ArtifactId; 2] {
     let weights = read_parameters(&geometry, &whole, &store.read(base, WEIGHTS).unwrap()).unwrap();
     let merged = write_parameters(&geometry, &merge_adapters(&adapted, &weights, &adapters)).unwrap();
     let adapters = write_parameters(&adapted, &adapters).unwrap();
-    let config = lora.to_peft("base", 0.0).to_string().into_bytes();
+    let config = lora.to_peft(&geometry.config, "base", 0.0).to_string().into_bytes();
     let publish = |needs: &[ArtifactId], files: &[(&str, &[u8])]| {
         let mut manifest = Manifest { needs: needs.to_vec(), ..store.manifest(base).unwrap() };
         manifest.files.retain(|file| file.name != WEIGHTS);

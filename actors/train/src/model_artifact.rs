@@ -68,7 +68,7 @@ pub(crate) fn publish(
             let base = trained.base.ok_or(TrainError::NoBase)?;
             manifest = manifest.with("lora_rank", lora.rank).with("lora_alpha", lora.alpha);
             manifest.needs.push(base);
-            let peft = lora.to_peft(&base.to_string(), options.lora_dropout);
+            let peft = lora.to_peft(&geometry.config, &base.to_string(), options.lora_dropout);
             manifest.files.push(store.put(ADAPTER_CONFIG, &to_json(&peft)?)?);
             ADAPTERS
         }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use sixfold_formats::Encoding;
+use sixfold_model::Pooling;
 
 #[derive(Subcommand)]
 pub(crate) enum ModelCommand {
@@ -39,6 +40,21 @@ pub(crate) enum ModelCommand {
     ///
     /// Example: sixfold model logprobs smollm2 --ids 1,15,7
     Logprobs(LogprobsArgs),
+    /// Make a vector of each text, by which texts are compared, searched or sorted.
+    ///
+    /// A text's vector is the mean of its tokens' hidden states after the final norm (the
+    /// `last_hidden_state` of Hugging Face's models), or that of its last token, divided by its length,
+    /// so that the scalar product of two is their cosine. It does not depend on the other texts. Tokens
+    /// are those of the model's tokenizer, with the special ones that its post-processor adds; a text
+    /// that is longer than the model's positions is refused and not cut.
+    ///
+    /// Texts come in this order: --text, --file, --ids. Without --json a table is printed, of few texts
+    /// with their cosines; with it a line a text, as soon as it is computed: text, tokens, embedding.
+    ///
+    /// Examples: sixfold model embed smollm2 --text "A cat sleeps." --text "The kitten naps."
+    ///           sixfold model embed smollm2 --file lines.txt --pooling last --to lines.safetensors
+    #[command(verbatim_doc_comment)]
+    Embed(EmbedArgs),
     /// Put an adapter (LoRA) into the weights of the model beside which it was trained.
     ///
     /// The adapter is a folder as PEFT writes it, with adapter_config.json and adapter_model.safetensors; a training with
@@ -185,6 +201,59 @@ pub(crate) struct LogprobsArgs {
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
     /// Print JSON: `logprobs`, and `next` with the likeliest token.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which vector stands for a text.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolingArg {
+    /// The mean over its tokens.
+    Mean,
+    /// That of its last token.
+    Last,
+}
+
+impl From<PoolingArg> for Pooling {
+    fn from(pooling: PoolingArg) -> Self {
+        match pooling {
+            PoolingArg::Mean => Self::Mean,
+            PoolingArg::Last => Self::Last,
+        }
+    }
+}
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("texts").args(["text", "file", "ids"]).required(true).multiple(true)))]
+pub(crate) struct EmbedArgs {
+    /// A model folder, or a file of any format that can be imported.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// A text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    /// A text a line; of a .jsonl file each line is a string, or an object whose `text` is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// A text as ids of its tokens, which need no tokenizer.
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
+    pub(crate) ids: Vec<u32>,
+    /// Which vector stands for a text.
+    #[arg(long, value_enum, default_value_t = PoolingArg::Mean)]
+    pub(crate) pooling: PoolingArg,
+    /// Leave vectors as they are, instead of dividing them by their length.
+    #[arg(long)]
+    pub(crate) no_normalize: bool,
+    /// An adapter as PEFT writes it, or as a training with `lora_rank` makes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Write the vectors to a safetensors file, as the tensor `embeddings` of [texts, hidden_size] in f32; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Compute threads.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads: usize,
+    /// Print JSON, a line a text.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,5 +1,6 @@
 //! `sixfold model`: models of others in and out.
 
+mod embed;
 mod inspect;
 mod logprobs;
 #[cfg(test)]
@@ -24,7 +25,7 @@ const MIB: u64 = 1 << 20;
 /// Logical shards of models that do not say with how many they were trained.
 const LOGICAL_SHARDS: usize = 4;
 
-/// `sixfold model import|export|inspect|logprobs|merge`.
+/// `sixfold model import|export|inspect|logprobs|embed|merge`.
 ///
 /// # Errors
 /// Where a model cannot be read, written or computed with.
@@ -34,6 +35,7 @@ pub(crate) fn run(command: ModelCommand) -> Result<()> {
         ModelCommand::Export(args) => export(&args),
         ModelCommand::Inspect(args) => inspect::run(&args),
         ModelCommand::Logprobs(args) => logprobs::run(&args),
+        ModelCommand::Embed(args) => embed::run(&args),
         ModelCommand::Merge(args) => merge(&args),
     }
 }

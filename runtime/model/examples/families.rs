@@ -1,5 +1,6 @@
 //! Writes a small model of every family, untrained, as Hugging Face's folders, with what this crate computes with each:
-//! what `tests/golden/transformers_check.py` compares with `transformers`.
+//! what `tests/golden/transformers_check.py` compares with `transformers`, and adapters of each, which
+//! `tests/golden/peft_check.py` compares with `peft`.
 //!
 //! `cargo run --release -p sixfold-model --example families FOLDER`
 
@@ -8,8 +9,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use sixfold_model::{
-    Chunk, Decoder, Family, Geometry, ModelConfig, ModelSlice, RopeScaling, Wanted, greedy, initialize,
-    write_parameters,
+    Chunk, Decoder, Family, Geometry, Lora, ModelConfig, ModelSlice, Pooling, Projection, RopeScaling,
+    Wanted, greedy, initialize, write_parameters,
 };
 use sixfold_tensor::Device;
 
@@ -135,15 +136,42 @@ fn write(folder: &Path, config: ModelConfig) -> Result<(), Box<dyn Error>> {
         generated.push(greedy(decoder.forward(&mut [chunk])?.row(0)));
     }
     let rows: Vec<&[f32]> = logits.rows().collect();
-    let computed = serde_json::json!({"prompt": prompt, "logits": rows, "generated": generated});
+    let [mean, last] = [Pooling::Mean, Pooling::Last].map(|pooling| decoder.embed(&[&prompt], pooling));
+    let computed = serde_json::json!({
+        "prompt": prompt, "logits": rows, "generated": generated, "mean": mean?[0], "last": last?[0],
+    });
     std::fs::write(folder.join("computed.json"), serde_json::to_vec(&computed)?)?;
+    Ok(())
+}
+
+/// Adapters of some projections, none of whose factors is zero, as a folder of PEFT's.
+fn write_adapter(folder: &Path, config: ModelConfig, some: &[Projection]) -> Result<(), Box<dyn Error>> {
+    let projections = some.iter().copied().filter(|projection| projection.is_of(&config)).collect();
+    let lora = Lora { rank: 3, alpha: 6.0, projections };
+    std::fs::create_dir_all(folder)?;
+    let peft = serde_json::to_vec_pretty(&lora.to_peft(&config, "base", 0.0))?;
+    std::fs::write(folder.join("adapter_config.json"), peft)?;
+    let geometry = Geometry::new(config, LOGICAL_SHARDS)?.with_lora(lora)?;
+    let mut adapters = initialize(&geometry, &ModelSlice::whole(&geometry), 2);
+    let index = adapters.index().clone();
+    for (unit, range) in index.iter() {
+        for (at, value) in adapters.values_mut()[range].iter_mut().enumerate() {
+            if *value == 0.0 {
+                *value = ((at * 5 + unit.tensor as usize) % 7) as f32 / 8.0 - 0.4;
+            }
+        }
+    }
+    std::fs::write(folder.join("adapter_model.safetensors"), write_parameters(&geometry, &adapters)?)?;
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("usage: families FOLDER")?);
     for (name, config) in models() {
-        write(&folder.join(name), config)?;
+        let (folder, some) = (folder.join(name), [Projection::Query, Projection::Value, Projection::Up]);
+        write(&folder, config.clone())?;
+        write_adapter(&folder.join("adapter_of_all"), config.clone(), &Projection::ALL)?;
+        write_adapter(&folder.join("adapter_of_some"), config, &some)?;
     }
     Ok(())
 }

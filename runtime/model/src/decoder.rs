@@ -6,6 +6,7 @@
 //!
 //! Shapes: `x`, `h` are `[rows, d]`; rows are the tokens of all chunks, chunk after chunk.
 
+mod hidden_states;
 mod kv_cache;
 mod logits;
 mod weights;
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 use sixfold_tensor::{Buffer, IndexBuffer, Mat, MatMut, Panels, RopeTable, Start, Stream, View};
 
+pub use hidden_states::{HiddenStates, Pooling};
 pub use kv_cache::{KvPool, KvSequence, OutOfBlocks};
 pub use logits::{Logits, Normalizer};
 use weights::{LayerWeights, NormWeights, Projection, TreeProjection, Weights};
@@ -31,7 +33,7 @@ pub struct Decoder {
     weights: Weights,
 }
 
-/// Which logits of a chunk are wanted.
+/// Which logits of a chunk are wanted, or which hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// None: the chunk is a part of a prompt that goes on.
@@ -48,8 +50,19 @@ pub struct Chunk<'a> {
     pub tokens: &'a [u32],
     /// What the sequence has so far; the chunk's keys and values are added to it.
     pub sequence: &'a mut KvSequence,
-    /// Which logits to return.
+    /// What to return of it.
     pub wanted: Wanted,
+}
+
+impl Wanted {
+    /// How many rows of a chunk's are wanted.
+    fn rows(self, tokens: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Last => 1,
+            Self::All => tokens,
+        }
+    }
 }
 
 /// Why a call was refused. No sequence has changed.
@@ -119,11 +132,21 @@ impl Decoder {
         chunks: &mut [Chunk<'_>],
         computed: impl Fn(usize),
     ) -> Result<Logits, DecodeError> {
-        self.check(chunks)?;
+        let h = self.final_states(chunks, computed)?;
+        Ok(Logits::new(&self.stream, &self.geometry, self.product(h.view(), &self.weights.head)))
+    }
+
+    /// The wanted rows after the final norm.
+    fn final_states(
+        &self,
+        chunks: &mut [Chunk<'_>],
+        computed: impl Fn(usize),
+    ) -> Result<Buffer, DecodeError> {
+        chunks.iter().try_for_each(|chunk| self.check_after(chunk.sequence.tokens(), chunk.tokens))?;
         let more = chunks.iter_mut().map(|chunk| (&mut *chunk.sequence, chunk.tokens.len()));
         KvSequence::reserve(&mut more.collect::<Vec<_>>())?;
         let rows = Rows::of(&self.stream, chunks);
-        let mut x = self.embed(chunks, &rows);
+        let mut x = self.embed_tokens(chunks, &rows);
         for (layer, weights) in self.weights.layers.iter().enumerate() {
             self.attend(layer, weights, &mut x, chunks, &rows);
             self.feed_forward(weights, &mut x);
@@ -131,29 +154,33 @@ impl Decoder {
         }
         chunks.iter_mut().for_each(|chunk| chunk.sequence.advance(chunk.tokens.len()));
         let x = self.keep_wanted(chunks, &rows, x.view());
-        let h = self.norm(x.view(), &self.weights.final_norm);
-        Ok(Logits::new(&self.stream, &self.geometry, self.product(h.view(), &self.weights.head)))
+        Ok(self.norm(x.view(), &self.weights.final_norm))
     }
 
-    fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), DecodeError> {
+    /// Whether a new sequence can have these tokens.
+    ///
+    /// # Errors
+    /// [`DecodeError`] says what of them does not fit the model.
+    pub fn check(&self, tokens: &[u32]) -> Result<(), DecodeError> {
+        self.check_after(0, tokens)
+    }
+
+    fn check_after(&self, before: usize, tokens: &[u32]) -> Result<(), DecodeError> {
         let (vocabulary, positions) =
             (self.geometry.config.vocab_size, self.geometry.config.max_position_embeddings);
-        for chunk in chunks {
-            let tokens = chunk.sequence.tokens() + chunk.tokens.len();
-            if chunk.tokens.is_empty() {
-                return Err(DecodeError::Empty);
-            }
-            if tokens > positions {
-                return Err(DecodeError::Positions { tokens, positions });
-            }
-            if let Some(&token) = chunk.tokens.iter().find(|token| **token as usize >= vocabulary) {
-                return Err(DecodeError::Token { token, vocabulary });
-            }
+        if tokens.is_empty() {
+            return Err(DecodeError::Empty);
         }
-        Ok(())
+        if before + tokens.len() > positions {
+            return Err(DecodeError::Positions { tokens: before + tokens.len(), positions });
+        }
+        match tokens.iter().find(|token| **token as usize >= vocabulary) {
+            Some(&token) => Err(DecodeError::Token { token, vocabulary }),
+            None => Ok(()),
+        }
     }
 
-    fn embed(&self, chunks: &[Chunk<'_>], rows: &Rows) -> Buffer {
+    fn embed_tokens(&self, chunks: &[Chunk<'_>], rows: &Rows) -> Buffer {
         let (stream, d) = (&self.stream, self.geometry.config.hidden_size);
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let mut x = stream.uninit(tokens.len() * d);
@@ -245,14 +272,11 @@ impl Decoder {
         y
     }
 
-    /// The rows of `x` whose logits are wanted.
+    /// The rows of `x` that are wanted.
     fn keep_wanted(&self, chunks: &[Chunk<'_>], rows: &Rows, x: View<'_>) -> Buffer {
         let d = self.geometry.config.hidden_size;
-        let wanted = chunks.iter().zip(&rows.of_chunks).map(|(chunk, rows)| match chunk.wanted {
-            Wanted::Nothing => rows.end..rows.end,
-            Wanted::Last => rows.end - 1..rows.end,
-            Wanted::All => rows.clone(),
-        });
+        let wanted = chunks.iter().zip(&rows.of_chunks);
+        let wanted = wanted.map(|(chunk, rows)| rows.end - chunk.wanted.rows(rows.len())..rows.end);
         let mut kept = self.stream.uninit(wanted.clone().map(|rows| rows.len()).sum::<usize>() * d);
         let mut rest = kept.view_mut();
         for rows in wanted {

@@ -106,11 +106,8 @@ impl Family {
         self.layer_tensors().contains(&Tensor::QueryNorm)
     }
 
-    /// Where a tensor lies in Hugging Face's files; an adapter's in PEFT's.
+    /// Where a tensor of the model lies in Hugging Face's files.
     pub(crate) fn file_tensor(self, place: Place, tensor: Tensor) -> FileTensor {
-        if tensor.adapts().is_some() {
-            return FileTensor::of_adapter(place, tensor);
-        }
         (self.description().file_tensor)(place, tensor)
     }
 }

@@ -6,6 +6,7 @@
 
 mod adapted;
 mod file_tensor;
+mod peft;
 mod weight_files;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use adapted::AdaptedWeights;
 pub(crate) use file_tensor::FileTensor;
 use file_tensor::Layout;
+pub use peft::PeftAdapter;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView, View, serialize};
 pub use weight_files::WeightFiles;
 
@@ -54,7 +56,8 @@ pub enum WeightsError {
     Adapters(#[from] LoraError),
 }
 
-/// Reads the units of `slice` from the bytes of a `model.safetensors`.
+/// Reads the units of `slice` from the bytes of a `model.safetensors`, or those of adapters from what [`write_parameters`] made of
+/// them; whatever PEFT saved is read by a [`PeftAdapter`].
 ///
 /// # Errors
 /// [`WeightsError`] if the file is broken, or a tensor is missing or does not fit `geometry`.
@@ -119,7 +122,7 @@ fn view_of<'a>(
     unit: UnitId,
     tensors: &WeightFiles<'a>,
 ) -> Result<Stored<'a>, WeightsError> {
-    let file = geometry.config.family.file_tensor(unit.place, unit.tensor);
+    let file = FileTensor::of(geometry, unit.place, unit.tensor);
     let (layout, expected) = (file.layout(geometry, unit.tensor), file.shape(geometry));
     let name = file.name;
     let view = tensors.tensor(&name)?;

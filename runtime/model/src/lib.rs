@@ -53,7 +53,10 @@ pub use sixfold_tensor::{Compression, Dtype};
 pub use attention::KEYS_PER_BLOCK;
 pub use batch::{BatchError, MicroBatch, StepSeed};
 pub use config::{ConfigError, ModelConfig};
-pub use decoder::{Chunk, DecodeError, Decoder, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Wanted};
+pub use decoder::{
+    Chunk, DecodeError, Decoder, HiddenStates, KvPool, KvSequence, Logits, Normalizer, OutOfBlocks, Pooling,
+    Wanted,
+};
 pub use families::Family;
 pub use frozen::{FrozenUnits, Parameters};
 pub use gradient::{
@@ -61,8 +64,8 @@ pub use gradient::{
     of_parameter as gradient_of, tied_sums,
 };
 pub use hugging_face::{
-    AdaptedWeights, WeightFiles, WeightsError, read_parameters, read_sharded_parameters, weights_blake3,
-    write_parameters,
+    AdaptedWeights, PeftAdapter, WeightFiles, WeightsError, read_parameters, read_sharded_parameters,
+    weights_blake3, write_parameters,
 };
 pub use init::{initialize, initialize_unit};
 pub use layer::Recompute;

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use crate::config::ModelConfig;
 use crate::hugging_face::assemble;
@@ -92,12 +91,6 @@ impl Projection {
         }
     }
 
-    fn named(name: &str) -> Result<Self, LoraError> {
-        let module = name.rsplit('.').next().unwrap_or(name);
-        let found = Self::ALL.into_iter().find(|projection| projection.name() == module);
-        found.ok_or_else(|| LoraError::Peft(format!("adapters of `{name}` are not implemented")))
-    }
-
     fn names(projections: &[Self]) -> String {
         projections.iter().map(|projection| projection.name()).collect::<Vec<_>>().join(", ")
     }
@@ -128,41 +121,6 @@ impl Projection {
     }
 }
 
-/// What PEFT's configurations may ask for beside what is read here.
-const PEFT_UNSUPPORTED: [&str; 9] = [
-    "use_dora",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layer_replication",
-    "lora_bias",
-    "target_parameters",
-    "trainable_token_indices",
-];
-
-/// PEFT's configuration of adapters, as far as it is read.
-#[derive(Deserialize)]
-struct Peft {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f32,
-    target_modules: Targets,
-    bias: Option<String>,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(flatten)]
-    others: Map<String, Value>,
-}
-
-/// Modules by name, or by a pattern.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Targets {
-    Names(Vec<String>),
-    Pattern(String),
-}
-
 /// A factor of what is added to a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Factor {
@@ -180,6 +138,12 @@ impl Tensor {
             let factor = [(a, Factor::A), (b, Factor::B)].into_iter().find(|(tensor, _)| *tensor == self);
             factor.map(|(_, factor)| (weight, factor))
         })
+    }
+
+    /// The factor of the adapter of this weight.
+    pub(crate) fn factor(self, factor: Factor) -> Option<Self> {
+        let [_, a, b] = Projection::of_weight(self)?.tensors();
+        Some(if factor == Factor::A { a } else { b })
     }
 }
 
@@ -207,61 +171,6 @@ impl Lora {
             Some(projection) => Err(LoraError::Missing(*projection)),
             None => Ok(()),
         }
-    }
-
-    /// `adapter_config.json` as PEFT reads it, for adapters beside the model `base`.
-    pub fn to_peft(&self, base: &str, dropout: f32) -> Value {
-        let names: Vec<&str> = self.projections.iter().map(|projection| projection.name()).collect();
-        json!({
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": dropout,
-            "target_modules": names,
-            "bias": "none",
-            "fan_in_fan_out": false,
-            "inference_mode": true,
-            "use_rslora": false,
-            "use_dora": false,
-        })
-    }
-
-    /// Reads an `adapter_config.json`, ours or one that PEFT saved, for adapters of a model of `config`.
-    ///
-    /// # Errors
-    /// [`LoraError`] if the file is broken or asks for another kind of adapters.
-    pub fn from_peft(text: &[u8], config: &ModelConfig) -> Result<Self, LoraError> {
-        let peft: Peft = serde_json::from_slice(text).map_err(|error| LoraError::Peft(error.to_string()))?;
-        let refuse = |what: String| Err(LoraError::Peft(format!("{what}, which is not implemented")));
-        if peft.peft_type != "LORA" {
-            return refuse(format!("`peft_type` is {}", peft.peft_type));
-        }
-        if peft.bias.as_deref().is_some_and(|bias| bias != "none") {
-            return refuse("`bias` is not none".to_owned());
-        }
-        for (field, value) in &peft.others {
-            let is_set = !matches!(value, Value::Null | Value::Bool(false))
-                && value.as_object().is_none_or(|map| !map.is_empty())
-                && value.as_array().is_none_or(|list| !list.is_empty());
-            if is_set && PEFT_UNSUPPORTED.contains(&field.as_str()) {
-                return refuse(format!("`{field}` is {value}"));
-            }
-        }
-        let projections: BTreeSet<Projection> = match peft.target_modules {
-            Targets::Names(names) => {
-                names.iter().map(|name| Projection::named(name)).collect::<Result<_, _>>()?
-            }
-            Targets::Pattern(pattern) if pattern == "all-linear" => {
-                Projection::ALL.into_iter().filter(|projection| projection.is_of(config)).collect()
-            }
-            Targets::Pattern(pattern) => return refuse(format!("`target_modules` is the pattern {pattern}")),
-        };
-        let scale = if peft.use_rslora { (peft.r as f32).sqrt() } else { 1.0 };
-        let lora = Self { rank: peft.r, alpha: peft.lora_alpha * scale, projections };
-        lora.validate(config)?;
-        Ok(lora)
     }
 
     /// Whether a weight has an adapter.

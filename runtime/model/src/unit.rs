@@ -411,6 +411,11 @@ impl Geometry {
         }
     }
 
+    /// Whether a weight has an adapter.
+    pub(crate) fn adapts(&self, weight: Tensor) -> bool {
+        self.lora.as_ref().is_some_and(|lora| lora.adapts(weight))
+    }
+
     /// Whether gradients are wanted of one of these weights, or of an adapter of one.
     pub(crate) fn trains_any(&self, weights: &[Tensor]) -> bool {
         self.lora.as_ref().is_none_or(|lora| weights.iter().any(|weight| lora.adapts(*weight)))

@@ -226,7 +226,10 @@ impl Fixture {
         let merged = model_files(&merge_adapters(&adapted, &parameters(), &adapters));
         let mut files = model_files(&parameters());
         files.retain(|(name, _)| name != WEIGHTS);
-        files.push((ADAPTER_CONFIG.to_owned(), lora.to_peft("base", 0.0).to_string().into_bytes()));
+        files.push((
+            ADAPTER_CONFIG.to_owned(),
+            lora.to_peft(&geometry().config, "base", 0.0).to_string().into_bytes(),
+        ));
         files.push((ADAPTERS.to_owned(), write_parameters(&adapted, &adapters).unwrap()));
         let mut manifest = Manifest { needs: vec![self.inputs[0]], ..Manifest::new("model", "test") };
         manifest.files.extend(files.iter().map(|(name, content)| self.store.put(name, content).unwrap()));

@@ -4,7 +4,7 @@ use sixfold_artifact::Manifest;
 use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS, ModelFiles, WEIGHTS};
 use sixfold_cluster::task::{ErrorClass, Metric};
 use sixfold_model::{
-    AdaptedWeights, Geometry, Lora, ModelConfig, ModelSlice, UnitBuffer, merge_adapters, read_parameters,
+    AdaptedWeights, Geometry, ModelConfig, ModelSlice, PeftAdapter, UnitBuffer, merge_adapters,
     weights_blake3, write_parameters,
 };
 use sixfold_wire::id::ArtifactId;
@@ -57,9 +57,9 @@ fn adapters_of_any_plan_have_the_same_bits_and_the_weights_of_their_base() {
 fn adapters_of(gang: &Gang, id: ArtifactId) -> (Geometry, UnitBuffer) {
     let read = |file: &str| gang.store.read(id, file).unwrap();
     let (config, shards) = ModelConfig::from_hugging_face(&read("config.json")).unwrap();
-    let lora = Lora::from_peft(&read(ADAPTER_CONFIG), &config).unwrap();
-    let geometry = Geometry::new(config, shards.unwrap()).unwrap().with_lora(lora).unwrap();
-    let adapters = read_parameters(&geometry, &ModelSlice::whole(&geometry), &read(ADAPTERS)).unwrap();
+    let peft = PeftAdapter::parse(&read(ADAPTER_CONFIG), &config).unwrap();
+    let geometry = Geometry::new(config, shards.unwrap()).unwrap().with_lora(peft.lora().clone()).unwrap();
+    let adapters = peft.read(&geometry, &read(ADAPTERS)).unwrap();
     (geometry, adapters)
 }
 

@@ -1,5 +1,7 @@
 //! `sixfold model logprobs`.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use serde_json::json;
 use sixfold_formats::Model;
@@ -17,7 +19,7 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     set_threads(args.threads)?;
     let source = SourceArgs { tokenizer: None, no_tokenizer: true };
     let model = opened(&args.model, &source)?;
-    let decoder = decoder(&as_folder(model, &source, args.json)?)?;
+    let decoder = decoder(&as_folder(model, &source, args.json)?, None)?;
     let (logprobs, next) = score(&decoder, &args.ids)?;
     if args.json {
         print_json(&json!({"logprobs": logprobs, "next": next}));
@@ -30,11 +32,11 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn decoder(model: &Model) -> Result<Decoder> {
+pub(super) fn decoder(model: &Model, adapter: Option<&Path>) -> Result<Decoder> {
     let text = serde_json::to_vec(model.config())?;
     let (config, logical) = ModelConfig::from_hugging_face(&text)?;
     let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
-    let parameters = read_weights(model, &geometry, None)?;
+    let parameters = read_weights(model, &geometry, adapter)?;
     Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
 }
 

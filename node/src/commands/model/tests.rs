@@ -36,7 +36,7 @@ fn a_gguf_file_is_imported_scored_and_exported_again() {
     sixfold_model(&["export", &to, "--format", "safetensors", "--to", &to_folder, "--json"]).unwrap();
     let scored = |model: &str| {
         let model = opened(Path::new(model), &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap();
-        logprobs::score(&logprobs::decoder(&model).unwrap(), &(0..30).collect::<Vec<_>>())
+        logprobs::score(&logprobs::decoder(&model, None).unwrap(), &(0..30).collect::<Vec<_>>())
     };
     let (logprobs, next) = scored(&path("folder")).unwrap();
     assert_eq!((logprobs.len(), logprobs.iter().all(|logprob| *logprob < 0.0)), (29, true));
@@ -72,8 +72,8 @@ fn an_adapter_of_peft_is_merged_and_talks() {
     let peft =
         json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]});
     let adapted = geometry.clone();
-    let lora = Lora::from_peft(peft.to_string().as_bytes(), &geometry.config).unwrap();
-    let adapted = adapted.with_lora(lora).unwrap();
+    let lora = PeftAdapter::parse(peft.to_string().as_bytes(), &geometry.config).unwrap();
+    let adapted = adapted.with_lora(lora.lora().clone()).unwrap();
     let mut adapters = sixfold_model::initialize(&adapted, &ModelSlice::whole(&adapted), 1);
     adapters.values_mut().iter_mut().for_each(|value| *value += 0.5);
     std::fs::create_dir(path("adapter")).unwrap();
@@ -112,4 +112,80 @@ fn an_adapter_of_peft_is_merged_and_talks() {
     let missing =
         sixfold_model(&["merge", &path("base"), "--adapter", &path("adapter"), "--to", &path("no")]);
     assert!(missing.unwrap_err().to_string().contains("adapter_config.json"));
+}
+
+/// Texts and vectors, as they are written to a file.
+fn embedded(model: &str, to: &Path, more: &[&str]) -> Vec<Vec<f32>> {
+    let to_text = to.display().to_string();
+    sixfold_model(&[&["embed", model, "--to", &to_text], more].concat()).unwrap();
+    let bytes = std::fs::read(to).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor("embeddings").unwrap();
+    let numbers = tensor.data().chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
+    let [rows, width] = tensor.shape() else { panic!("{:?}", tensor.shape()) };
+    let numbers: Vec<f32> = numbers.collect();
+    assert_eq!(numbers.len(), rows * width);
+    std::fs::remove_file(to).unwrap();
+    numbers.chunks_exact(*width).map(<[f32]>::to_vec).collect()
+}
+
+#[test]
+fn texts_of_any_source_become_vectors() {
+    let place = tempfile::tempdir().unwrap();
+    let (to, model) = (place.path().join("vectors"), golden("llama.gguf").display().to_string());
+    let write = |name: &str, text: &str| {
+        std::fs::write(place.path().join(name), text).unwrap();
+        place.path().join(name).display().to_string()
+    };
+    let (lines, json) =
+        (write("a.txt", "ab\nb a\n"), write("a.jsonl", "\"ab\"\n{\"text\": \"b a\", \"id\": 1}"));
+    let given = embedded(&model, &to, &["--text", "ab", "--text", "b a", "--json"]);
+    assert_eq!(given.len(), 2);
+    for vector in &given {
+        let length: f64 = vector.iter().map(|value| f64::from(*value).powi(2)).sum();
+        assert!((length - 1.0).abs() < 1e-6, "{length}");
+    }
+    assert_eq!(embedded(&model, &to, &["--file", &lines]), given);
+    assert_eq!(embedded(&model, &to, &["--file", &json, "--threads", "1"]), given);
+    let many: Vec<&str> = std::iter::repeat_n(["--text", "ab"], 40).flatten().collect();
+    assert!(embedded(&model, &to, &many).iter().all(|vector| *vector == given[0]));
+    let last = embedded(&model, &to, &["--ids", "3,5,7", "--pooling", "last", "--text", "ab"]);
+    assert_eq!(last.len(), 2);
+    assert_ne!(last[0], given[0]);
+    let mean = embedded(&model, &to, &["--ids", "3,5,7"]);
+    assert_ne!(mean[0], last[1]);
+
+    // Of one token mean and last are one, and what is not divided by its length points the same way.
+    let plain = embedded(&model, &to, &["--ids", "3", "--no-normalize"]);
+    let divided = embedded(&model, &to, &["--ids", "3", "--pooling", "last"]);
+    let length = plain[0].iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    assert!((length - 1.0).abs() > 1e-3, "{length}");
+    for (plain, divided) in plain[0].iter().zip(&divided[0]) {
+        assert!((f64::from(*plain) / length - f64::from(*divided)).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn texts_that_cannot_be_vectors_are_named() {
+    let place = tempfile::tempdir().unwrap();
+    let model = golden("llama.gguf").display().to_string();
+    let file = place.path().join("a.jsonl");
+    let to = place.path().join("to").display().to_string();
+    let (name, long) = (file.display().to_string(), "b a ".repeat(10_000));
+    let refused = |args: &[&str]| {
+        format!("{:#}", sixfold_model(&[&["embed", &model, "--to", &to], args].concat()).unwrap_err())
+    };
+    let too_long = refused(&["--text", "a", "--text", &long]);
+    assert!(too_long.starts_with("text 2: ") && too_long.contains("positions"), "{too_long}");
+    std::fs::write(&file, "\"a\"\n{\"txt\": 1}\n").unwrap();
+    assert!(refused(&["--file", &name]).contains("a.jsonl, line 2"));
+    std::fs::write(&file, format!("\"a\"\n\"{long}\"\n")).unwrap();
+    assert!(refused(&["--text", "b", "--file", &name]).starts_with("text 3 ("));
+    std::fs::write(&file, "").unwrap();
+    assert!(refused(&["--file", &name]).contains("no texts"));
+    assert!(refused(&["--ids", "100000"]).contains("--ids"));
+    assert!(refused(&["--file", "absent.txt"]).contains("absent.txt"));
+    // clap asks for one of them.
+    assert!(refused(&[]).contains("--text"));
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "something is left");
 }

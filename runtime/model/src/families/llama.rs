@@ -58,5 +58,5 @@ pub(super) const DIALECT: Dialect = Dialect {
 /// Every tensor is one of the file, under the name by which people are told of it.
 pub(super) fn file_tensor(place: Place, tensor: Tensor) -> FileTensor {
     let name = UnitId { place, tensor, shard: 0 }.tensor_name();
-    FileTensor { name, place, parts: vec![tensor], transposed: false }
+    FileTensor { name, place, parts: vec![tensor], transposed: false, diagonal: Vec::new() }
 }

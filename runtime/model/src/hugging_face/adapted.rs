@@ -1,7 +1,7 @@
 //! The weights of a model that is in files of weights and files of adapters: [`AdaptedWeights`].
 
-use super::{WeightFiles, WeightsError, read_parameters};
-use crate::lora::{Factors, Lora};
+use super::{PeftAdapter, WeightFiles, WeightsError};
+use crate::lora::Factors;
 use crate::unit::{Geometry, ModelSlice, UnitId};
 use crate::unit_buffer::UnitBuffer;
 
@@ -25,9 +25,9 @@ impl<'a> AdaptedWeights<'a> {
     ) -> Result<Self, WeightsError> {
         let weights = WeightFiles::parse(weights)?;
         let factors = |(config, file)| {
-            let lora = Lora::from_peft(config, &geometry.config)?;
-            let geometry = geometry.base().with_lora(lora)?;
-            let adapters = read_parameters(&geometry, &ModelSlice::whole(&geometry), file)?;
+            let peft = PeftAdapter::parse(config, &geometry.config)?;
+            let geometry = geometry.base().with_lora(peft.lora().clone())?;
+            let adapters = peft.read(&geometry, file)?;
             Ok(Factors::new(&geometry, &adapters))
         };
         let adapters = adapters.into_iter().map(factors).collect::<Result<Vec<_>, WeightsError>>()?;

@@ -4,7 +4,8 @@
     python3 runtime/model/tests/golden/transformers_check.py FOLDER
 
 1. Every folder that the example wrote: `AutoModelForCausalLM.from_pretrained` knows all of its tensors, has the logits that
-   the crate computed within 1e-4, and continues with the same 64 tokens.
+   the crate computed within 1e-4, and continues with the same 64 tokens. `AutoModel.from_pretrained(FOLDER)` has the
+   `last_hidden_state` whose mean and last row are the crate's vectors of the text within 1e-4.
 2. The same after transformers has saved it: the numbers and names of the weights are equal, and the crate must read the
    folder (`cargo test -p sixfold-model --test transformers`, with SIXFOLD_TRANSFORMERS=FOLDER).
 3. Every golden file that oracle.py made: logits and gradients of the loss are those of the class within 1e-6.
@@ -44,6 +45,12 @@ def check_folder(folder):
         tokens = prompt
         for _ in computed["generated"]:
             tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(-1)], dim=1)
+        states = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")(prompt)
+    states = states.last_hidden_state[0]
+    of_vectors = max(
+        (torch.tensor(computed[name]) - vector).abs().max().item()
+        for name, vector in (("mean", states.mean(0)), ("last", states[-1]))
+    )
     generated = tokens[0, prompt.shape[1] :].tolist()
     equal = sum(ours == theirs for ours, theirs in zip(computed["generated"], generated))
     saved = folder / "saved_by_transformers"
@@ -51,8 +58,10 @@ def check_folder(folder):
     ours, theirs = load_file(folder / "model.safetensors"), load_file(saved / "model.safetensors")
     assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    print(f"{folder.name:14} {declared[0]:20} logits off by {off:.1e}, {equal} of {len(generated)} tokens equal")
-    assert off < 1e-4 and equal == len(generated)
+    print(f"{folder.name:14} {declared[0]:20} logits off by {off:.1e}, {equal} of {len(generated)} tokens equal, "
+          f"vectors of texts off by {of_vectors:.1e}")
+    assert off < 1e-4 and of_vectors < 1e-4 and equal == len(generated)
+    return {"logits": off, "tokens": equal, "vectors": of_vectors}
 
 
 def check_golden(path):

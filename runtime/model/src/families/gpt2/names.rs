@@ -1,5 +1,6 @@
 //! How the tensors of a GPT-2 lie in Hugging Face's files.
 
+use crate::families::llama;
 use crate::hugging_face::FileTensor;
 use crate::packed::QUERY_KEY_VALUE;
 use crate::unit::{Place, Tensor};
@@ -29,16 +30,13 @@ pub(super) fn file_tensor(place: Place, tensor: Tensor) -> FileTensor {
         Tensor::FinalNorm => whole("ln_f.weight"),
         Tensor::FinalNormBias => whole("ln_f.bias"),
         Tensor::Head => whole("lm_head.weight"),
-        // What only other families have, by names of the same kind.
-        Tensor::Gate => projection("mlp.c_gate.weight"),
-        Tensor::QueryNorm => whole("attn.q_norm.weight"),
-        Tensor::KeyNorm => whole("attn.k_norm.weight"),
-        _ => return FileTensor::of_adapter(place, tensor),
+        // What only other families have.
+        _ => return llama::file_tensor(place, tensor),
     };
     let name = match place {
         Place::Layer(layer) => format!("transformer.h.{layer}.{inner}"),
         Place::Output if tensor == Tensor::Head => inner.to_owned(),
         Place::Input | Place::Output => format!("transformer.{inner}"),
     };
-    FileTensor { name, place, parts, transposed }
+    FileTensor { name, place, parts, transposed, diagonal: Vec::new() }
 }
