@@ -135,7 +135,7 @@ fn unsafe_is_where_it_is_expected() {
 }
 
 /// Where model and parallel have numbers in the host's memory, and which.
-const ON_THE_HOST: [(&str, &str); 14] = [
+const ON_THE_HOST: [(&str, &str); 15] = [
     ("runtime/model/src/unit_buffer", "units for files"),
     ("runtime/model/src/hugging_face", "units for files"),
     ("runtime/model/src/init", "units before they are uploaded"),
@@ -149,6 +149,7 @@ const ON_THE_HOST: [(&str, &str); 14] = [
     ("runtime/parallel/src/partition", "a sum of squares a block"),
     ("runtime/parallel/src/health", "what ranks tell of themselves"),
     ("runtime/parallel/src/pipeline", "losses after an explicit copy"),
+    ("runtime/parallel/src/score", "log-probabilities, which are losses"),
     ("runtime/parallel/src/trainer", "losses, and what ranks tell of themselves"),
 ];
 
