@@ -1,7 +1,7 @@
 //! `sixfold model`: models of others in and out.
 
 mod inspect;
-mod logprobs;
+pub(super) mod logprobs;
 #[cfg(test)]
 mod tests;
 
