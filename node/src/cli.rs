@@ -177,6 +177,10 @@ pub(crate) struct ChatArgs {
     /// Memory for keys and values, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     pub(crate) kv_cache_mib: u32,
+    /// Print a JSON object for each answer, once it is whole: `answer`, and for programs that compare models `prompt_ids`
+    /// (the conversation as the template renders it), `ids` of the answer's tokens with the one that ends it, and `logprobs`.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Subcommand)]

@@ -153,6 +153,7 @@ const ON_THE_HOST: [(&str, &str); 15] = [
     ("runtime/parallel/src/partition", "a sum of squares a block"),
     ("runtime/parallel/src/health", "what ranks tell of themselves"),
     ("runtime/parallel/src/pipeline", "losses after an explicit copy"),
+    ("runtime/parallel/src/score", "log-probabilities, which are losses"),
     ("runtime/parallel/src/trainer", "losses, and what ranks tell of themselves"),
 ];
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use sixfold_formats::Encoding;
 use sixfold_model::Pooling;
+use sixfold_topology::ParallelPlan;
 
 #[derive(Subcommand)]
 pub(crate) enum ModelCommand {
@@ -38,7 +39,10 @@ pub(crate) enum ModelCommand {
     ///
     /// The plainest check that a model is computed as others compute it. It needs no tokenizer.
     ///
-    /// Example: sixfold model logprobs smollm2 --ids 1,15,7
+    /// Without --plan the decoder computes it, which answers requests. With it the forward pass of a training does, cut over so
+    /// many ranks, which are threads of this process. The numbers have the same bits.
+    ///
+    /// Example: sixfold model logprobs smollm2 --ids 1,15,7 --plan tp2.pp2
     Logprobs(LogprobsArgs),
     /// Make a vector of each text, by which texts are compared, searched or sorted.
     ///
@@ -197,6 +201,10 @@ pub(crate) struct LogprobsArgs {
     /// Ids of the tokens, in their order.
     #[arg(long, value_name = "ID,ID,...", required = true, value_delimiter = ',')]
     pub(crate) ids: Vec<u32>,
+    /// Ranks that compute it as they would in a training: tp4, pp2, tp2.pp2. tp has to be a power of two up to the model's
+    /// logical shards (4 unless it was trained with another number), pp may be as large as it has layers.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) plan: Option<ParallelPlan>,
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,

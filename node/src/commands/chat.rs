@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
+use serde_json::json;
 use sixfold_infer::error::LoadError;
 use sixfold_infer::load::{ModelTexts, start};
 use sixfold_infer::message::{ChatMessage, Prompt};
@@ -11,6 +12,7 @@ use sixfold_infer::replica::{Replica, ReplicaClient};
 use sixfold_tensor::set_threads;
 
 use super::model::{as_folder, opened, read_weights};
+use super::print_json;
 use super::query::{Answered, End, generate, read};
 use crate::cli::ChatArgs;
 use crate::cli::model::SourceArgs;
@@ -26,14 +28,20 @@ pub(crate) async fn run(args: ChatArgs) -> Result<()> {
     let loading = args.clone();
     let loaded = tokio::task::spawn_blocking(move || load(&loading)).await?;
     let replica = loaded?;
-    let interactive = std::io::stdin().is_terminal() && args.message.is_none();
+    let interactive = std::io::stdin().is_terminal() && args.message.is_none() && !args.json;
     if interactive {
         println!("{HELP}");
     }
     let system = args.system.map(|content| message("system", content));
     let mut said: Vec<ChatMessage> = system.iter().cloned().collect();
     let mut given = args.message.into_iter();
-    let (wishes, only_one) = ((args.max_tokens, args.temperature, args.seed), given.len() > 0);
+    let only_one = given.len() > 0;
+    let wishes = Wishes {
+        tokens_max: args.max_tokens,
+        temperature: args.temperature,
+        seed: args.seed,
+        json: args.json,
+    };
     loop {
         let next = match given.next() {
             Some(text) => Some(text),
@@ -46,8 +54,8 @@ pub(crate) async fn run(args: ChatArgs) -> Result<()> {
             Some("") => {}
             Some(text) => {
                 said.push(message("user", text.to_owned()));
-                match answer(&replica, said.clone(), wishes).await {
-                    Ok(answer) => said.push(message("assistant", answer)),
+                match answer(&replica, said.clone(), &wishes).await {
+                    Ok((answered, _)) => said.push(message("assistant", answered.text)),
                     Err(error) if interactive => {
                         eprintln!("error: {error:#}; {HELP}");
                         said.pop();
@@ -74,27 +82,41 @@ fn typed(interactive: bool) -> Result<Option<String>> {
     Ok((bytes > 0).then_some(line))
 }
 
-/// Prints the answer as it comes, and returns it.
-async fn answer(
-    replica: &Replica,
-    said: Vec<ChatMessage>,
-    (tokens_max, temperature, seed): (u32, f32, u64),
-) -> Result<String> {
+/// How answers are made and shown.
+struct Wishes {
+    tokens_max: u32,
+    temperature: f32,
+    seed: u64,
+    json: bool,
+}
+
+/// Prints the answer as it comes, or an object once it is whole, and returns it with the ids of its tokens.
+async fn answer(replica: &Replica, said: Vec<ChatMessage>, wishes: &Wishes) -> Result<(Answered, Vec<u32>)> {
+    let Wishes { tokens_max, temperature, seed, json } = *wishes;
     let model = Some(Options::default().model_name);
-    let request = generate(model, Prompt::Chat(said), tokens_max, temperature, seed);
+    let mut request = generate(model, Prompt::Chat(said), tokens_max, temperature, seed);
+    request.logprobs = json.then_some(0);
     let events = replica.generate(request).await?;
-    let (mut emitted, mut answered) = (Vec::new(), Answered::default());
+    let (mut ids, mut answered) = (Vec::new(), Answered::default());
     let mut print = |piece: &str| {
-        print!("{piece}");
-        // A closed standard output is noticed by the last line.
-        let _ = std::io::stdout().flush();
+        if !json {
+            print!("{piece}");
+            // A closed standard output is noticed by the last line.
+            let _ = std::io::stdout().flush();
+        }
     };
-    let end = read(events, &mut emitted, &mut answered, &mut print).await?;
-    println!();
-    match end {
-        End::Finished => Ok(answered.text),
-        End::Lost(why) => Err(anyhow!("the answer broke off: {why}")),
+    let end = read(events, &mut ids, &mut answered, &mut print).await?;
+    if !json {
+        println!();
     }
+    if let End::Lost(why) = end {
+        bail!("the answer broke off: {why}");
+    }
+    if json {
+        let Answered { text, prompt_ids, logprobs, .. } = &answered;
+        print_json(&json!({"answer": text, "prompt_ids": prompt_ids, "ids": ids, "logprobs": logprobs}));
+    }
+    Ok((answered, ids))
 }
 
 fn load(args: &ChatArgs) -> Result<Replica> {
@@ -121,5 +143,42 @@ fn load(args: &ChatArgs) -> Result<Replica> {
     match (started, failed) {
         (_, Some(error)) => Err(error),
         (started, None) => Ok(started?.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::commands::model::logprobs;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ids_and_log_probabilities_are_those_that_the_decoder_computes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtime/formats/tests/golden/llama.gguf");
+        let chat = ["sixfold", "chat", &golden.display().to_string(), "--temperature", "0", "--json"];
+        let Command::Chat(args) = Cli::try_parse_from(chat).unwrap().command else {
+            panic!("another command")
+        };
+        let replica = load(&args).unwrap();
+        let wishes =
+            Wishes { tokens_max: 5, temperature: args.temperature, seed: args.seed, json: args.json };
+        let (answered, ids) = answer(&replica, vec![message("user", "a".into())], &wishes).await.unwrap();
+        assert_eq!((ids.len(), answered.logprobs.len()), (answered.tokens, answered.tokens));
+        assert!((1..=5).contains(&ids.len()));
+
+        let source = SourceArgs { tokenizer: None, no_tokenizer: true };
+        let model = as_folder(opened(&golden, &source).unwrap(), &source, true).unwrap();
+        let decoder = logprobs::decoder(&model).unwrap();
+        let whole = [answered.prompt_ids.clone(), ids.clone()].concat();
+        let score = logprobs::score(&decoder, &whole).unwrap();
+        assert_eq!(answered.logprobs, score.logprobs[answered.prompt_ids.len() - 1..]);
+        for (at, id) in ids.iter().enumerate() {
+            let before = &whole[..answered.prompt_ids.len() + at];
+            assert_eq!(logprobs::score(&decoder, before).unwrap().next, *id, "token {at}");
+        }
     }
 }

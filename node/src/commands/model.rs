@@ -2,7 +2,7 @@
 
 mod embed;
 mod inspect;
-mod logprobs;
+pub(super) mod logprobs;
 #[cfg(test)]
 mod tests;
 

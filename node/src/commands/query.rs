@@ -28,7 +28,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Answered {
     pub(crate) text: String,
     pub(crate) tokens: usize,
-    pub(crate) prompt_tokens: usize,
+    /// Ids of the prompt as the model reads it.
+    pub(crate) prompt_ids: Vec<u32>,
+    /// Of each token of the answer, where asked for.
+    pub(crate) logprobs: Vec<f32>,
 }
 
 /// `sixfold query TEXT`.
@@ -45,7 +48,7 @@ pub(crate) async fn run(args: QueryArgs) -> Result<()> {
     .await?;
     if as_json {
         print_json(
-            &json!({"answer": answered.text, "tokens": answered.tokens, "prompt_tokens": answered.prompt_tokens}),
+            &json!({"answer": answered.text, "tokens": answered.tokens, "prompt_tokens": answered.prompt_ids.len()}),
         );
     } else {
         println!();
@@ -160,12 +163,13 @@ pub(super) async fn read(
     while let Some(event) = events.next().await {
         let text = match event {
             TokenEvent::Started { prompt_tokens } => {
-                answered.prompt_tokens = prompt_tokens.len();
+                answered.prompt_ids = prompt_tokens;
                 continue;
             }
             TokenEvent::Token(token) => {
                 emitted.push(token.token);
                 answered.tokens += 1;
+                answered.logprobs.extend(token.score.map(|score| score.logprob));
                 token.text
             }
             TokenEvent::Echo(_) | TokenEvent::Alive => continue,

@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sixfold_formats::{Encoding, FolderOptions, Model, OpenOptions, open, write_folder, write_gguf};
 use sixfold_model::{
-    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, Wanted, greedy, read_sharded_parameters,
+    Chunk, Decoder, Geometry, ModelConfig, ModelSlice, UnitBuffer, Wanted, greedy, read_sharded_parameters,
 };
+use sixfold_parallel::score;
+use sixfold_tensor::{Device, Stream};
 use tokenizers::Tokenizer;
+
+const PLANS: [&str; 5] = ["tp1", "tp2", "tp4", "pp2", "tp2.pp2"];
 
 fn stories() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/serving/stories260k");
@@ -32,13 +36,22 @@ fn imported(file: &Path, folder: &Path) -> Model {
     opened(folder)
 }
 
-fn decoder(model: &Model, logical: usize) -> Decoder {
+fn stream() -> Stream {
+    Device::cpu().stream()
+}
+
+fn whole(model: &Model, logical: usize) -> (Geometry, UnitBuffer) {
     let text = serde_json::to_vec(model.config()).unwrap();
     let (config, _) = ModelConfig::from_hugging_face(&text).unwrap();
     let geometry = Geometry::new(config, logical).unwrap();
     let whole = ModelSlice::whole(&geometry);
     let parameters = read_sharded_parameters(&geometry, &whole, &model.weight_bytes()).unwrap();
-    Decoder::new(sixfold_tensor::Device::cpu().stream(), geometry, &parameters)
+    (geometry, parameters)
+}
+
+fn decoder(model: &Model, logical: usize) -> Decoder {
+    let (geometry, parameters) = whole(model, logical);
+    Decoder::new(stream(), geometry, &parameters)
 }
 
 fn tokenizer(model: &Model) -> Tokenizer {
@@ -109,6 +122,69 @@ fn the_greedy_story_is_the_same_to_the_letter() {
     let text = tokenizer.decode(&story, true).unwrap();
     let expected = lines(&folder, "greedy.jsonl")[0]["text"].as_str().unwrap().trim().to_owned();
     assert_eq!(text.trim(), expected);
+}
+
+fn teacher_forced(folder: &Path) -> Vec<(Vec<u32>, Vec<f32>)> {
+    let story = |story: Value| {
+        let tokens = numbers(&story["tokens"]).into_iter().map(|token| token as u32).collect();
+        (tokens, numbers(&story["logprobs"]))
+    };
+    lines(folder, "teacher-forced.jsonl").into_iter().map(story).collect()
+}
+
+/// Log-probabilities to the bit of those of one rank, which are llama2.c's but for rounding.
+#[test]
+fn stories_have_the_same_log_probabilities_under_every_plan() {
+    let Some(folder) = stories() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let model = imported(&folder.join("checkpoint_legacy.bin"), &place.path().join("model"));
+    let (geometry, parameters) = whole(&model, 4);
+    let decoder = decoder(&model, 4);
+    let pool = decoder.kv_pool(8);
+    let stories = teacher_forced(&folder);
+    let sequences: Vec<&[u32]> = stories.iter().map(|(tokens, _)| tokens.as_slice()).collect();
+    for plan in PLANS {
+        let scores = score(&stream(), &geometry, &parameters, &plan.parse().unwrap(), &sequences).unwrap();
+        let mut worst = 0.0_f32;
+        for (score, (tokens, expected)) in scores.iter().zip(&stories) {
+            let mut sequence = pool.sequence();
+            let chunk = Chunk { tokens, sequence: &mut sequence, wanted: Wanted::All };
+            let logits = decoder.forward(&mut [chunk]).unwrap();
+            assert_eq!((score.logprobs.len(), expected.len()), (tokens.len() - 1, tokens.len() - 1));
+            for (row, (ours, expected)) in score.logprobs.iter().zip(expected).enumerate() {
+                let decoded = logits.log_probability(row, tokens[row + 1]);
+                assert_eq!(ours.to_bits(), decoded.to_bits(), "{plan}, token {row}");
+                worst = worst.max((ours - expected).abs());
+            }
+            assert_eq!(score.next, greedy(logits.row(tokens.len() - 1)), "{plan}");
+        }
+        println!("{plan}: log-probabilities differ from llama2.c's by {worst:e}");
+        assert!(worst < 1e-4, "{plan}: {worst}");
+    }
+}
+
+/// Each token from a forward pass over all before it.
+#[test]
+fn the_greedy_story_is_the_same_to_the_letter_under_every_plan() {
+    let Some(folder) = stories() else { return };
+    let place = tempfile::tempdir().unwrap();
+    let model = imported(&folder.join("checkpoint_legacy.bin"), &place.path().join("model"));
+    let ((geometry, parameters), tokenizer) = (whole(&model, 4), tokenizer(&model));
+    let expected = lines(&folder, "greedy.jsonl")[0]["text"].as_str().unwrap().trim().to_owned();
+    for plan in PLANS {
+        let mut story = vec![1];
+        for _ in 0..200 {
+            let plan = plan.parse().unwrap();
+            let next = score(&stream(), &geometry, &parameters, &plan, &[&story]).unwrap()[0].next;
+            if next == 1 {
+                break;
+            }
+            story.push(next);
+        }
+        assert!(story.len() > 64, "{plan}: {} tokens", story.len());
+        let text = tokenizer.decode(&story[1..], true).unwrap();
+        assert_eq!(text.trim(), expected, "{plan}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::layer::Recompute;
 use crate::linear::{Gradients, pack};
 use crate::norm::Normed;
 use crate::pass::Pass;
+use crate::sampling::greedy;
 use crate::tensor_group::{GroupError, NOTHING};
 use crate::unit::{Geometry, Place, Tensor, UnitId};
 
@@ -139,6 +140,41 @@ fn targets_of(pass: &mut Pass<'_>, logits: &[Buffer], rows: Range<usize>) -> Res
     }
     pass.group.sum(stream, target.view_mut())?;
     Ok(target)
+}
+
+/// The token with the largest logit in each of some rows, the first of equals: on every rank of the group, what [`greedy`] says
+/// of whole rows.
+pub(crate) fn likeliest(
+    pass: &mut Pass<'_>,
+    tape: &HeadTape,
+    rows: Range<usize>,
+) -> Result<Vec<u32>, GroupError> {
+    let (stream, d, shards) = (pass.stream, pass.width(), pass.slice.shards.clone());
+    let h = tape.normed.rows.h.slice(rows.start * d..rows.end * d);
+    let first_of_rank = vocabulary(pass.geometry, shards.start).first_id;
+    let mut best = vec![(first_of_rank, f32::NEG_INFINITY); rows.len()];
+    for shard in shards {
+        let VocabularyShard { first_id, columns, .. } = vocabulary(pass.geometry, shard);
+        if columns == 0 {
+            continue;
+        }
+        let logits = stream.to_vec(logits_of(pass, shard, h).view());
+        for (best, logits) in best.iter_mut().zip(logits.chunks_exact(columns)) {
+            let column = greedy(logits) as usize;
+            if logits[column] > best.1 {
+                *best = (first_id + column, logits[column]);
+            }
+        }
+    }
+    let mut largest = stream.upload(&best.iter().map(|(_, logit)| *logit).collect::<Vec<_>>());
+    pass.group.max(stream, largest.view_mut())?;
+    // The lowest id is the largest of their negatives, and an f32 has every id of a vocabulary exactly.
+    let of_rank = best.iter().zip(stream.to_vec(largest.view()));
+    let of_rank = of_rank
+        .map(|((id, logit), largest)| if *logit == largest { -(*id as f32) } else { f32::NEG_INFINITY });
+    let mut ids = stream.upload(&of_rank.collect::<Vec<_>>());
+    pass.group.max(stream, ids.view_mut())?;
+    Ok(stream.to_vec(ids.view()).into_iter().map(|id| -id as u32).collect())
 }
 
 /// The gradient of the head's input, where each row's loss counts `scale` times.

@@ -3,6 +3,7 @@
 //! Read [`Network`] first. It is single-device code: sums over ranks go through a
 //! [`TensorGroup`], activations from and to other pipeline stages are arguments and results.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use sixfold_tensor::{Buffer, RopeTable, Stream};
@@ -139,6 +140,26 @@ impl Network {
         pass.enter(false, Part::Head);
         let (losses, head) = head::forward(&mut pass, x)?;
         Ok((Output::Losses(losses), Tape { batch, layers, head: Some(head) }))
+    }
+
+    /// The likeliest token after each of some rows of a micro-batch that went forward, the first of equals. Every rank of the
+    /// tensor-parallel group calls it, and hears the same.
+    ///
+    /// # Errors
+    /// [`GroupError`] if the tensor-parallel group fails.
+    ///
+    /// # Panics
+    /// If the slice does not hold the head, or the micro-batch has not so many rows.
+    pub fn likeliest(
+        &self,
+        around: &mut Surroundings<'_>,
+        tape: &Tape,
+        rows: Range<usize>,
+    ) -> Result<Vec<u32>, GroupError> {
+        match &tape.head {
+            Some(head) => head::likeliest(&mut self.pass(around, &tape.batch), head, rows),
+            None => panic!("a slice without the head has no logits"),
+        }
     }
 
     /// Takes the gradient back through the slice and into `sums` (laid out by [`gradient_index`]), where it meets what `onto`

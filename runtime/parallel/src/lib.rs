@@ -8,6 +8,7 @@
 //! brings [`RankLinks`] and batches. Read [`Trainer`] first.
 
 mod error;
+mod gang;
 mod group;
 mod health;
 mod job;
@@ -16,6 +17,7 @@ mod partition;
 mod passes;
 mod pipeline;
 mod profile;
+mod score;
 mod share;
 mod slice;
 mod state;
@@ -28,6 +30,7 @@ pub use health::{NotFinite, Origin, RankTime, StepHealth};
 pub use job::{Execution, StepBatch, StepReport, TrainingJob};
 pub use links::RankLinks;
 pub use profile::{Collective, Spent, StepProfile};
+pub use score::{Score, ScoreError, score};
 pub use share::ParameterShare;
 pub use slice::{RankSlice, balanced_layout, stage_costs};
 pub use state::{StateParts, UnitParts};

@@ -15,6 +15,7 @@ use crate::error::StepError;
 use crate::job::Execution;
 use crate::links::{RankLinks, receive, send};
 use crate::profile::Collective;
+use crate::score::Score;
 use crate::slice::RankSlice;
 use crate::sums::{ChunkSums, Target};
 
@@ -121,23 +122,49 @@ impl Pipeline {
 impl Pipeline {
     /// Takes all micro-batches through, forward only, in the order in which a step does. Returns the sum of the losses, which
     /// is zero unless the stage has the head: those of a data group in order, groups in the tree.
-    pub(crate) fn evaluate(&mut self, mut passes: Passes<'_>) -> Result<f32, StepError> {
+    pub(crate) fn evaluate(&mut self, passes: Passes<'_>) -> Result<f32, StepError> {
+        let (per_sum, mut losses) = (passes.per_sum.max(1), Vec::new());
+        self.forward_only(passes, |_, _, of_rows, tape| {
+            losses.push(sum_of_losses(of_rows, tape.groups()));
+            Ok(())
+        })?;
+        let groups: Vec<f32> = losses.chunks(per_sum).map(|group| group.iter().sum()).collect();
+        Ok(if groups.is_empty() { 0.0 } else { tree_sum_scalars(&groups) })
+    }
+
+    /// Takes all micro-batches, a sequence each, through, forward only. Returns what the model says of each sequence, which
+    /// is nothing unless the stage has the head.
+    pub(crate) fn score(&mut self, passes: Passes<'_>) -> Result<Vec<Score>, StepError> {
+        let mut scores = Vec::new();
+        self.forward_only(passes, |network, around, losses, tape| {
+            let last = losses.len() - 1;
+            let next = network.likeliest(around, tape, last..last + 1)?;
+            scores.push(Score { logprobs: losses[..last].iter().map(|loss| -loss).collect(), next: next[0] });
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
+    /// Takes all micro-batches through, forward only, in the order in which a step does. Where the stage has the head, `found`
+    /// is handed the losses of each micro-batch's rows.
+    fn forward_only(
+        &mut self,
+        mut passes: Passes<'_>,
+        mut found: impl FnMut(&Network, &mut Surroundings<'_>, &[f32], &Tape) -> Result<(), StepError>,
+    ) -> Result<(), StepError> {
         self.keep_weights(&passes);
-        let mut losses = Vec::new();
         for op in self.schedule(&passes) {
             let PipelineOp::Forward { micro_batch, .. } = op else { continue };
-            let chunk = &mut self.chunks[op.chunk()];
-            chunk.forward(&self.stream, &mut passes, micro_batch)?;
-            let done = chunk.tapes.pop_back();
-            if chunk.network.slice().output {
-                losses.extend(done.map(|(_, loss)| loss));
+            let chunk = &self.chunks[op.chunk()];
+            let (losses, tape) = chunk.through(&self.stream, &mut passes, micro_batch)?;
+            if let Some(losses) = losses {
+                found(&chunk.network, &mut passes.around(&chunk.weights), &losses, &tape)?;
             }
         }
         if passes.adapters.is_none() {
             self.outdate();
         }
-        let groups: Vec<f32> = losses.chunks(passes.per_sum.max(1)).map(|group| group.iter().sum()).collect();
-        Ok(if groups.is_empty() { 0.0 } else { tree_sum_scalars(&groups) })
+        Ok(())
     }
 
     fn keep_weights(&mut self, passes: &Passes<'_>) {
@@ -158,6 +185,19 @@ impl Chunk {
         passes: &mut Passes<'_>,
         micro_batch: usize,
     ) -> Result<(), StepError> {
+        let (losses, tape) = self.through(stream, passes, micro_batch)?;
+        let loss = losses.map_or(0.0, |losses| sum_of_losses(&losses, tape.groups()));
+        self.tapes.push_back((tape, loss));
+        Ok(())
+    }
+
+    /// Takes a micro-batch through. Activations go to the chunk after; the losses of rows are returned.
+    fn through(
+        &self,
+        stream: &Stream,
+        passes: &mut Passes<'_>,
+        micro_batch: usize,
+    ) -> Result<(Option<Vec<f32>>, Tape), StepError> {
         let micro_batch = passes.micro_batches[micro_batch].clone();
         let numbers = self.network.numbers(&micro_batch);
         let span = passes.links.begin();
@@ -168,24 +208,17 @@ impl Chunk {
         }
         let (output, tape) =
             self.network.forward(&mut passes.around(&self.weights), micro_batch, received)?;
-        let loss = match output {
+        match output {
             Output::Activations(x) => {
                 let span = passes.links.begin();
                 if let Some(link) = passes.links.after() {
                     send(stream, link, Kind::Activations, x.view())?;
                     passes.links.end(Collective::PipelineSend, span);
                 }
-                0.0
+                Ok((None, tape))
             }
-            Output::Losses(losses) => {
-                let losses = stream.host(losses.view());
-                let groups: Vec<f32> =
-                    losses.chunks_exact(losses.len() / tape.groups()).map(tree_sum_scalars).collect();
-                tree_sum_scalars(&groups)
-            }
-        };
-        self.tapes.push_back((tape, loss));
-        Ok(())
+            Output::Losses(losses) => Ok((Some(stream.to_vec(losses.view())), tape)),
+        }
     }
 
     fn backward(
@@ -237,6 +270,12 @@ impl Passes<'_> {
             work: self.work,
         }
     }
+}
+
+/// The sum of a micro-batch's losses, of which each data group has as many: each group's in a tree, and groups in another.
+fn sum_of_losses(of_rows: &[f32], groups: usize) -> f32 {
+    let groups: Vec<f32> = of_rows.chunks_exact(of_rows.len() / groups).map(tree_sum_scalars).collect();
+    tree_sum_scalars(&groups)
 }
 
 /// What the neighbouring stage has sent, where there is one that does.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sixfold_formats::Model;
-use sixfold_model::{Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, Wanted, greedy};
+use sixfold_model::{Chunk, Decoder, Geometry, KEYS_PER_BLOCK, ModelConfig, UnitBuffer, Wanted, greedy};
+use sixfold_parallel::Score;
 use sixfold_tensor::{Device, set_threads};
+use sixfold_topology::ParallelPlan;
 
 use super::{LOGICAL_SHARDS, as_folder, opened, read_weights};
 use crate::cli::model::{LogprobsArgs, SourceArgs};
@@ -19,8 +21,11 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     set_threads(args.threads)?;
     let source = SourceArgs { tokenizer: None, no_tokenizer: true };
     let model = opened(&args.model, &source)?;
-    let decoder = decoder(&as_folder(model, &source, args.json)?, None)?;
-    let (logprobs, next) = score(&decoder, &args.ids)?;
+    let model = as_folder(model, &source, args.json)?;
+    let Score { logprobs, next } = match &args.plan {
+        None => score(&decoder(&model, None)?, &args.ids)?,
+        Some(plan) => score_under(plan, &model, &args.ids)?,
+    };
     if args.json {
         print_json(&json!({"logprobs": logprobs, "next": next}));
     } else {
@@ -32,20 +37,39 @@ pub(super) fn run(args: &LogprobsArgs) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn decoder(model: &Model, adapter: Option<&Path>) -> Result<Decoder> {
+pub(crate) fn decoder(model: &Model, adapter: Option<&Path>) -> Result<Decoder> {
+    let (geometry, parameters) = read(model, adapter)?;
+    Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
+}
+
+fn read(model: &Model, adapter: Option<&Path>) -> Result<(Geometry, UnitBuffer)> {
     let text = serde_json::to_vec(model.config())?;
     let (config, logical) = ModelConfig::from_hugging_face(&text)?;
     let geometry = Geometry::new(config, logical.unwrap_or(LOGICAL_SHARDS))?;
     let parameters = read_weights(model, &geometry, adapter)?;
-    Ok(Decoder::new(Device::cpu().stream(), geometry, &parameters))
+    Ok((geometry, parameters))
 }
 
-/// The log-probability of each token but the first, and the likeliest one after the last.
-pub(super) fn score(decoder: &Decoder, ids: &[u32]) -> Result<(Vec<f32>, u32)> {
-    let vocabulary = decoder.geometry().config.vocab_size;
+/// What the ranks of a plan say of the tokens.
+pub(super) fn score_under(plan: &ParallelPlan, model: &Model, ids: &[u32]) -> Result<Score> {
+    let (geometry, parameters) = read(model, None)?;
+    check(&geometry, ids)?;
+    let scores = sixfold_parallel::score(&Device::cpu().stream(), &geometry, &parameters, plan, &[ids]);
+    let scores = scores.with_context(|| format!("--plan {plan}"))?;
+    scores.into_iter().next().context("no rank said anything")
+}
+
+fn check(geometry: &Geometry, ids: &[u32]) -> Result<()> {
+    let vocabulary = geometry.config.vocab_size;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         bail!("--ids has {id}; the model's ids end at {}", vocabulary - 1);
     }
+    Ok(())
+}
+
+/// What the decoder says of the tokens.
+pub(crate) fn score(decoder: &Decoder, ids: &[u32]) -> Result<Score> {
+    check(decoder.geometry(), ids)?;
     let pool = decoder.kv_pool(ids.len().div_ceil(KEYS_PER_BLOCK));
     let mut sequence = pool.sequence();
     let (mut logprobs, mut next) = (Vec::new(), None);
@@ -58,7 +82,7 @@ pub(super) fn score(decoder: &Decoder, ids: &[u32]) -> Result<(Vec<f32>, u32)> {
         next = Some(greedy(logits.row(tokens.len() - 1)));
     }
     match next {
-        Some(next) => Ok((logprobs, next)),
+        Some(next) => Ok(Score { logprobs, next }),
         None => bail!("--ids needs at least one id"),
     }
 }

@@ -38,10 +38,30 @@ fn a_gguf_file_is_imported_scored_and_exported_again() {
         let model = opened(Path::new(model), &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap();
         logprobs::score(&logprobs::decoder(&model, None).unwrap(), &(0..30).collect::<Vec<_>>())
     };
-    let (logprobs, next) = scored(&path("folder")).unwrap();
-    assert_eq!((logprobs.len(), logprobs.iter().all(|logprob| *logprob < 0.0)), (29, true));
+    let score = scored(&path("folder")).unwrap();
+    assert_eq!((score.logprobs.len(), score.logprobs.iter().all(|logprob| *logprob < 0.0)), (29, true));
     // F16 holds the numbers of this model.
-    assert_eq!(scored(&to_folder).unwrap(), (logprobs, next));
+    assert_eq!(scored(&to_folder).unwrap(), score);
+}
+
+#[test]
+fn a_model_is_scored_under_a_plan_with_the_decoder_s_bits() {
+    let place = tempfile::tempdir().unwrap();
+    let (source, to) = (golden("llama.gguf").display().to_string(), place.path().join("folder"));
+    sixfold_model(&["import", &source, "--to", &to.display().to_string()]).unwrap();
+    sixfold_model(&["logprobs", &source, "--ids", "1,15,7", "--plan", "tp2.pp2", "--json"]).unwrap();
+    let (model, ids) =
+        (opened(&to, &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap(), [1, 15, 7]);
+    let alone = logprobs::score(&logprobs::decoder(&model).unwrap(), &ids).unwrap();
+    for plan in ["tp1", "tp2", "tp4", "pp2", "tp2.pp2"] {
+        assert_eq!(logprobs::score_under(&plan.parse().unwrap(), &model, &ids).unwrap(), alone, "{plan}");
+    }
+    for (plan, why) in [("dp2", "replicas"), ("tp3", "power of two"), ("tp8", "shards"), ("pp99", "layers")] {
+        let refused = sixfold_model(&["logprobs", &source, "--ids", "1", "--plan", plan]).unwrap_err();
+        let said = format!("{refused:#}");
+        assert!(said.contains("--plan") && said.contains(why), "{said}");
+    }
+    assert!(sixfold_model(&["logprobs", &source, "--ids", "1", "--plan", "x2"]).is_err());
 }
 
 #[test]

@@ -1,32 +1,24 @@
-//! A gang of ranks as threads of this process: [`run_gang`], and what one of them does: [`RankRun`].
+//! What one rank of a verification does: [`RankRun`].
 
-use std::any::Any;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use sixfold_model::{Geometry, HostUnits, UnitBuffer, UnitIndex, gradient_of};
 use sixfold_tensor::Device;
 use sixfold_topology::{ParallelPlan, PipelineLayout, Rank};
-use sixfold_transport::link::TensorLink;
-use sixfold_transport::tensor::local_pair;
 
 use super::VerifyError;
-use crate::error::StepError;
+use crate::gang::{self, RankError, lost_a_peer};
 use crate::job::{StepBatch, StepReport, TrainingJob};
 use crate::links::RankLinks;
 use crate::state::UnitParts;
 use crate::trainer::Trainer;
 
-/// Far more than a small job's ranks ever have under way on a link.
-const WINDOW_BYTES: usize = 64 << 20;
+pub(crate) use crate::gang::Links;
+
 /// How long a rank may say nothing: ranks that wait for each other for ever are an error, not a hang.
 const SILENCE: Duration = Duration::from_secs(20);
-
-/// Links of one rank, by peer.
-pub(crate) type Links = HashMap<Rank, Box<dyn TensorLink>>;
 
 /// What one rank computed: its state before the first step and after each.
 pub(super) struct RankTrace {
@@ -107,66 +99,24 @@ impl RankRun {
 
 /// The links that every rank of a plan needs, within this process.
 pub(crate) fn connect(plan: &ParallelPlan) -> Vec<Links> {
-    let mut links: Vec<Links> = plan.ranks().map(|_| Links::new()).collect();
-    for rank in plan.ranks() {
-        for peer in RankLinks::peers(plan, rank).into_iter().filter(|peer| *peer > rank) {
-            let (near, far) = local_pair(WINDOW_BYTES, SILENCE);
-            links[rank.index()].insert(peer, Box::new(near));
-            links[peer.index()].insert(rank, Box::new(far));
-        }
-    }
-    links
+    gang::connect(plan, SILENCE)
 }
 
-/// Runs `each` rank on a thread of its own and returns what they return, by rank.
-///
-/// A rank that fails drops its links, so that the others end too; one that is done keeps them until
-/// all are done. Of several errors the one nearest to the cause is returned.
+/// As [`gang::run_gang`], with the errors of a verification.
 pub(crate) fn run_gang<T: Send>(
     plan: &ParallelPlan,
     links: Vec<Links>,
     each: impl Fn(Rank, Links) -> Result<T, VerifyError> + Sync,
 ) -> Result<Vec<T>, VerifyError> {
-    let each = &each;
-    let ended = thread::scope(|scope| {
-        let threads: Vec<_> = plan
-            .ranks()
-            .zip(links)
-            .map(|(rank, links)| {
-                let thread = thread::Builder::new().name(format!("verify-{}", rank.0));
-                (rank, thread.spawn_scoped(scope, move || each(rank, links)))
-            })
-            .collect();
-        let join = |(rank, thread): (Rank, std::io::Result<thread::ScopedJoinHandle<'_, _>>)| {
-            thread?
-                .join()
-                .unwrap_or_else(|panic| Err(VerifyError::Panicked { rank, message: said(panic.as_ref()) }))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>()
-    });
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for result in ended {
-        match result {
-            Ok(result) => done.push(result),
-            Err(error) => failed.push(error),
-        }
+    gang::run_gang(plan, links, each)
+}
+
+impl RankError for VerifyError {
+    fn panicked(rank: Rank, message: String) -> Self {
+        Self::Panicked { rank, message }
     }
-    failed.into_iter().min_by_key(distance_from_cause).map_or(Ok(done), Err)
-}
 
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("nothing").to_owned()
-}
-
-/// A rank that lost a peer only suffers from what happened to the peer.
-fn distance_from_cause(error: &VerifyError) -> u8 {
-    match error {
-        VerifyError::Step {
-            source: StepError::Pipeline(_) | StepError::Tensor(_) | StepError::Data(_),
-            ..
-        } => 1,
-        _ => 0,
+    fn is_of_a_peer(&self) -> bool {
+        matches!(self, Self::Step { source, .. } if lost_a_peer(source))
     }
 }
