@@ -33,6 +33,10 @@ fn a_gguf_file_is_imported_scored_and_exported_again() {
     sixfold_model(&["export", &path("folder"), "--format", "gguf", "--dtype", "f16", "--to", &to]).unwrap();
     let to_folder = path("again");
     sixfold_model(&["export", &to, "--format", "safetensors", "--to", &to_folder, "--json"]).unwrap();
+    let onnx = path("onnx");
+    sixfold_model(&["export", &to, "--format", "onnx", "--to", &onnx, "--json"]).unwrap();
+    let files = ["model.onnx", "model.onnx_data", "config.json", "tokenizer.json", "generation_config.json"];
+    assert!(files.iter().all(|file| Path::new(&onnx).join(file).is_file()));
     let scored = |model: &str| {
         let model = opened(Path::new(model), &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap();
         logprobs::score(&logprobs::decoder(&model).unwrap(), &(0..30).collect::<Vec<_>>())
@@ -54,6 +58,10 @@ fn what_cannot_be_is_said() {
     assert!(refused(&sharded).contains("one file"));
     let quantised = ["export", &source, "--format", "safetensors", "--to", &to, "--quant", "q8_0"];
     assert!(refused(&quantised).contains("--dtype"));
+    for more in [["--quant", "q8_0"], ["--dtype", "bf16"], ["--shard-mib", "1"]] {
+        let onnx = ["export", &source, "--format", "onnx", "--to", &to, more[0], more[1]];
+        assert!(refused(&onnx).contains("ONNX"), "{more:?}");
+    }
     assert!(refused(&["import", "absent.gguf", "--to", &to]).contains("absent.gguf"));
     assert!(!Path::new(&to).exists());
 }
