@@ -22,13 +22,21 @@ pub(crate) enum ModelCommand {
     ///
     /// Example: sixfold model import SmolLM2-135M-Instruct.Q4_1.gguf --to smollm2
     Import(ImportArgs),
-    /// Write a model as GGUF, for llama.cpp, or as safetensors, for everything that reads Hugging Face's folders.
+    /// Write a model as GGUF, for llama.cpp, as ONNX, for onnxruntime, or as safetensors, for everything that reads Hugging
+    /// Face's folders.
     ///
     /// A GGUF file has the tokenizer and the chat template inside. With --quant, matrices are quantised as ggml's
     /// reference does it; vectors stay f32, and matrices whose rows are no whole blocks of 32 become f16. What was
     /// quantised before is exported as the numbers that it says.
     ///
+    /// ONNX is a folder: model.onnx (operator set 17), its weights in model.onnx_data (f32, or f16 with --dtype f16; it
+    /// computes in f32 either way), config.json and the tokenizer's files. Inputs and outputs have the names of a decoder
+    /// with past that optimum exports: input_ids, attention_mask, position_ids, past_key_values.N.key and .value; logits,
+    /// present.N.key and .value. Checked with onnxruntime; TensorRT reads ONNX too, which was not tried.
+    ///
     /// Example: sixfold model export smollm2 --format gguf --quant q8_0 --to smollm2.gguf
+    ///
+    /// Example: sixfold model export smollm2 --format onnx --to smollm2-onnx
     Export(ExportArgs),
     /// Say what a model is: family, sizes, parameters, encodings, tokenizer, template, hash. Loads no weights.
     ///
@@ -123,6 +131,8 @@ impl From<QuantArg> for Encoding {
 pub(crate) enum FormatArg {
     /// One file for llama.cpp.
     Gguf,
+    /// A folder with a graph and its weights, for onnxruntime.
+    Onnx,
     /// A folder in Hugging Face's form.
     Safetensors,
 }
@@ -159,7 +169,7 @@ pub(crate) struct ExportArgs {
     /// The file, or the folder, to make.
     #[arg(long, value_name = "PATH")]
     pub(crate) to: PathBuf,
-    /// What numbers are rounded to; without it: safetensors stay what they are, a GGUF file has f16.
+    /// What numbers are rounded to; without it: safetensors stay what they are, a GGUF file has f16, ONNX f32.
     #[arg(long, value_enum, conflicts_with = "quant")]
     pub(crate) dtype: Option<PlainArg>,
     /// Quantise the matrices of a GGUF file.

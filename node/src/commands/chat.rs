@@ -172,7 +172,7 @@ mod tests {
 
         let source = SourceArgs { tokenizer: None, no_tokenizer: true };
         let model = as_folder(opened(&golden, &source).unwrap(), &source, true).unwrap();
-        let decoder = logprobs::decoder(&model).unwrap();
+        let decoder = logprobs::decoder(&model, None).unwrap();
         let whole = [answered.prompt_ids.clone(), ids.clone()].concat();
         let score = logprobs::score(&decoder, &whole).unwrap();
         assert_eq!(answered.logprobs, score.logprobs[answered.prompt_ids.len() - 1..]);

@@ -12,13 +12,15 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sixfold_artifact::model::{ADAPTER_CONFIG, ADAPTERS};
-use sixfold_formats::{Encoding, FolderOptions, Format, Model, OpenOptions, open, write_folder, write_gguf};
+use sixfold_formats::{
+    Encoding, FolderOptions, Format, Model, OpenOptions, open, write_folder, write_gguf, write_onnx,
+};
 use sixfold_model::{
     AdaptedWeights, Geometry, ModelConfig, ModelSlice, UnitBuffer, read_sharded_parameters, write_parameters,
 };
 
 use super::print_json;
-use crate::cli::model::{ExportArgs, FormatArg, ImportArgs, MergeArgs, ModelCommand, SourceArgs};
+use crate::cli::model::{ExportArgs, FormatArg, ImportArgs, MergeArgs, ModelCommand, PlainArg, SourceArgs};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
@@ -81,6 +83,18 @@ fn export(args: &ExportArgs) -> Result<()> {
             let encoding = args.quant.map(Encoding::from).or(plain).unwrap_or(Encoding::F16);
             let bar = byte_bar(bytes_to_write(&model, Some(encoding)), args.json);
             write_gguf(&model, &args.to, encoding, !args.opened.no_tokenizer, |bytes| bar.inc(bytes))?;
+            bar.finish_and_clear();
+        }
+        FormatArg::Onnx => {
+            if args.quant.is_some() || args.dtype == Some(PlainArg::Bf16) {
+                bail!("ONNX is written with --dtype f32 or f16");
+            }
+            if args.shard_mib.is_some() {
+                bail!("--shard-mib cuts safetensors; the weights beside an ONNX graph are one file");
+            }
+            let encoding = plain.unwrap_or(Encoding::F32);
+            let bar = byte_bar(bytes_to_write(&model, Some(encoding)), args.json);
+            write_onnx(&model, &args.to, encoding, |bytes| bar.inc(bytes))?;
             bar.finish_and_clear();
         }
         FormatArg::Safetensors => {

@@ -341,6 +341,31 @@ impl Fields<'_> {
     }
 }
 
+/// Refuses values that a format has no words for, so that nobody would know of them: of each field that is there, all but
+/// those that are `written`.
+///
+/// # Errors
+/// [`Fault`] names the field and what it may say.
+pub(crate) fn refuse_others(
+    config: &Map<String, Value>,
+    written: &[(&str, &[&str])],
+    format: &str,
+) -> Result<(), Fault> {
+    for (field, values) in written {
+        let value = match config.get(*field) {
+            None | Some(Value::Null) => continue,
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        if !values.contains(&value.as_str()) {
+            let problem =
+                format!("is {value}; {format} is written of models that have {}", values.join(" or "));
+            return Err(Fault::new(*field, problem));
+        }
+    }
+    Ok(())
+}
+
 fn divided(hidden: usize, heads: usize, field: &str) -> Result<usize, Fault> {
     let fits = hidden.is_multiple_of(heads);
     let fault = || Fault::new(field, format!("is {hidden}, which does not divide into {heads} heads"));

@@ -13,8 +13,8 @@ use crate::mapped_file::MappedFile;
 use crate::model::{Format, Model, Naming, Tensor};
 use crate::{safetensors, tokenizer};
 
-pub(crate) use write::write_tensor;
 pub use write::{FolderOptions, write_folder};
+pub(crate) use write::{failed, put, put_texts, whole_folder, write_tensor};
 
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";

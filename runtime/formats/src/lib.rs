@@ -1,10 +1,10 @@
-//! Files of models: Hugging Face folders, GGUF, llama2.c.
+//! Files of models: Hugging Face folders, GGUF, llama2.c; ONNX out.
 //!
 //! A *model folder* in Hugging Face's form (config.json, safetensors, tokenizer.json, templates) is what everything else in
 //! Sixfold reads. Other formats are opened as if they were one: [`open`] maps the files, checks every length before it
 //! is believed, holds the tensors against what the family must have, and gives a [`Model`] with config.json and
-//! tokenizer.json. [`write_folder`] and [`write_gguf`] write one tensor after another, so that memory is bounded by the
-//! largest row, or tensor that has to be transposed, whatever the model's size.
+//! tokenizer.json. [`write_folder`], [`write_gguf`] and [`write_onnx`] write one tensor after another, so that memory is
+//! bounded by the largest row, or tensor that has to be transposed, whatever the model's size.
 //!
 //! This crate does not compute with models, and knows no other crate of the workspace: whether a config.json can be
 //! computed with is for the crate of models to judge. It runs no code that files bring along, pickles least of all.
@@ -19,6 +19,8 @@ mod gguf;
 mod llama2c;
 mod mapped_file;
 mod model;
+mod onnx;
+mod positions;
 mod safetensors;
 mod summary;
 mod tokenizer;
@@ -31,6 +33,7 @@ pub use error::{Fault, FormatError};
 pub use folder::{FolderOptions, write_folder};
 pub use gguf::write_gguf;
 pub use model::{Format, Model, RowReader, Tensor};
+pub use onnx::write_onnx;
 pub use summary::{Summary, TokenizerSummary};
 
 use mapped_file::MappedFile;

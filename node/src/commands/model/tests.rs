@@ -34,6 +34,10 @@ fn a_gguf_file_is_imported_scored_and_exported_again() {
     sixfold_model(&["export", &path("folder"), "--format", "gguf", "--dtype", "f16", "--to", &to]).unwrap();
     let to_folder = path("again");
     sixfold_model(&["export", &to, "--format", "safetensors", "--to", &to_folder, "--json"]).unwrap();
+    let onnx = path("onnx");
+    sixfold_model(&["export", &to, "--format", "onnx", "--to", &onnx, "--json"]).unwrap();
+    let files = ["model.onnx", "model.onnx_data", "config.json", "tokenizer.json", "generation_config.json"];
+    assert!(files.iter().all(|file| Path::new(&onnx).join(file).is_file()));
     let scored = |model: &str| {
         let model = opened(Path::new(model), &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap();
         logprobs::score(&logprobs::decoder(&model, None).unwrap(), &(0..30).collect::<Vec<_>>())
@@ -52,7 +56,7 @@ fn a_model_is_scored_under_a_plan_with_the_decoder_s_bits() {
     sixfold_model(&["logprobs", &source, "--ids", "1,15,7", "--plan", "tp2.pp2", "--json"]).unwrap();
     let (model, ids) =
         (opened(&to, &SourceArgs { tokenizer: None, no_tokenizer: true }).unwrap(), [1, 15, 7]);
-    let alone = logprobs::score(&logprobs::decoder(&model).unwrap(), &ids).unwrap();
+    let alone = logprobs::score(&logprobs::decoder(&model, None).unwrap(), &ids).unwrap();
     for plan in ["tp1", "tp2", "tp4", "pp2", "tp2.pp2"] {
         assert_eq!(logprobs::score_under(&plan.parse().unwrap(), &model, &ids).unwrap(), alone, "{plan}");
     }
@@ -75,6 +79,10 @@ fn what_cannot_be_is_said() {
     assert!(refused(&sharded).contains("one file"));
     let quantised = ["export", &source, "--format", "safetensors", "--to", &to, "--quant", "q8_0"];
     assert!(refused(&quantised).contains("--dtype"));
+    for more in [["--quant", "q8_0"], ["--dtype", "bf16"], ["--shard-mib", "1"]] {
+        let onnx = ["export", &source, "--format", "onnx", "--to", &to, more[0], more[1]];
+        assert!(refused(&onnx).contains("ONNX"), "{more:?}");
+    }
     assert!(refused(&["import", "absent.gguf", "--to", &to]).contains("absent.gguf"));
     assert!(!Path::new(&to).exists());
 }

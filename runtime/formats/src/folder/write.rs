@@ -39,12 +39,26 @@ pub fn write_folder(
     mut written: impl FnMut(u64),
 ) -> Result<(), FormatError> {
     let sizes = model.sizes()?;
+    whole_folder(target, |folder| {
+        put_texts(model, sizes, folder, dtype_name(model, options))?;
+        write_weights(model, folder, options, &mut written)
+    })
+}
+
+/// Makes a folder that is there whole or not at all: `fill` gets the place where it is made.
+///
+/// # Errors
+/// [`FormatError`] where it exists and is not empty, or the system refuses.
+pub(crate) fn whole_folder(
+    target: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
     if std::fs::read_dir(target).map_or(target.exists(), |mut entries| entries.next().is_some()) {
         return Err(FormatError::Exists { path: target.to_owned() });
     }
     let partial = unfinished(target);
     std::fs::create_dir_all(&partial).map_err(failed(&partial))?;
-    let moved = fill(model, sizes, &partial, options, &mut written).and_then(|()| {
+    let moved = fill(&partial).and_then(|()| {
         if target.exists() {
             std::fs::remove_dir(target).map_err(failed(target))?;
         }
@@ -57,33 +71,28 @@ pub fn write_folder(
     moved
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> FormatError {
+pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> FormatError {
     let path = path.to_owned();
     move |reason| FormatError::Io { path, reason }
 }
 
-fn fill(
-    model: &Model,
-    sizes: &Sizes,
-    folder: &Path,
-    options: FolderOptions,
-    written: &mut dyn FnMut(u64),
-) -> Result<(), FormatError> {
+/// Writes all files but the weights; `dtype` is what `transformers` calls the kind of the numbers.
+pub(crate) fn put_texts(model: &Model, sizes: &Sizes, folder: &Path, dtype: &str) -> Result<(), FormatError> {
     let mut config = model.config().clone();
     // What the writer of the other file had in it says nothing of these numbers.
     for key in ["quantization_config", "torch_dtype", "dtype"] {
         config.remove(key);
     }
-    config.insert("torch_dtype".to_owned(), dtype_name(model, options).into());
+    config.insert("torch_dtype".to_owned(), dtype.into());
     config.insert("architectures".to_owned(), json!([sizes.architecture.class()]));
     put(folder, CONFIG, &pretty(&Value::Object(config)))?;
     for (name, content) in &model.texts {
         put(folder, name, content)?;
     }
-    write_weights(model, folder, options, written)
+    Ok(())
 }
 
-fn put(folder: &Path, name: &str, content: &[u8]) -> Result<(), FormatError> {
+pub(crate) fn put(folder: &Path, name: &str, content: &[u8]) -> Result<(), FormatError> {
     let path = folder.join(name);
     std::fs::write(&path, content).map_err(failed(&path))
 }

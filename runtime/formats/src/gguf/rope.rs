@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use super::config::Keyed;
 use super::keys;
 use crate::error::Fault;
+use crate::positions::{Rotary, Scaling, llama3_factors};
 
 /// The scalings of Llama 3 that were published: factor, and positions that were trained before. Their frequency factors
 /// are 1 and 4.
 const LLAMA3: [(f64, usize); 2] = [(8.0, 8192), (32.0, 8192)];
-const LOW_FREQUENCY_FACTOR: f64 = 1.0;
-const HIGH_FREQUENCY_FACTOR: f64 = 4.0;
+const FREQUENCY_FACTORS: [f64; 2] = [1.0, 4.0];
 /// Two factors that differ by less, relative to their size, are the same but for rounding.
 const TOLERANCE: f64 = 1e-4;
 
@@ -21,7 +21,7 @@ pub(super) fn scaling(keyed: &Keyed<'_>, file: &[u8], head_dim: usize) -> Result
         tensor.encoding.decode(&file[tensor.bytes.clone()], &mut factors);
         let theta = keyed.float(keys::ROPE_BASE)?.unwrap_or(10_000.0);
         let known = LLAMA3.iter().find(|(factor, original)| {
-            let ours = llama3_factors(theta, head_dim, *factor, *original);
+            let ours = llama3_factors(theta, head_dim, *factor, FREQUENCY_FACTORS, *original);
             ours.len() == factors.len()
                 && ours
                     .iter()
@@ -33,8 +33,8 @@ pub(super) fn scaling(keyed: &Keyed<'_>, file: &[u8], head_dim: usize) -> Result
         return Ok(Some(json!({
             "rope_type": "llama3",
             "factor": factor,
-            "low_freq_factor": LOW_FREQUENCY_FACTOR,
-            "high_freq_factor": HIGH_FREQUENCY_FACTOR,
+            "low_freq_factor": FREQUENCY_FACTORS[0],
+            "high_freq_factor": FREQUENCY_FACTORS[1],
             "original_max_position_embeddings": original,
         })));
     }
@@ -71,28 +71,6 @@ fn yarn(keyed: &Keyed<'_>, factor: f64) -> Result<Value, Fault> {
     Ok(scaling)
 }
 
-/// By how much Llama 3.1 divides each frequency (`_compute_llama3_parameters` of `transformers`, the factors of
-/// `convert_hf_to_gguf.py`): long waves by `factor`, short ones by nothing, those between smoothly.
-fn llama3_factors(theta: f64, head_dim: usize, factor: f64, original: usize) -> Vec<f64> {
-    factors(theta, head_dim, factor, [LOW_FREQUENCY_FACTOR, HIGH_FREQUENCY_FACTOR], original)
-}
-
-fn factors(theta: f64, head_dim: usize, factor: f64, [low, high]: [f64; 2], original: usize) -> Vec<f64> {
-    let original = original as f64;
-    let one = |pair: usize| {
-        let wave = 2.0 * std::f64::consts::PI * theta.powf((2 * pair) as f64 / head_dim as f64);
-        if wave < original / high {
-            1.0
-        } else if wave > original / low {
-            factor
-        } else {
-            let smooth = (original / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    (0..head_dim / 2).map(one).collect()
-}
-
 /// What a config.json says of positions, for a file that is written.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Positions {
@@ -105,50 +83,39 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Reads both forms: `rope_theta` with `rope_scaling`, and `rope_parameters`.
+    /// Reads both forms of config.json, and refuses what GGUF has no key for.
     pub(super) fn of(config: &Map<String, Value>, head_dim: usize) -> Result<Self, Fault> {
-        let object = |key: &str| config.get(key).and_then(Value::as_object);
-        let parameters = object("rope_parameters").or_else(|| object("rope_scaling"));
-        let theta =
-            config.get("rope_theta").or_else(|| parameters?.get("rope_theta")).and_then(Value::as_f64);
-        let mut positions = Self { theta, ..Self::default() };
-        let Some(parameters) = parameters else { return Ok(positions) };
-        let number = |key: &str| parameters.get(key).and_then(Value::as_f64);
-        let need = |key: &str| {
-            number(key).ok_or_else(|| Fault::new(format!("rope_scaling.{key}"), "is missing or no number"))
-        };
-        let original = parameters.get("original_max_position_embeddings").and_then(Value::as_u64);
-        let original = original.and_then(|original| usize::try_from(original).ok());
-        match parameters.get("rope_type").or_else(|| parameters.get("type")).and_then(Value::as_str) {
-            None | Some("default") => {}
-            Some("linear") => {
+        let rotary = Rotary::of(config)?;
+        let mut positions = Self { theta: rotary.theta, ..Self::default() };
+        match &rotary.scaling {
+            None => {}
+            Some(Scaling::Linear { factor }) => {
                 positions.texts.push((keys::ROPE_SCALING, "linear"));
-                positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
+                positions.floats.push((keys::ROPE_FACTOR, *factor));
             }
-            Some("yarn") => {
-                let told = ["attention_factor", "mscale", "mscale_all_dim"];
-                if let Some(key) = told.into_iter().find(|key| number(key).is_some()) {
+            Some(Scaling::Yarn(yarn)) => {
+                let [mscale, mscale_all_dim] = yarn.mscales;
+                let told = [
+                    ("attention_factor", yarn.attention_factor),
+                    ("mscale", mscale),
+                    ("mscale_all_dim", mscale_all_dim),
+                ];
+                if let Some((key, _)) = told.into_iter().find(|(_, number)| number.is_some()) {
                     let problem = "is told, and not what follows from the factor: GGUF has no key for that";
                     return Err(Fault::new(format!("rope_scaling.{key}"), problem));
                 }
                 positions.texts.push((keys::ROPE_SCALING, "yarn"));
-                positions.floats.push((keys::ROPE_FACTOR, need("factor")?));
-                positions.sizes.extend(original.map(|original| (keys::ROPE_ORIGINAL_CONTEXT, original)));
-                let betas = [("beta_fast", keys::ROPE_BETA_FAST), ("beta_slow", keys::ROPE_BETA_SLOW)];
-                positions.floats.extend(betas.into_iter().filter_map(|(key, end)| Some((end, number(key)?))));
+                positions.floats.push((keys::ROPE_FACTOR, yarn.factor));
+                positions.sizes.extend(yarn.original.map(|original| (keys::ROPE_ORIGINAL_CONTEXT, original)));
+                let betas = [keys::ROPE_BETA_FAST, keys::ROPE_BETA_SLOW].into_iter().zip(yarn.betas);
+                positions.floats.extend(betas.filter_map(|(end, beta)| Some((end, beta?))));
             }
-            Some("llama3") => {
-                let frequencies = [need("low_freq_factor")?, need("high_freq_factor")?];
+            Some(Scaling::Llama3 { factor, bounds, original }) => {
                 let original = original.ok_or_else(|| {
                     Fault::new("rope_scaling.original_max_position_embeddings", "is missing or no number")
                 })?;
-                let theta = theta.unwrap_or(10_000.0);
-                let factors = factors(theta, head_dim, need("factor")?, frequencies, original);
+                let factors = llama3_factors(rotary.base(), head_dim, *factor, *bounds, original);
                 positions.factors = Some(factors.into_iter().map(|factor| factor as f32).collect());
-            }
-            Some(other) => {
-                let problem = format!("is `{other}`; GGUF is written with linear, yarn and llama3");
-                return Err(Fault::new("rope_scaling.rope_type", problem));
             }
         }
         Ok(positions)
@@ -158,15 +125,6 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn factors_of_llama_3_leave_short_waves_and_stretch_long_ones() {
-        let factors = llama3_factors(500_000.0, 128, 8.0, 8192);
-        assert_eq!((factors.len(), factors[0], factors[63]), (64, 1.0, 8.0));
-        assert!(factors.is_sorted());
-        // Pair 30: a wave of 2953 positions, between 2048 and 8192.
-        assert!(factors[30] > 1.0 && factors[30] < 8.0, "{}", factors[30]);
-    }
 
     #[test]
     fn both_forms_of_config_json_are_read() {

@@ -8,7 +8,7 @@ use super::header::{ALIGNMENT, MAGIC, aligned};
 use super::keys;
 use super::metadata::{Metadata, put_text};
 use super::rope::Positions;
-use crate::architecture::{Architecture, Role, Sizes};
+use crate::architecture::{Architecture, Role, Sizes, refuse_others};
 use crate::encoding::Encoding;
 use crate::error::{Fault, FormatError};
 use crate::folder::{CONFIG, unfinished, write_tensor};
@@ -18,6 +18,12 @@ use crate::tokenizer::{Algorithm, SpecialTokens, Token, Vocabulary};
 const VERSION: u32 = 3;
 /// The version of ggml's quantised blocks (`GGML_QNT_VERSION`).
 const QUANTISATION_VERSION: u32 = 2;
+/// Fields that GGUF has no key for, with the values that nobody needs to be told of.
+const WRITTEN: [(&str, &[&str]); 3] = [
+    ("hidden_act", &["silu"]),
+    ("activation_function", &["gelu_new", "gelu_pytorch_tanh"]),
+    ("use_sliding_window", &["false"]),
+];
 
 /// Writes a model into a new GGUF file, which is there whole or not at all; says how many bytes it has written since it
 /// said so last. Matrices have the given encoding, or F16 where their rows are no whole blocks; vectors are F32, as
@@ -216,7 +222,7 @@ fn metadata_of(model: &Model, encoding: Encoding, with_tokenizer: bool) -> Resul
     let sizes = model.sizes()?;
     let config = model.config();
     let in_config = |fault: Fault| fault.unsupported_in(&model.path().join(CONFIG));
-    refuse_unwritten(config).map_err(in_config)?;
+    refuse_others(config, &WRITTEN, "GGUF").map_err(in_config)?;
     let positions = match sizes.architecture {
         Architecture::Gpt2 => Positions::default(),
         _ => Positions::of(config, sizes.head_dim).map_err(in_config)?,
@@ -258,27 +264,6 @@ fn metadata_of(model: &Model, encoding: Encoding, with_tokenizer: bool) -> Resul
         None => metadata.text(keys::TOKENIZER, "no_vocab"),
     }
     Ok(Described { metadata, factors: positions.factors })
-}
-
-/// Refuses what GGUF has no key for, so that nobody would know of it.
-fn refuse_unwritten(config: &serde_json::Map<String, serde_json::Value>) -> Result<(), Fault> {
-    const WRITTEN: [(&str, &[&str]); 3] = [
-        ("hidden_act", &["silu"]),
-        ("activation_function", &["gelu_new", "gelu_pytorch_tanh"]),
-        ("use_sliding_window", &["false"]),
-    ];
-    for (field, values) in WRITTEN {
-        let value = match config.get(field) {
-            None | Some(serde_json::Value::Null) => continue,
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        if !values.contains(&value.as_str()) {
-            let problem = format!("is {value}; GGUF is written of models that have {}", values.join(" or "));
-            return Err(Fault::new(field, problem));
-        }
-    }
-    Ok(())
 }
 
 /// `llama_ftype` of `llama.h`.
