@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use sixfold_model::{Lora, merge_adapters};
+use sixfold_model::{PeftAdapter, merge_adapters};
 
 use super::*;
 use crate::cli::{Cli, Command};
