@@ -97,8 +97,9 @@ fn a_training_from_a_task_model_has_the_bits_of_one_from_the_merged_model() {
     assert_eq!(first.store.manifest(second.model).unwrap().needs, [task]);
     assert_ne!(from(base, whole("tp1")).hashes(), from(merged, whole("tp1")).hashes());
 
+    let alone = first.again(whole("tp1")).starting_from(second.model);
     first.store.remove(base).unwrap();
-    let errors = first.again(whole("tp1")).starting_from(second.model).run().unwrap_err();
+    let errors = alone.run().unwrap_err();
     let error = errors.into_values().next().unwrap();
     assert!(error.message.contains(&base.to_string()), "{error}");
     assert_eq!(error.class, ErrorClass::Restart, "it may be on another node");
@@ -123,7 +124,7 @@ fn adapters_that_no_longer_improve_are_the_best_ones() {
     else {
         panic!("{:?}", serial.metrics)
     };
-    assert!(*done < 12 && *kept < *done, "{kept} of {done}");
+    assert!(*kept < *done, "the last ones of {done} steps are the best");
     let on_four = first.again(stopping("dp2.tp2")).starting_from(base).run().unwrap();
     assert_eq!(on_four.hashes(), serial.hashes());
     // A training from the task model begins with the loss of those that were kept.
