@@ -135,7 +135,7 @@ fn unsafe_is_where_it_is_expected() {
 }
 
 /// Where model and parallel have numbers in the host's memory, and which.
-const ON_THE_HOST: [(&str, &str); 15] = [
+const ON_THE_HOST: [(&str, &str); 16] = [
     ("runtime/model/src/unit_buffer", "units for files"),
     ("runtime/model/src/hugging_face", "units for files"),
     ("runtime/model/src/init", "units before they are uploaded"),
