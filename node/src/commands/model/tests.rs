@@ -145,7 +145,7 @@ fn an_adapter_of_peft_is_merged_and_talks() {
 /// Texts and vectors, as they are written to a file.
 fn embedded(model: &str, to: &Path, more: &[&str]) -> Vec<Vec<f32>> {
     let to_text = to.display().to_string();
-    sixfold_model(&[&["embed", model, "--to", &to_text], more].concat()).unwrap();
+    sixfold_model(&[&["embed", model, "--to", &to_text][..], more].concat()).unwrap();
     let bytes = std::fs::read(to).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor("embeddings").unwrap();
@@ -201,7 +201,7 @@ fn texts_that_cannot_be_vectors_are_named() {
     let to = place.path().join("to").display().to_string();
     let (name, long) = (file.display().to_string(), "b a ".repeat(10_000));
     let refused = |args: &[&str]| {
-        format!("{:#}", sixfold_model(&[&["embed", &model, "--to", &to], args].concat()).unwrap_err())
+        format!("{:#}", sixfold_model(&[&["embed", &model, "--to", &to][..], args].concat()).unwrap_err())
     };
     let too_long = refused(&["--text", "a", "--text", &long]);
     assert!(too_long.starts_with("text 2: ") && too_long.contains("positions"), "{too_long}");
