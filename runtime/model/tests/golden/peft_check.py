@@ -67,7 +67,9 @@ def ours(sixfold, folder, adapter, prompt):
 def check_folder(sixfold, folder):
     prompt = json.loads((folder / "computed.json").read_text())["prompt"]
     plain, off = scores(base(folder), prompt), {"written": 0.0, "read": 0.0}
-    for adapter in sorted(folder.glob("adapter_of_*")):
+    written = sorted(folder.glob("adapter_of_*"))
+    assert written, f"{folder} has no adapters: the example makes them"
+    for adapter in written:
         model = peft.PeftModel.from_pretrained(base(folder), adapter)
         held, file = peft.get_peft_model_state_dict(model), load_file(adapter / "adapter_model.safetensors")
         assert held.keys() == file.keys(), held.keys() ^ file.keys()
