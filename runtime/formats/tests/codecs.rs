@@ -1,4 +1,4 @@
-//! Encodings against the PyPI package `gguf` (golden/make.py), to the bit.
+//! Encodings against the Python package `gguf` (golden/make.py), to the bit.
 
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 

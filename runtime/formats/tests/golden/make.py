@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the golden files of this folder with the PyPI packages gguf (0.19.0), numpy and safetensors.
+"""Makes the golden files of this folder with the Python packages gguf (0.19.0), numpy and safetensors.
 
     python runtime/formats/tests/golden/make.py
 

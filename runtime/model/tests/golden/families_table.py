@@ -7,7 +7,7 @@
 
 What is checked is what transformers_check.py and peft_check.py say, and for every folder two round trips more:
 1. `sixfold model export --format safetensors`: transformers loads it and has the crate's logits within 1e-4.
-2. `sixfold model export --format gguf --dtype f32`: the PyPI package gguf reads the numbers of the model, to the bit (rows of
+2. `sixfold model export --format gguf --dtype f32`: the Python package gguf reads the numbers of the model, to the bit (rows of
    queries and keys may stand in another order), and `sixfold model import` makes a model of it with the same bits in
    the same tensors. What GGUF has no words for is refused, with the reason.
 
