@@ -1,7 +1,7 @@
 //! How the numbers of a tensor are encoded in a file: [`Encoding`], [`Encoding::decode`] and [`Encoding::encode`].
 //!
 //! Numbers that are not stored one by one come in blocks of a fixed length with scales of their own. Layouts are those
-//! of ggml (`ggml-common.h`); results have the bits of the Python package `gguf`, whose arithmetic is in f32.
+//! of ggml (`ggml-common.h`); results have the bits of the PyPI package `gguf`, whose arithmetic is in f32.
 
 mod decode;
 mod encode;
