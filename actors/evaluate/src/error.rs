@@ -32,7 +32,7 @@ pub enum EvaluateError {
     Tokens(#[from] TokensError),
     /// There is nothing to score.
     #[error(
-        "the held-out split has no document of two tokens or more: raise `held_out` in the tokenize stage"
+        "the held-out split has no document of two tokens or more, or no answer: raise `held_out` in the stage that made it, or give that more text"
     )]
     NothingToScore,
     /// The model computes something that is not a number.

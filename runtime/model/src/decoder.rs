@@ -69,7 +69,7 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A chunk has no tokens.
-    #[error("a chunk has no tokens")]
+    #[error("there are no tokens")]
     Empty,
     /// A token is outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocabulary}")]
