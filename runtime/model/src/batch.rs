@@ -104,6 +104,12 @@ impl MicroBatch {
         (0..self.groups).map(move |group| group * rows..(group + 1) * rows)
     }
 
+    /// Those of each sequence of a data group.
+    pub(crate) fn sequence_rows(&self, group: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let length = self.length;
+        group.step_by(length).map(move |first| first..first + length)
+    }
+
     /// Targets that count in the loss.
     pub fn counted_targets(&self) -> usize {
         self.targets.iter().filter(|target| **target != IGNORED_TARGET).count()

@@ -50,7 +50,7 @@ impl<'a> Gradients<'a> {
         dtype: Dtype,
     ) -> Self {
         assert!(onto != Onto::Group || batch.groups == 1, "sums of whole groups are continued");
-        let leaves = Leaves::new(batch.group_rows().map(|rows| vec![rows]));
+        let leaves = Leaves::new(batch.group_rows().map(|rows| batch.sequence_rows(rows).collect()));
         Self { stream, sums, onto, groups: batch.groups, leaves, dtype }
     }
 
@@ -156,9 +156,9 @@ impl<'a> Gradients<'a> {
 fn product(stream: &Stream, onto: Onto, leaves: &Leaves, dy: Mat<'_>, x: &Panels, out: MatMut<'_>) {
     let dy = dy.transposed();
     match (onto, leaves.count()) {
-        (Onto::Nothing, 1) => stream.matmul_panels(dy, x, out, Start::Zero),
+        (Onto::Nothing, 1) => stream.matmul_leaf(dy, x, leaves, out, Start::Zero),
         (Onto::Nothing, _) => stream.matmul_tree(dy, x, leaves, out, Start::Zero),
-        (Onto::Group, _) => stream.matmul_panels(dy, x, out, Start::FromC),
+        (Onto::Group, _) => stream.matmul_leaf(dy, x, leaves, out, Start::FromC),
         (Onto::Branch, _) => stream.matmul_tree(dy, x, leaves, out, Start::FromC),
     }
 }

@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use sixfold_tensor::cpu::{
-    AttentionGradients, AttentionSaved, Mat, MatMut, Panels, RowsMut, adamw_step, attention,
-    attention_backward, gelu, gelu_backward, layer_norm, logit_exp_sums, matmul, matmul_panels, rms_norm,
-    round_to_bf16, swiglu, widen_bf16,
+    AttentionGradients, AttentionSaved, Leaves, Mat, MatMut, Panels, RowsMut, adamw_step, attention,
+    attention_backward, gelu, gelu_backward, layer_norm, logit_exp_sums, matmul_panels, matmul_tree,
+    rms_norm, round_to_bf16, swiglu, widen_bf16,
 };
 use sixfold_tensor::{
     AdamW, AttentionShape, Counter, Dtype, Gelu, Purpose, Start, VocabularyShard, keep_freed_memory,
@@ -38,10 +38,19 @@ fn products() {
     for (m, n, k) in
         [(512, 512, 512), (2048, 1024, 384), (2048, 8192, 384), (1024, 2048, 2048), (384, 1024, 2048)]
     {
-        product(m, n, k);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            product(m, n, k, dtype);
+        }
+    }
+    for (m, n, k, leaves) in [(1024, 384, 2048, 8), (2048, 384, 2048, 4)] {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            tree(m, n, k, leaves, dtype);
+        }
     }
     for m in [1, 4, 12, 48] {
-        rows(m, 8192, 2048);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            rows(m, 8192, 2048, dtype);
+        }
     }
 }
 
@@ -69,34 +78,51 @@ fn giga(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64() / 1e9
 }
 
-fn product(m: usize, n: usize, k: usize) {
+fn product(m: usize, n: usize, k: usize, dtype: Dtype) {
     let (a, b) = (random(1, m * k), random(2, k * n));
     let (a, weight) = (Mat::row_major(&a, m, k), Mat::row_major(&b, n, k).transposed());
     let mut c = vec![0.0; m * n];
-    let panels = Panels::pack(weight, Dtype::F32);
+    let mut panels = Panels::pack(weight, dtype);
     let packed = best(|| matmul_panels(a, &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
-    let fresh =
-        best(|| matmul(a, Mat::row_major(&b, k, n), &mut MatMut::row_major(&mut c, m, n), Start::Zero));
-    let pack = best(|| drop(Panels::pack(weight, Dtype::F32)));
+    let pack = best(|| panels.pack_from(weight, dtype));
     let flops = 2 * m * n * k;
     println!(
-        "product m {m} n {n} k {k}: packed {:.0} GFLOP/s, packing first {:.0}; packing a weight {:.2} Gelement/s",
+        "product m {m} n {n} k {k} {}: packed {:.0} GFLOP/s, packing first {:.0}; packing a weight {:.2} Gelement/s",
+        dtype.name(),
         giga(flops, packed),
-        giga(flops, fresh),
+        giga(flops, packed + pack),
         giga(n * k, pack),
     );
 }
 
-fn rows(m: usize, n: usize, k: usize) {
+/// The gradient of a weight: the left operand by columns, the sum over rows in a tree.
+fn tree(m: usize, n: usize, k: usize, leaves: usize, dtype: Dtype) {
     let (a, b) = (random(1, m * k), random(2, k * n));
-    let panels = Panels::pack(Mat::row_major(&b, k, n), Dtype::F32);
+    let (a, b) = (Mat::row_major(&a, k, m).transposed(), Mat::row_major(&b, k, n));
+    let leaves = Leaves::new((0..leaves).map(|leaf| vec![leaf * k / leaves..(leaf + 1) * k / leaves]));
+    let (mut c, mut panels) = (vec![0.0; m * n], Panels::pack(b, dtype));
+    let packed = best(|| matmul_tree(a, &panels, &leaves, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
+    let pack = best(|| panels.pack_from(b, dtype));
+    println!(
+        "gradient m {m} n {n} k {k} in {} leaves {}: packed {:.0} GFLOP/s, packing first {:.0}",
+        leaves.count(),
+        dtype.name(),
+        giga(2 * m * n * k, packed),
+        giga(2 * m * n * k, packed + pack),
+    );
+}
+
+fn rows(m: usize, n: usize, k: usize, dtype: Dtype) {
+    let (a, b) = (random(1, m * k), random(2, k * n));
+    let panels = Panels::pack(Mat::row_major(&b, k, n), dtype);
     let mut c = vec![0.0; m * n];
     let time = best(|| {
         matmul_panels(Mat::row_major(&a, m, k), &panels, &mut MatMut::row_major(&mut c, m, n), Start::Zero)
     });
     println!(
-        "{m} rows by n {n} k {k}: {:.1} GB/s of weights, {:.0} GFLOP/s",
-        giga(4 * n * k, time),
+        "{m} rows by n {n} k {k} {}: {:.1} GB/s of weights, {:.0} GFLOP/s",
+        dtype.name(),
+        giga(panels.bytes(), time),
         giga(2 * m * n * k, time)
     );
 }

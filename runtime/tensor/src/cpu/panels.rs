@@ -5,10 +5,12 @@
 //! products read this layout: [`matmul`](crate::cpu::matmul()) packs first, weights stay packed. Elements are `f32` or rounded to
 //! bfloat16; of these a row holds two, `k` and `k + 1` for even `k`, in the lower and the upper half of a word.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::bf16::rounded_bits;
+use crate::cpu::bf16::operand_bits;
 use crate::cpu::simd::{simd_dispatch, simd_level};
 use crate::cpu::tile::{Elements, HALF_COLUMNS, PanelTerms};
 use crate::cpu::transpose::transpose;
@@ -18,9 +20,9 @@ use crate::cpu::{Mat, SimdLevel, threads};
 pub const PANEL_COLUMNS: usize = 32;
 
 /// A row of half a panel, in one cache line.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; HALF_COLUMNS]);
+pub(crate) struct Line(pub(crate) [f32; HALF_COLUMNS]);
 
 /// What the operands of a product are rounded to before it. Sums are in `f32` in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +31,11 @@ pub enum Dtype {
     /// Not at all.
     #[default]
     F32,
-    /// bfloat16, to the nearest and ties to even.
+    /// bfloat16, to the nearest and ties to even; numbers closer to zero than 2^-56 to zero.
+    ///
+    /// A sum over `k` goes in blocks of 32 terms from its begin, or from that of each run ([`Leaves`](crate::cpu::Leaves)); the last
+    /// block of a run may be shorter. In a block the even terms are added from zero, in order, by fused multiply-adds, and the odd ones as well;
+    /// `even + odd` is added to the accumulator. That is the order of AMX; no sum is a denormal, which AMX does not know.
     Bf16,
 }
 
@@ -71,7 +77,7 @@ impl Panels {
     /// Packs another matrix into this one's memory, to save the allocation where shapes repeat.
     pub fn pack_from(&mut self, b: Mat<'_>, dtype: Dtype) {
         (self.rows, self.cols, self.dtype) = (b.rows, b.cols, dtype);
-        let lines_a_half = b.rows.div_ceil(dtype.terms());
+        let lines_a_half = self.lines_a_half();
         let lines = self.count() * lines_a_half * (PANEL_COLUMNS / HALF_COLUMNS);
         self.lines.resize(lines, Line::zeroed());
         if lines == 0 {
@@ -120,14 +126,46 @@ impl Panels {
 
     /// Panel `index`, from term `first` on, which begins a pair where elements are in pairs.
     pub(crate) fn panel(&self, index: usize, first: usize) -> PanelTerms<'_> {
-        let lines_a_half = self.rows.div_ceil(self.dtype.terms());
-        let lines = &self.lines[2 * index * lines_a_half..][..2 * lines_a_half];
-        let lines = &lines[first / self.dtype.terms()..];
+        let lines = &self.panel_lines(index)[first / self.dtype.terms()..];
         let elements = match self.dtype {
             Dtype::F32 => Elements::F32(bytemuck::cast_slice(lines)),
             Dtype::Bf16 => Elements::Bf16(bytemuck::cast_slice(lines)),
         };
-        PanelTerms { elements, half: lines_a_half * HALF_COLUMNS }
+        PanelTerms { elements, half: self.lines_a_half() * HALF_COLUMNS }
+    }
+
+    /// Copies `terms` of panel `index`, which is in pairs, to `lines` (`[half][pair]`), so that the first begins a pair; terms
+    /// that `lines` has beyond them become zero.
+    pub(crate) fn copy_terms(&self, index: usize, terms: Range<usize>, lines: &mut [Line]) {
+        let (from, from_half) = (self.panel_lines(index), self.lines_a_half());
+        let to_half = lines.len() / 2;
+        for (half, to) in lines.chunks_exact_mut(to_half).enumerate() {
+            let words = |term: usize| -> [u32; HALF_COLUMNS] {
+                match terms.contains(&term) {
+                    true => bytemuck::cast(from[half * from_half + term / 2]),
+                    false => [0; HALF_COLUMNS],
+                }
+            };
+            // The number of an even term is the lower half of its word.
+            let number = |word: u32, term: usize| if term % 2 == 0 { word << 16 } else { word };
+            for (pair, line) in to.iter_mut().enumerate() {
+                let term = terms.start + 2 * pair;
+                let (first, second) = (words(term), words(term + 1));
+                let both = |column: usize| {
+                    number(first[column], term) >> 16 | number(second[column], term + 1) >> 16 << 16
+                };
+                *line = bytemuck::cast(std::array::from_fn::<u32, HALF_COLUMNS, _>(both));
+            }
+        }
+    }
+
+    fn lines_a_half(&self) -> usize {
+        self.rows.div_ceil(self.dtype.terms())
+    }
+
+    fn panel_lines(&self, index: usize) -> &[Line] {
+        let lines = 2 * self.lines_a_half();
+        &self.lines[index * lines..][..lines]
     }
 }
 
@@ -184,7 +222,7 @@ fn pair(wide: &[f32], words: &mut [u32]) {
     for (words, rows) in words.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().zip(rows) {
         let (first, second) = rows.split_at(HALF_COLUMNS);
         for (word, (&first, &second)) in words.iter_mut().zip(first.iter().zip(second)) {
-            *word = rounded_bits(first) >> 16 | rounded_bits(second);
+            *word = operand_bits(first) >> 16 | operand_bits(second);
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) enum Instructions {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512, and AMX for products in bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl SimdLevel {
@@ -37,12 +40,15 @@ impl SimdLevel {
                 && is_x86_feature_detected!("avx512dq");
             if wide {
                 levels.push(Self(Instructions::Avx512));
+                if crate::cpu::tile::amx::is_available() {
+                    levels.push(Self(Instructions::Amx));
+                }
             }
         }
         levels
     }
 
-    /// The name used by `SIXFOLD_SIMD` and in a node's capability report: `plain`, `avx2` or `avx512`.
+    /// The name used by `SIXFOLD_SIMD` and in a node's capability report: `plain`, `avx2`, `avx512` or `amx`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Instructions::Plain => "plain",
@@ -50,6 +56,8 @@ impl SimdLevel {
             Instructions::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Amx => "amx",
         }
     }
 
@@ -102,7 +110,9 @@ macro_rules! simd_dispatch {
                 $crate::cpu::simd::Instructions::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::simd::Instructions::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::cpu::simd::Instructions::Avx512 | $crate::cpu::simd::Instructions::Amx => unsafe {
+                    avx512($($arg),*)
+                },
             }
         }
     };

@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -13,6 +15,7 @@ mod plain;
 
 use std::ops::Range;
 
+use crate::cpu::panels::Line;
 use crate::cpu::simd::Instructions;
 use crate::cpu::{PANEL_COLUMNS, SimdLevel, Start};
 
@@ -59,10 +62,17 @@ type Kernel = unsafe fn(usize, *const f32, usize, *const f32, usize, usize, *mut
 /// The kernels for 1 to 12 rows.
 type Kernels = [Kernel; TILE_ROWS];
 
+/// Terms of a block of a sum in bfloat16.
+pub(crate) const PAIR_BLOCK: usize = 32;
+
 /// A kernel for rows that are packed side by side and a right operand of bfloat16 numbers in pairs: a word holds the terms
-/// `k` (lower half) and `k + 1` (upper half) of a column, for even `k`. `(depth, whether the first term is the second of its
-/// pair, a, b, b_half, c, c_step, continue from c)`. The sum is that of a [`Kernel`] over the numbers widened.
-type PairKernel = unsafe fn(usize, bool, *const f32, *const u32, usize, *mut f32, usize, bool);
+/// `k` (lower half) and `k + 1` (upper half) of a column, for even `k`. `(depth, a, b, b_half, c, c_step, continue from c)`.
+///
+/// The sum goes in blocks of [`PAIR_BLOCK`] terms, the last with those that are left. In a block the even terms are added
+/// in ascending order from zero, with fused multiply-adds, and so are the odd ones; both sums are added, and then that to `c`. It
+/// is what AMX does in one instruction. A product of operands is exact, and since those that are closer to zero than 2^-56
+/// have become zero no sum is a denormal, which AMX does not know.
+type PairKernel = unsafe fn(usize, *const f32, *const u32, usize, *mut f32, usize, bool);
 
 /// The bits of a word that hold the second number of a pair.
 const UPPER_HALF: i32 = 0xffff_0000_u32.cast_signed();
@@ -126,7 +136,7 @@ impl Family {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => &AVX2,
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => &AVX512,
+            Instructions::Avx512 | Instructions::Amx => &AVX512,
         }
     }
 
@@ -160,12 +170,20 @@ pub(crate) struct Tiles<'a> {
     pub(crate) rows: usize,
 }
 
-/// A panel of the right operand as `[half][k][column]`, from some term on.
+/// A panel of the right operand as `[half][k][column]`, from the first term of a product on.
 #[derive(Clone, Copy)]
 pub(crate) struct PanelTerms<'a> {
     pub(crate) elements: Elements<'a>,
     /// Elements from the first half to the second.
     pub(crate) half: usize,
+}
+
+impl<'a> PanelTerms<'a> {
+    /// Of lines of pairs, one half after the other.
+    pub(crate) fn of_pairs(lines: &'a [Line]) -> Self {
+        let words: &[u32] = bytemuck::cast_slice(lines);
+        Self { elements: Elements::Bf16(words), half: words.len() / 2 }
+    }
 }
 
 /// Elements of a packed panel.
@@ -176,8 +194,8 @@ pub(crate) enum Elements<'a> {
     Bf16(&'a [u32]),
 }
 
-/// [`multiply`] for tile after tile and the given terms of each, with the same terms of neighbouring panels: a tile stays
-/// in the first cache while they go by.
+/// [`multiply`] for tile after tile and the given terms of each, with the same terms of neighbouring panels, which begin with
+/// the first of them: a tile stays in the first cache while they go by.
 ///
 /// # Panics
 /// An operand is too short.
@@ -199,18 +217,14 @@ pub(crate) fn multiply_tiles<'a>(
             let c = &mut c[number * PANEL_COLUMNS..];
             match panel.elements {
                 Elements::F32(b) => {
-                    let b = &b[terms.start * HALF_COLUMNS..];
                     let (b_step, b_half) = (HALF_COLUMNS, panel.half);
                     let a_layout = RowLayout::Packed;
                     let operands = Operands { depth, a, a_layout, a_step: rows, b, b_step, b_half, start };
                     family.halves().for_each(|half| family.multiply(half, rows, operands, c, c_step));
                 }
-                Elements::Bf16(b) => {
-                    let b = (&b[terms.start / 2 * HALF_COLUMNS..], panel.half);
-                    family.halves().for_each(|half| {
-                        family.multiply_pairs(half, rows, terms.clone(), a, b, start, c, c_step);
-                    });
-                }
+                Elements::Bf16(b) => family.halves().for_each(|half| {
+                    family.multiply_pairs(half, rows, depth, a, (b, panel.half), start, c, c_step);
+                }),
             }
         }
     }
@@ -247,34 +261,30 @@ impl Family {
         }
     }
 
-    /// One call of a kernel for `terms`, with `b` beginning at the pair of the first of them.
+    /// One call of a kernel for `depth` terms.
     #[allow(clippy::too_many_arguments)]
     #[inline]
     fn multiply_pairs(
         &self,
         half: usize,
         rows: usize,
-        terms: Range<usize>,
+        depth: usize,
         a: &[f32],
         (b, b_half): (&[u32], usize),
         start: Start,
         c: &mut [f32],
         c_step: usize,
     ) {
-        let (depth, second) = (terms.len(), !terms.start.is_multiple_of(2));
         assert!((1..=TILE_ROWS).contains(&rows), "a tile of {rows} rows");
         assert!(c.len() >= (rows - 1) * c_step + PANEL_COLUMNS, "the output is shorter than the tile");
         assert!(a.len() >= rows * depth, "the left operand is shorter than the tile");
-        let pairs = (depth + usize::from(second)).div_ceil(2);
-        if depth > 0 {
-            assert!(b.len() >= pairs * HALF_COLUMNS + b_half, "the right operand is shorter than the tile");
-        }
+        let words = depth.div_ceil(2) * HALF_COLUMNS;
+        assert!(depth > 0 && b.len() >= words + b_half, "the right operand is shorter than the tile");
         // SAFETY: as in `multiply`.
         unsafe {
             let b = b.as_ptr().wrapping_add(half * b_half);
             let c = c.as_mut_ptr().add(half * self.columns);
-            let from_c = start == Start::FromC;
-            self.pairs[rows - 1](depth, second, a.as_ptr(), b, b_half, c, c_step, from_c);
+            self.pairs[rows - 1](depth, a.as_ptr(), b, b_half, c, c_step, start == Start::FromC);
         }
     }
 }

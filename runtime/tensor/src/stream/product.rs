@@ -70,6 +70,14 @@ impl Stream {
         cpu::matmul_panels(a.on_cpu(), b.on_cpu(), &mut c.on_cpu(), start);
     }
 
+    /// `c = (c +) a · b`, the sum over the runs of `leaves`, which are one leaf: it continues from `c`.
+    ///
+    /// # Panics
+    /// The dims disagree, there are other leaves, or a run lies beyond `k`.
+    pub fn matmul_leaf(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>, start: Start) {
+        cpu::matmul_leaf(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu(), start);
+    }
+
     /// `c = a · b`, the sum over `k` cut into `leaves`, which are added in the tree.
     ///
     /// # Panics

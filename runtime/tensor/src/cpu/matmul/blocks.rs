@@ -3,47 +3,77 @@
 //! Blocking (register tile, L1/L2 blocks, packed panels) follows Goto and van de Geijn, "Anatomy of
 //! High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::left::{Elements, PackedRows, RowMemory};
 use super::tree::Leaves;
-use crate::cpu::bf16::round_in_place_at;
 use crate::cpu::elementwise::add_assign_at;
+use crate::cpu::panels::Line;
 use crate::cpu::simd::Instructions;
-use crate::cpu::tile::{HALF_TILE_ROWS, TILE_ROWS, Tiles, multiply_tiles, tile_rows};
-use crate::cpu::transpose::transpose;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::tile::amx;
+use crate::cpu::tile::{PAIR_BLOCK, PanelTerms, TILE_ROWS, multiply_tiles, tile_rows};
 use crate::cpu::{Dtype, Mat, MatMut, PANEL_COLUMNS, Panels, SimdLevel, Start, threads};
 
 /// Up to this many rows, threads split the columns: each panel is read once.
 const NARROW_ROWS: usize = 48;
-/// Terms of a plain sum that packed rows hold, an even number since some operands come in pairs; the rows of the next terms
-/// come when all columns are done.
-const PACKED_TERMS: usize = 512;
+/// Terms of one leaf that packed rows hold, whole blocks of a sum in bfloat16; the rows of the next terms come when all columns are done.
+const PACKED_TERMS: usize = 16 * PAIR_BLOCK;
 
 thread_local! {
-    /// Packed rows of `A`, and partial sums: kept because allocating them for each product costs page faults.
-    static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// Kept because allocating it for each product costs page faults.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a thread needs memory for.
+#[derive(Default)]
+struct Scratch {
+    /// Packed rows of `A`.
+    rows: RowMemory,
+    work: WorkMemory,
+}
+
+/// What a product of packed rows needs memory for.
+#[derive(Default)]
+struct WorkMemory {
+    /// Sums of leaves.
+    sums: Vec<f32>,
+    /// Terms of panels that do not begin with a pair, or end within a block.
+    terms: Vec<Line>,
 }
 
 /// How the sum over `k` is done.
 #[derive(Clone, Copy)]
 pub(super) enum Sum<'a> {
-    /// One accumulator over all of `k`.
-    Plain(Start),
+    /// One accumulator over these runs of `k`, in their order.
+    Leaf(&'a [Range<usize>], Start),
     /// One accumulator a leaf, and the leaves in the tree; its root may be added to other leaves' sum. At least one leaf has
     /// terms.
     Tree(&'a Leaves, Start),
 }
 
-/// Elements of packed rows that a product takes at a time: 512 KiB.
-const PACKED_ELEMENTS: usize = 1 << 17;
+impl<'a> Sum<'a> {
+    /// The terms that are added without a pause.
+    fn runs(self, dtype: Dtype) -> Cow<'a, [Range<usize>]> {
+        match self {
+            Self::Leaf(runs, _) => Cow::Borrowed(runs),
+            Self::Tree(leaves, _) => Cow::Owned(leaves.runs(dtype).concat()),
+        }
+    }
+
+    fn start(self) -> Start {
+        match self {
+            Self::Leaf(_, start) | Self::Tree(_, start) => start,
+        }
+    }
+}
 
 /// The sizes of blocks: a tile of `A` stays in the first cache while panels go by, and these stay in the second while
 /// tiles do.
 #[derive(Clone, Copy)]
 struct Blocking {
-    /// Rows of a tile.
-    tile: usize,
     /// Rows of `A` that are packed together.
     rows: usize,
     /// Panels that they are multiplied by before the next panels come.
@@ -52,16 +82,18 @@ struct Blocking {
 
 impl Blocking {
     /// For packed rows of `depth` terms, of which no more than `terms` go into one accumulator.
-    fn new(level: SimdLevel, depth: usize, terms: usize) -> Self {
-        let tile = tile_rows(level);
-        // Two fifths of the second cache of machines that have the level, and more of the larger one.
-        let elements = match level.instructions() {
+    fn new(level: SimdLevel, dtype: Dtype, depth: usize, terms: usize) -> Self {
+        // Elements of packed rows, and of panels: two fifths of the second cache of machines that have the level, and more of the
+        // larger one; an eighth of it where AMX wants the sums of leaves beside them.
+        let (tile, in_rows, in_panels) = match (level.instructions(), dtype) {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => 192 << 10,
-            _ => 48 << 10,
+            (Instructions::Amx, Dtype::Bf16) => (2 * amx::ROWS, 1 << 18, 128 << 10),
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx512 | Instructions::Amx, _) => (tile_rows(level), 1 << 17, 192 << 10),
+            _ => (tile_rows(level), 1 << 17, 48 << 10),
         };
-        let rows = (PACKED_ELEMENTS / depth / tile * tile).max(NARROW_ROWS);
-        Self { tile, rows, panels: (elements / (terms.min(PACKED_TERMS) * PANEL_COLUMNS)).max(1) }
+        let rows = (in_rows / depth / tile * tile).max(NARROW_ROWS);
+        Self { rows, panels: (in_panels / (terms.min(PACKED_TERMS) * PANEL_COLUMNS)).max(1) }
     }
 }
 
@@ -82,28 +114,27 @@ impl Product<'_> {
     /// Each task takes some panels, all rows, all of `k`.
     fn few_rows(&self, a: Mat<'_>, c: &mut MatMut<'_>) {
         let rows = c.rows;
-        let mut packed = SCRATCH.take();
-        self.pack_rows(a, &mut packed.0);
-        let tile = tile_rows(self.level);
-        let a_rows =
-            PackedRows { data: &packed.0[..rows * a.cols], first_term: 0, depth: a.cols, rows, tile };
+        let mut memory = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.rows));
+        let runs = self.sum.runs(self.b.dtype());
+        let a_rows = memory.pack(self.level, self.b.dtype(), a, 0, &runs);
         let len = PANEL_COLUMNS * rows;
         let mut outputs = vec![0.0f32; self.b.count() * len];
-        if matches!(self.sum, Sum::Plain(Start::FromC) | Sum::Tree(_, Start::FromC)) {
+        if self.sum.start() == Start::FromC {
             exchange(c, &mut outputs, |c_row, output| output.copy_from_slice(c_row));
         }
         let cost = rows * a.cols * c.cols;
         let panels_a_task = self.b.count().div_ceil(threads::parts(cost));
         threads::for_each_chunk(&mut outputs, panels_a_task * len, cost, |task, outputs| {
-            let mut spare = Vec::new();
+            let mut work = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.work));
             for (offset, output) in outputs.chunks_exact_mut(len).enumerate() {
                 let mut out = Out { data: output, stride: PANEL_COLUMNS };
                 let panel = task * panels_a_task + offset;
-                self.panels(a_rows, panel..panel + 1, &mut out, &mut spare);
+                self.panels(a_rows, panel..panel + 1, &mut out, &mut work);
             }
+            SCRATCH.with_borrow_mut(|scratch| scratch.work = work);
         });
         exchange(c, &mut outputs, |c_row, output| c_row.copy_from_slice(output));
-        SCRATCH.set(packed);
+        SCRATCH.with_borrow_mut(|scratch| scratch.rows = memory);
     }
 
     /// Each task takes some rows of `a` and `c`, and all columns.
@@ -121,107 +152,82 @@ impl Product<'_> {
     }
 
     fn rows(&self, a: Mat<'_>, c: &mut MatMut<'_>) {
-        let Sum::Plain(start) = self.sum else { return self.terms(a, 0..a.cols, c) };
-        for (block, terms) in blocks(0..a.cols, PACKED_TERMS).enumerate() {
-            let start = if block == 0 { start } else { Start::FromC };
-            Product { sum: Sum::Plain(start), ..*self }.terms(a, terms, c);
+        let Sum::Leaf(runs, mut start) = self.sum else { return self.terms(a, 0..a.cols, c) };
+        for terms in runs.iter().flat_map(|run| parts(run.clone(), PACKED_TERMS)) {
+            let run = 0..terms.len();
+            Product { sum: Sum::Leaf(std::slice::from_ref(&run), start), ..*self }.terms(a, terms, c);
+            start = Start::FromC;
         }
     }
 
     /// The given terms of all rows and columns.
     fn terms(&self, a: Mat<'_>, terms: Range<usize>, c: &mut MatMut<'_>) {
-        let (mut packed, mut spare) = SCRATCH.take();
+        let Scratch { mut rows, mut work } = SCRATCH.take();
         let whole_panels = c.cols / PANEL_COLUMNS;
-        let longest = match self.sum {
-            Sum::Plain(_) => terms.len(),
-            Sum::Tree(leaves, _) => leaves.longest(),
-        };
-        let Blocking { rows: rows_a_block, panels: panels_a_block, tile } =
-            Blocking::new(self.level, terms.len(), longest);
+        let runs = self.sum.runs(self.b.dtype());
+        let longest = runs.iter().map(Range::len).max().unwrap_or(0);
+        let Blocking { rows: rows_a_block, panels: panels_a_block } =
+            Blocking::new(self.level, self.b.dtype(), terms.len(), longest);
         for first in (0..a.rows).step_by(rows_a_block) {
-            let rows = first..a.rows.min(first + rows_a_block);
-            self.pack_rows(a.columns(terms.clone()).row_range(rows.clone()), &mut packed);
-            let (first_term, depth) = (terms.start, terms.len());
-            let a_rows =
-                PackedRows { data: &packed[..rows.len() * depth], first_term, depth, rows: rows.len(), tile };
+            let block = first..a.rows.min(first + rows_a_block);
+            let a = a.columns(terms.clone()).row_range(block);
+            let a_rows = rows.pack(self.level, self.b.dtype(), a, terms.start, &runs);
             for first_panel in (0..whole_panels).step_by(panels_a_block) {
                 let panels = first_panel..whole_panels.min(first_panel + panels_a_block);
                 let stride = c.row_stride;
                 let data = &mut c.data[first * stride + first_panel * PANEL_COLUMNS..];
-                self.panels(a_rows, panels, &mut Out { data, stride }, &mut spare);
+                self.panels(a_rows, panels, &mut Out { data, stride }, &mut work);
             }
             if self.b.count() > whole_panels {
-                self.last_columns(a_rows, first, c, &mut spare);
+                self.last_columns(a_rows, first, c, &mut work);
             }
         }
-        SCRATCH.set((packed, spare));
+        SCRATCH.set(Scratch { rows, work });
     }
 
     /// The columns of a panel that is not whole, for packed rows of which the first is row `row` of `c`. They go through a
     /// buffer, so that the instructions are the same.
-    fn last_columns(&self, a: PackedRows<'_>, row: usize, c: &mut MatMut<'_>, spare: &mut Vec<f32>) {
+    fn last_columns(&self, a: PackedRows<'_>, row: usize, c: &mut MatMut<'_>, work: &mut WorkMemory) {
         let panel = c.cols / PANEL_COLUMNS;
         let (column, columns) = (panel * PANEL_COLUMNS, c.cols % PANEL_COLUMNS);
         let mut buffer = vec![0.0f32; a.rows * PANEL_COLUMNS];
         for (r, buffered) in buffer.chunks_exact_mut(PANEL_COLUMNS).enumerate() {
             buffered[..columns].copy_from_slice(&c.row_mut(row + r)[column..]);
         }
-        self.panels(a, panel..panel + 1, &mut Out { data: &mut buffer, stride: PANEL_COLUMNS }, spare);
+        self.panels(a, panel..panel + 1, &mut Out { data: &mut buffer, stride: PANEL_COLUMNS }, work);
         for (r, buffered) in buffer.chunks_exact(PANEL_COLUMNS).enumerate() {
             c.row_mut(row + r)[column..].copy_from_slice(&buffered[..columns]);
         }
     }
 
-    /// Packs `a`, rounded as the right operand is, at the begin of `packed`.
-    fn pack_rows(&self, a: Mat<'_>, packed: &mut Vec<f32>) {
-        match tile_rows(self.level) {
-            HALF_TILE_ROWS => pack_rows::<HALF_TILE_ROWS>(a, packed),
-            _ => pack_rows::<TILE_ROWS>(a, packed),
-        }
-        if self.b.dtype() == Dtype::Bf16 {
-            round_in_place_at(self.level, &mut packed[..a.rows * a.cols]);
-        }
-    }
-
-    fn panels(&self, a: PackedRows<'_>, panels: Range<usize>, out: &mut Out<'_>, spare: &mut Vec<f32>) {
+    fn panels(&self, a: PackedRows<'_>, panels: Range<usize>, out: &mut Out<'_>, work: &mut WorkMemory) {
         let product = PanelProduct { level: self.level, a, b: self.b, panels };
         match self.sum {
-            Sum::Plain(start) => product.multiply(0..a.depth, start, out),
+            Sum::Leaf(runs, start) => product.leaf(runs, start, out, &mut work.terms),
             Sum::Tree(leaves, start) => {
                 let wanted = (leaves.levels() + 1) * product.elements();
-                if spare.len() < wanted {
-                    spare.resize(wanted, 0.0);
+                if work.sums.len() < wanted {
+                    work.sums.resize(wanted, 0.0);
                 }
+                let leaves = leaves.runs(self.b.dtype());
                 match start {
-                    Start::Zero => product.subtree(leaves.ranges(), out, spare),
-                    Start::FromC => product.add_subtree(leaves.ranges(), out, spare),
+                    Start::Zero => product.subtree(leaves, out, &mut work.sums, &mut work.terms),
+                    Start::FromC => product.add_subtree(leaves, out, &mut work.sums, &mut work.terms),
                 };
             }
         }
     }
 }
 
-/// `range` cut evenly into the fewest parts of at most `len`, which is even; the cuts do not part a pair of terms.
-fn blocks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+/// `range` cut evenly into the fewest parts of at most `len`, whole blocks of a sum in bfloat16; the cuts part no such block.
+fn parts(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
     let count = range.len().div_ceil(len);
     let at = move |index| match index {
         0 => range.start,
         _ if index == count => range.end,
-        _ => (range.start + range.len() * index / count).next_multiple_of(2),
+        _ => range.start + (range.len() * index / count).next_multiple_of(PAIR_BLOCK),
     };
     (0..count).map(move |index| at(index)..at(index + 1))
-}
-
-/// Rows of `a`, packed as `[tile][k][row]`, the last tile with the rows that are left.
-#[derive(Clone, Copy)]
-struct PackedRows<'a> {
-    data: &'a [f32],
-    /// The first `k` of the product that is packed.
-    first_term: usize,
-    depth: usize,
-    rows: usize,
-    /// Rows of a whole tile.
-    tile: usize,
 }
 
 /// Where the sums of some panels go: row `r` begins at `data[r * stride]`.
@@ -248,38 +254,95 @@ impl PanelProduct<'_> {
         self.a.rows * self.columns()
     }
 
-    /// The sum over `range`, block by block: each continues from what the one before it stored.
-    fn multiply(&self, range: Range<usize>, start: Start, out: &mut Out<'_>) {
-        let tiles = Tiles { data: self.a.data, depth: self.a.depth, rows: self.a.tile };
-        let panels = self.panels.clone().map(|panel| self.b.panel(panel, self.a.first_term));
-        for (block, range) in blocks(range, PACKED_TERMS).enumerate() {
-            let start = if block == 0 { start } else { Start::FromC };
-            multiply_tiles(self.level, tiles, range, panels.clone(), start, out.data, out.stride);
+    /// The sum over `runs`, part by part: each continues from what the one before it stored.
+    fn leaf(&self, runs: &[Range<usize>], mut start: Start, out: &mut Out<'_>, memory: &mut Vec<Line>) {
+        for part in runs.iter().flat_map(|run| parts(run.clone(), PACKED_TERMS)) {
+            self.multiply(part, start, out, memory);
+            start = Start::FromC;
+        }
+    }
+
+    /// The sum over a part of a run, counted from the first packed term.
+    fn multiply(&self, part: Range<usize>, start: Start, out: &mut Out<'_>, memory: &mut Vec<Line>) {
+        let terms = self.a.first_term + part.start..self.a.first_term + part.end;
+        let begins_pair = self.b.dtype() == Dtype::F32 || terms.start.is_multiple_of(2);
+        let ends_block = match self.a.elements {
+            Elements::Wide(_) => true,
+            // All terms of a block are read.
+            #[cfg(target_arch = "x86_64")]
+            Elements::Blocks(..) => terms.len().is_multiple_of(PAIR_BLOCK),
+        };
+        if begins_pair && ends_block {
+            let panels = self.panels.clone().map(|panel| self.b.panel(panel, terms.start));
+            return self.multiply_by(part, panels, start, out);
+        }
+        // Two halves, and two terms a line.
+        let lines = terms.len().next_multiple_of(PAIR_BLOCK);
+        memory.resize(self.panels.len() * lines, Line::default());
+        for (panel, lines) in self.panels.clone().zip(memory.chunks_exact_mut(lines)) {
+            self.b.copy_terms(panel, terms.clone(), lines);
+        }
+        self.multiply_by(part, memory.chunks_exact(lines).map(PanelTerms::of_pairs), start, out);
+    }
+
+    /// The sum over a part of a run, by panels that begin with it.
+    fn multiply_by<'b>(
+        &self,
+        part: Range<usize>,
+        panels: impl Iterator<Item = PanelTerms<'b>> + Clone,
+        start: Start,
+        out: &mut Out<'_>,
+    ) {
+        match self.a.elements {
+            Elements::Wide(tiles) => {
+                multiply_tiles(self.level, tiles, part, panels, start, out.data, out.stride);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Elements::Blocks(rows, runs) => {
+                let mut first = 0;
+                let run = runs.iter().find(|run| {
+                    let found = run.contains(&part.start);
+                    first += if found { 0 } else { run.len().div_ceil(PAIR_BLOCK) };
+                    found
+                });
+                first += run.map_or(0, |run| (part.start - run.start) / PAIR_BLOCK);
+                let blocks = first..first + part.len().div_ceil(PAIR_BLOCK);
+                amx::multiply(rows, blocks, panels, start, out.data, out.stride);
+            }
         }
     }
 
     /// The sum of an aligned run of leaves; false where all of them are empty, then `out` is left as it was.
-    fn subtree(&self, leaves: &[Vec<Range<usize>>], out: &mut Out<'_>, spare: &mut [f32]) -> bool {
-        if let [ranges] = leaves {
-            for (number, range) in ranges.iter().enumerate() {
-                let start = if number == 0 { Start::Zero } else { Start::FromC };
-                self.multiply(range.clone(), start, out);
-            }
-            return !ranges.is_empty();
+    fn subtree(
+        &self,
+        leaves: &[Vec<Range<usize>>],
+        out: &mut Out<'_>,
+        spare: &mut [f32],
+        memory: &mut Vec<Line>,
+    ) -> bool {
+        if let [runs] = leaves {
+            self.leaf(runs, Start::Zero, out, memory);
+            return !runs.is_empty();
         }
         let (left, right) = leaves.split_at(leaves.len() / 2);
-        if !self.subtree(left, out, spare) {
-            return self.subtree(right, out, spare);
+        if !self.subtree(left, out, spare, memory) {
+            return self.subtree(right, out, spare, memory);
         }
-        self.add_subtree(right, out, spare);
+        self.add_subtree(right, out, spare, memory);
         true
     }
 
     /// Adds such a sum to `out`.
-    fn add_subtree(&self, leaves: &[Vec<Range<usize>>], out: &mut Out<'_>, spare: &mut [f32]) -> bool {
+    fn add_subtree(
+        &self,
+        leaves: &[Vec<Range<usize>>],
+        out: &mut Out<'_>,
+        spare: &mut [f32],
+        memory: &mut Vec<Line>,
+    ) -> bool {
         let columns = self.columns();
         let (other, spare) = spare.split_at_mut(self.elements());
-        let any = self.subtree(leaves, &mut Out { data: other, stride: columns }, spare);
+        let any = self.subtree(leaves, &mut Out { data: other, stride: columns }, spare, memory);
         if any {
             for (sum, other) in out.data.chunks_mut(out.stride).zip(other.chunks_exact(columns)) {
                 add_assign_at(self.level, &mut sum[..columns], other);
@@ -298,42 +361,5 @@ fn exchange(c: &mut MatMut<'_>, outputs: &mut [f32], copy: impl Fn(&mut [f32], &
             let columns = c_row.len().min(PANEL_COLUMNS);
             copy(&mut c_row[..columns], &mut output_row[..columns]);
         }
-    }
-}
-
-/// Packs `a` as [`PackedRows`] with tiles of `ROWS` rows.
-fn pack_rows<const ROWS: usize>(a: Mat<'_>, packed: &mut Vec<f32>) {
-    if packed.len() < a.rows * a.cols {
-        packed.resize(a.rows * a.cols, 0.0);
-    }
-    let packed = &mut packed[..a.rows * a.cols];
-    if a.row_stride == 1 {
-        return pack_columns::<ROWS>(a, packed);
-    }
-    for (tile, output) in packed.chunks_mut(ROWS * a.cols).enumerate() {
-        let rows = output.len() / a.cols;
-        let first = tile * ROWS;
-        if a.col_stride == 1 {
-            transpose(&a.data[first * a.row_stride..], a.row_stride, output, rows, rows, a.cols);
-            continue;
-        }
-        for (k, group) in output.chunks_exact_mut(rows).enumerate() {
-            let column = &a.data[k * a.col_stride + first * a.row_stride..];
-            let values = column.iter().step_by(a.row_stride);
-            group.iter_mut().zip(values).for_each(|(packed, &value)| *packed = value);
-        }
-    }
-}
-
-/// [`pack_rows`] where a column of `a` lies in one piece.
-fn pack_columns<const ROWS: usize>(a: Mat<'_>, packed: &mut [f32]) {
-    let rows_left = a.rows % ROWS;
-    let (whole, last) = packed.split_at_mut((a.rows - rows_left) * a.cols);
-    for k in 0..a.cols {
-        let column = &a.data[k * a.col_stride..][..a.rows];
-        let (tiles, rest) = column.as_chunks::<ROWS>();
-        let targets = whole.as_chunks_mut::<ROWS>().0.iter_mut().skip(k).step_by(a.cols);
-        targets.zip(tiles).for_each(|(target, tile)| *target = *tile);
-        last[k * rows_left..][..rows_left].copy_from_slice(rest);
     }
 }

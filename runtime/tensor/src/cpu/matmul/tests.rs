@@ -1,5 +1,7 @@
 //! Tests of `matmul`.
 
+use std::ops::Range;
+
 use super::*;
 use crate::cpu::{Counter, Purpose, set_threads};
 
@@ -135,38 +137,118 @@ fn an_empty_sum_is_the_start() {
     assert_eq!(c, [0.0; 4]);
 }
 
-/// What [`Dtype::Bf16`] makes of operands.
-fn rounded(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect()
+/// What [`Dtype::Bf16`] makes of an operand.
+fn operand(value: f32) -> f32 {
+    if value.abs() < 2f32.powi(-56) { 0.0 } else { half::bf16::from_f32(value).to_f32() }
+}
+
+/// The definition of a sum in bfloat16, element by element.
+fn reference_bf16(a: Mat<'_>, b: Mat<'_>, runs: &[Range<usize>], c: &mut MatMut<'_>, start: Start) {
+    for m in 0..c.rows {
+        for n in 0..c.cols {
+            let mut sum = if start == Start::FromC { c.row_mut(m)[n] } else { 0.0 };
+            for run in runs {
+                for block in run.clone().step_by(32) {
+                    let mut of_block = [0.0f32; 2];
+                    for k in block..run.end.min(block + 32) {
+                        let so_far = &mut of_block[(k - block) % 2];
+                        *so_far = operand(a.at(m, k)).mul_add(operand(b.at(k, n)), *so_far);
+                    }
+                    sum += of_block[0] + of_block[1];
+                }
+            }
+            c.row_mut(m)[n] = sum;
+        }
+    }
+}
+
+/// Random numbers of which some are far from one: others that products of operands cannot tell from zero.
+fn spread(index: u64, len: usize) -> Vec<f32> {
+    let (mut values, exponents) = (random(index, len), Counter::new(7, index, 0, 1, Purpose::ORDER));
+    for (i, value) in values.iter_mut().enumerate() {
+        let exponent = (exponents.word(i as u64) % 64) as i32 - 60;
+        *value *= if i % 5 == 0 { 2f32.powi(exponent) } else { 1.0 };
+    }
+    values
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 #[test]
-fn rounded_operands_have_the_bits_of_their_product_in_f32() {
+fn sums_in_bf16_have_the_bits_of_the_definition_at_every_level() {
     let shapes = Counter::new(3, 0, 0, 1, Purpose::ORDER);
     let dim = |case: u64, index, below: u32| 1 + (shapes.word(case * 4 + index) % below) as usize;
-    let random_shapes = (0..24).map(|case| (dim(case, 0, 90), dim(case, 1, 90), dim(case, 2, 70)));
-    let shapes = random_shapes.chain([(61, 33, 1101), (1, 500, 701), (49, 20, 1031), (14, 40, 513)]);
+    let random_shapes = (0..24).map(|case| (dim(case, 0, 90), dim(case, 1, 90), dim(case, 2, 140)));
+    let shapes =
+        random_shapes.chain([(61, 33, 1101), (1, 500, 701), (49, 20, 1031), (14, 40, 513), (96, 64, 1024)]);
     for (case, (m, n, k)) in shapes.enumerate() {
-        let (a, b) = (random(12, m * k), random(13, k * n));
-        let (a, b) = (Mat::row_major(&a, k, m).transposed(), Mat::row_major(&b, k, n));
-        let (round_a, round_b) = (rounded(a.data), rounded(b.data));
-        let (round_a, round_b) =
-            (Mat::row_major(&round_a, k, m).transposed(), Mat::row_major(&round_b, k, n));
+        let (a, b) = (spread(12, 2 * m * k), spread(13, k * n));
+        // A left operand by rows, by columns, and with gaps between its elements.
+        let a = match case % 3 {
+            0 => Mat::row_major(&a, m, k),
+            1 => Mat::row_major(&a, k, m).transposed(),
+            _ => Mat::with_strides(&a, m, k, 2, 2 * m),
+        };
+        let b = Mat::row_major(&b, k, n);
         let start = if case % 2 == 0 { Start::Zero } else { Start::FromC };
-        // Leaves that part pairs.
-        let cut = k / 3;
-        let leaves = Leaves::new([0..cut, cut..k].map(|range| Vec::from([range])));
-        for level in SimdLevel::available() {
-            let product = |a, b, dtype| {
-                let panels = Panels::pack(b, dtype);
-                let (mut plain, mut tree) = (vec![1.5; m * n], vec![0.0; m * n]);
-                matmul_panels_at(level, a, &panels, &mut MatMut::row_major(&mut plain, m, n), start);
-                let mut out = MatMut::row_major(&mut tree, m, n);
-                tree::matmul_tree_at(level, a, &panels, &leaves, &mut out, Start::Zero);
-                (plain, tree)
-            };
-            let expected = product(round_a, round_b, Dtype::F32);
-            assert_eq!(product(a, b, Dtype::Bf16), expected, "{m}x{n}x{k} {}", level.name());
+        // Runs and leaves that part pairs, one of two runs and not in order.
+        let (cut, last) = (k / 3, k - k / 4);
+        let runs = [vec![0..cut, cut..last, last..k], vec![cut..last, 0..cut], vec![last..k], vec![]];
+        let panels = Panels::pack(b, Dtype::Bf16);
+        let mut expected: [Vec<f32>; 3] = std::array::from_fn(|_| random(14, m * n));
+        let [plain, leaf, tree] = &mut expected;
+        reference_bf16(a, b, std::slice::from_ref(&(0..k)), &mut MatMut::row_major(plain, m, n), start);
+        reference_bf16(a, b, &runs[0], &mut MatMut::row_major(leaf, m, n), start);
+        let mut other = vec![0.0; m * n];
+        reference_bf16(a, b, &runs[1], &mut MatMut::row_major(&mut other, m, n), Start::Zero);
+        reference_bf16(a, b, &runs[2], &mut MatMut::row_major(tree, m, n), Start::Zero);
+        match (cut < last || cut > 0, last < k) {
+            (true, true) => tree.iter_mut().zip(&other).for_each(|(sum, left)| *sum += left),
+            (true, false) => tree.copy_from_slice(&other),
+            _ => {}
         }
+        let tree_leaves = Leaves::new(runs[1..].iter().cloned().chain([vec![]]));
+        let one_leaf = Leaves::new([runs[0].clone()]);
+        for level in SimdLevel::available() {
+            let mut actual: [Vec<f32>; 3] = std::array::from_fn(|_| random(14, m * n));
+            let [plain, leaf, tree] = &mut actual;
+            matmul_panels_at(level, a, &panels, &mut MatMut::row_major(plain, m, n), start);
+            let runs = &one_leaf.runs(Dtype::Bf16)[0];
+            multiply_runs(level, a, &panels, runs, &mut MatMut::row_major(leaf, m, n), start);
+            let mut out = MatMut::row_major(tree, m, n);
+            tree::matmul_tree_at(level, a, &panels, &tree_leaves, &mut out, Start::Zero);
+            for (name, (actual, expected)) in
+                ["plain", "leaf", "tree"].iter().zip(actual.iter().zip(&expected))
+            {
+                assert_eq!(bits(actual), bits(expected), "{name} {m}x{n}x{k} case {case} {}", level.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_bf16_cannot_tell_from_zero_makes_no_denormal() {
+    // The smallest operands, whose product is the smallest number that is no denormal, and sums of such that differ in their
+    // last places.
+    let tiny = 2f32.powi(-56);
+    let a: Vec<f32> = (0..64).map(|k| [tiny, -tiny * 1.007_812_5, tiny * 0.99, 1e-40][k % 4]).collect();
+    let b: Vec<f32> = (0..64).map(|k| [tiny, tiny, 1e-30, 1.0][k % 4]).collect();
+    let (a, b) = (Mat::row_major(&a, 1, 64), Mat::row_major(&b, 64, 1));
+    let mut expected = [0.0];
+    reference_bf16(
+        a,
+        b,
+        std::slice::from_ref(&(0..64)),
+        &mut MatMut::row_major(&mut expected, 1, 1),
+        Start::Zero,
+    );
+    assert!(expected[0] == 0.0 || expected[0].is_normal(), "{expected:?}");
+    let panels = Panels::pack(b, Dtype::Bf16);
+    for level in SimdLevel::available() {
+        let mut c = [1.0];
+        matmul_panels_at(level, a, &panels, &mut MatMut::row_major(&mut c, 1, 1), Start::Zero);
+        assert_eq!(bits(&c), bits(&expected), "{}", level.name());
     }
 }

@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use super::blocks::{Product, Sum};
+use super::{check_dims, multiply_runs};
 use crate::cpu::simd::simd_level;
-use crate::cpu::{Mat, MatMut, Panels, SimdLevel, Start};
+use crate::cpu::{Dtype, Mat, MatMut, Panels, SimdLevel, Start};
 
 /// Leaves at most: 2 to the number of levels.
 const LEVELS: usize = 6;
@@ -17,48 +18,76 @@ const LEVELS: usize = 6;
 /// A number that changes nothing when it is added, not even the sign of a zero.
 const NOTHING: f32 = -0.0;
 
-/// The leaves of a sum over `k`, in the order of the tree: each the ranges of `k` that it goes over, none where the
+/// The leaves of a sum over `k`, in the order of the tree: each the runs of `k` that it goes over, none where the
 /// leaf is empty and is left out of the tree.
+///
+/// A sum in bfloat16 is cut into blocks, of which one begins with each run ([`Dtype::Bf16`]): a run is what every plan sums in one piece,
+/// such as a sequence or the part of a logical shard. A sum in f32 does not know them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leaves(Vec<Vec<Range<usize>>>);
+pub struct Leaves {
+    runs: Vec<Vec<Range<usize>>>,
+    /// With neighbours as one.
+    joined: Vec<Vec<Range<usize>>>,
+}
 
 impl Leaves {
-    /// Leaves of these ranges of `k`; empty ranges are dropped.
+    /// Leaves of these runs of `k`; empty ones are dropped.
     ///
     /// # Panics
     /// Their number is no power of two, or more than 64.
     pub fn new(leaves: impl IntoIterator<Item = Vec<Range<usize>>>) -> Self {
         let filled =
             |ranges: Vec<Range<usize>>| ranges.into_iter().filter(|range| !range.is_empty()).collect();
-        let leaves: Vec<Vec<_>> = leaves.into_iter().map(filled).collect();
-        let count = leaves.len();
+        let runs: Vec<Vec<_>> = leaves.into_iter().map(filled).collect();
+        let count = runs.len();
         assert!(count.is_power_of_two() && count <= 1 << LEVELS, "{count} leaves have no balanced tree");
-        Self(leaves)
+        let joined = runs.iter().map(|runs| join_neighbours(runs)).collect();
+        Self { runs, joined }
     }
 
     /// How many there are, empty ones included.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.runs.len()
     }
 
-    /// The ranges of each leaf.
-    pub(super) fn ranges(&self) -> &[Vec<Range<usize>>] {
-        &self.0
+    /// The runs of each leaf, as a sum of `dtype` knows them.
+    pub(super) fn runs(&self, dtype: Dtype) -> &[Vec<Range<usize>>] {
+        match dtype {
+            Dtype::F32 => &self.joined,
+            Dtype::Bf16 => &self.runs,
+        }
     }
 
     /// Levels of the tree above its leaves.
     pub(super) fn levels(&self) -> usize {
-        self.0.len().ilog2() as usize
-    }
-
-    /// The most terms that go into one accumulator without a pause.
-    pub(super) fn longest(&self) -> usize {
-        self.0.iter().flatten().map(Range::len).max().unwrap_or(0)
+        self.count().ilog2() as usize
     }
 
     fn end(&self) -> usize {
-        self.0.iter().flatten().map(|range| range.end).max().unwrap_or(0)
+        self.runs.iter().flatten().map(|range| range.end).max().unwrap_or(0)
     }
+}
+
+/// Runs of which none begins where the one before it ends.
+fn join_neighbours(runs: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => joined.push(run.clone()),
+        }
+    }
+    joined
+}
+
+/// `c = (c +) a · b`, the sum over the runs of `leaves`, which are one leaf: it continues from `c`.
+///
+/// # Panics
+/// The dims disagree, there are other leaves, or a run lies beyond `k`.
+pub fn matmul_leaf(a: Mat<'_>, b: &Panels, leaves: &Leaves, c: &mut MatMut<'_>, start: Start) {
+    assert_eq!(leaves.count(), 1, "leaves of a sum that is one");
+    assert!(leaves.end() <= a.cols, "a run ends at {} of {} terms", leaves.end(), a.cols);
+    multiply_runs(simd_level(), a, b, &leaves.runs(b.dtype())[0], c, start);
 }
 
 /// `c = a · b`, the sum over `k` cut into `leaves`, or `c += a · b` when `c` is the sum of other leaves
@@ -79,11 +108,7 @@ pub(crate) fn matmul_tree_at(
     c: &mut MatMut<'_>,
     start: Start,
 ) {
-    assert_eq!(
-        (a.cols, a.rows, b.cols()),
-        (b.rows(), c.rows, c.cols),
-        "dims of a product: a k, c rows, c columns"
-    );
+    check_dims(a, b, c);
     assert!(leaves.end() <= a.cols, "a leaf ends at {} of {} terms", leaves.end(), a.cols);
     if c.rows == 0 || c.cols == 0 {
         return;
@@ -100,7 +125,7 @@ pub(crate) fn matmul_tree_at(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{Counter, Dtype, Purpose, matmul, tree_sum};
+    use crate::cpu::{Counter, Purpose, matmul, tree_sum};
 
     fn random(stream: u32, len: usize) -> Vec<f32> {
         let mut values = vec![0.0; len];
@@ -111,7 +136,7 @@ mod tests {
     /// One product a leaf, range by range, then the sum in the tree.
     fn reference(a: Mat<'_>, b: Mat<'_>, leaves: &Leaves) -> Vec<f32> {
         let mut partials = Vec::new();
-        for ranges in leaves.0.iter() {
+        for ranges in &leaves.runs {
             let mut partial = vec![NOTHING; a.rows * b.cols];
             let mut start = Start::Zero;
             for range in ranges {

@@ -1,6 +1,6 @@
 //! The micro-kernel without vector instructions, and the definition that the others are compared with.
 
-use super::{HALF_COLUMNS, UPPER_HALF};
+use super::{HALF_COLUMNS, PAIR_BLOCK, UPPER_HALF};
 use crate::cpu::PANEL_COLUMNS;
 
 /// `R` rows of 32 columns; the rows of `a` lie `A_ROW` elements apart.
@@ -44,10 +44,8 @@ pub(super) unsafe fn kernel<const R: usize, const A_ROW: usize>(
 ///
 /// # Safety
 /// As for [`kernel`].
-#[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn pairs<const R: usize>(
     depth: usize,
-    second: bool,
     a: *const f32,
     b: *const u32,
     b_half: usize,
@@ -61,18 +59,25 @@ pub(super) unsafe fn pairs<const R: usize>(
         if !from_c {
             row.fill(0.0);
         }
-        for (k, term) in (usize::from(second)..).take(depth).enumerate() {
-            for (half, sums) in row.as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
-                // SAFETY: the caller promises `depth` elements a row of `a`, and the words of `depth` terms in both halves of
-                // `b`.
-                let (factor, words) = unsafe {
-                    let words = b.add(term / 2 * HALF_COLUMNS + half * b_half).cast::<[u32; HALF_COLUMNS]>();
-                    (*a.add(r + k * R), &*words)
-                };
-                for (sum, &word) in sums.iter_mut().zip(words) {
-                    let bits = if term % 2 == 0 { word << 16 } else { word & UPPER_HALF as u32 };
-                    *sum = factor.mul_add(f32::from_bits(bits), *sum);
+        for first in (0..depth).step_by(PAIR_BLOCK) {
+            let mut sums = [[0.0f32; PANEL_COLUMNS]; 2];
+            for k in first..depth.min(first + PAIR_BLOCK) {
+                for (half, sums) in sums[k % 2].as_chunks_mut::<HALF_COLUMNS>().0.iter_mut().enumerate() {
+                    // SAFETY: the caller promises `depth` elements a row of `a`, and the words of `depth` terms in both halves
+                    // of `b`.
+                    let (factor, words) = unsafe {
+                        let words = b.add(k / 2 * HALF_COLUMNS + half * b_half).cast::<[u32; HALF_COLUMNS]>();
+                        (*a.add(r + k * R), &*words)
+                    };
+                    for (sum, &word) in sums.iter_mut().zip(words) {
+                        let bits = if k % 2 == 0 { word << 16 } else { word & UPPER_HALF as u32 };
+                        *sum = factor.mul_add(f32::from_bits(bits), *sum);
+                    }
                 }
+            }
+            let [even, odd] = sums;
+            for (c, (even, odd)) in row.iter_mut().zip(even.iter().zip(odd)) {
+                *c += even + odd;
             }
         }
     }
