@@ -29,7 +29,7 @@ pub struct Capabilities {
     pub cores: u32,
     /// Main memory, in bytes.
     pub memory_bytes: u64,
-    /// Best kernel level: `plain`, `avx2`, `avx512`, `neon`.
+    /// Best kernel level: `plain`, `avx2`, `avx512` or `amx`.
     pub simd: String,
     /// Names and memory of the GPUs.
     pub gpus: Vec<Gpu>,

@@ -99,7 +99,8 @@ fn product(m: usize, n: usize, k: usize, dtype: Dtype) {
 fn tree(m: usize, n: usize, k: usize, leaves: usize, dtype: Dtype) {
     let (a, b) = (random(1, m * k), random(2, k * n));
     let (a, b) = (Mat::row_major(&a, k, m).transposed(), Mat::row_major(&b, k, n));
-    let leaves = Leaves::new((0..leaves).map(|leaf| vec![leaf * k / leaves..(leaf + 1) * k / leaves]));
+    let cut = |leaf: usize| leaf * k / leaves..(leaf + 1) * k / leaves;
+    let leaves = Leaves::new((0..leaves).map(|leaf| Vec::from([cut(leaf)])));
     let (mut c, mut panels) = (vec![0.0; m * n], Panels::pack(b, dtype));
     let packed = best(|| matmul_tree(a, &panels, &leaves, &mut MatMut::row_major(&mut c, m, n), Start::Zero));
     let pack = best(|| panels.pack_from(b, dtype));

@@ -147,7 +147,7 @@ impl Panels {
                 }
             };
             // The number of an even term is the lower half of its word.
-            let number = |word: u32, term: usize| if term % 2 == 0 { word << 16 } else { word };
+            let number = |word: u32, term: usize| if term.is_multiple_of(2) { word << 16 } else { word };
             for (pair, line) in to.iter_mut().enumerate() {
                 let term = terms.start + 2 * pair;
                 let (first, second) = (words(term), words(term + 1));

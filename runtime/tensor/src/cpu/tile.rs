@@ -136,7 +136,7 @@ impl Family {
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => &AVX2,
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 | Instructions::Amx => &AVX512,
+            Instructions::Avx512 => &AVX512,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Blocking (register tile, L1/L2 blocks, packed panels) follows Goto and van de Geijn, "Anatomy of
 //! High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
+#![allow(unsafe_code)]
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -85,11 +86,11 @@ impl Blocking {
     fn new(level: SimdLevel, dtype: Dtype, depth: usize, terms: usize) -> Self {
         // Elements of packed rows, and of panels: two fifths of the second cache of machines that have the level, and more of the
         // larger one; an eighth of it where AMX wants the sums of leaves beside them.
-        let (tile, in_rows, in_panels) = match (level.instructions(), dtype) {
+        let (tile, in_rows, in_panels) = match level.instructions() {
             #[cfg(target_arch = "x86_64")]
-            (Instructions::Amx, Dtype::Bf16) => (2 * amx::ROWS, 1 << 18, 128 << 10),
+            _ if level.has_amx() && dtype == Dtype::Bf16 => (2 * amx::ROWS, 1 << 18, 128 << 10),
             #[cfg(target_arch = "x86_64")]
-            (Instructions::Avx512 | Instructions::Amx, _) => (tile_rows(level), 1 << 17, 192 << 10),
+            Instructions::Avx512 => (tile_rows(level), 1 << 17, 192 << 10),
             _ => (tile_rows(level), 1 << 17, 48 << 10),
         };
         let rows = (in_rows / depth / tile * tile).max(NARROW_ROWS);
@@ -307,7 +308,8 @@ impl PanelProduct<'_> {
                 });
                 first += run.map_or(0, |run| (part.start - run.start) / PAIR_BLOCK);
                 let blocks = first..first + part.len().div_ceil(PAIR_BLOCK);
-                amx::multiply(rows, blocks, panels, start, out.data, out.stride);
+                // SAFETY: rows are packed so only where the level has AMX.
+                unsafe { amx::multiply(rows, blocks, panels, start, out.data, out.stride) };
             }
         }
     }

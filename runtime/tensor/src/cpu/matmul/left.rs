@@ -6,8 +6,6 @@ use crate::cpu::bf16::round_operands_at;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::panels::Line;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::Instructions;
-#[cfg(target_arch = "x86_64")]
 use crate::cpu::tile::amx;
 use crate::cpu::tile::{HALF_TILE_ROWS, TILE_ROWS, Tiles, tile_rows};
 use crate::cpu::transpose::transpose;
@@ -53,7 +51,7 @@ impl RowMemory {
         let _ = runs;
         let rows = a.rows;
         #[cfg(target_arch = "x86_64")]
-        if dtype == Dtype::Bf16 && level.instructions() == Instructions::Amx {
+        if dtype == Dtype::Bf16 && level.has_amx() {
             let blocks = amx::pack(level, a, runs, &mut self.lines);
             let lines = &self.lines[..rows * blocks];
             return PackedRows {

@@ -195,22 +195,22 @@ fn sums_in_bf16_have_the_bits_of_the_definition_at_every_level() {
         let start = if case % 2 == 0 { Start::Zero } else { Start::FromC };
         // Runs and leaves that part pairs, one of two runs and not in order.
         let (cut, last) = (k / 3, k - k / 4);
-        let runs = [vec![0..cut, cut..last, last..k], vec![cut..last, 0..cut], vec![last..k], vec![]];
+        let whole = vec![0..cut, cut..last, last..k];
+        let leaves: [Vec<Range<usize>>; 2] = [vec![cut..last, 0..cut], std::iter::once(last..k).collect()];
         let panels = Panels::pack(b, Dtype::Bf16);
         let mut expected: [Vec<f32>; 3] = std::array::from_fn(|_| random(14, m * n));
         let [plain, leaf, tree] = &mut expected;
         reference_bf16(a, b, std::slice::from_ref(&(0..k)), &mut MatMut::row_major(plain, m, n), start);
-        reference_bf16(a, b, &runs[0], &mut MatMut::row_major(leaf, m, n), start);
+        reference_bf16(a, b, &whole, &mut MatMut::row_major(leaf, m, n), start);
         let mut other = vec![0.0; m * n];
-        reference_bf16(a, b, &runs[1], &mut MatMut::row_major(&mut other, m, n), Start::Zero);
-        reference_bf16(a, b, &runs[2], &mut MatMut::row_major(tree, m, n), Start::Zero);
-        match (cut < last || cut > 0, last < k) {
-            (true, true) => tree.iter_mut().zip(&other).for_each(|(sum, left)| *sum += left),
-            (true, false) => tree.copy_from_slice(&other),
-            _ => {}
+        reference_bf16(a, b, &leaves[0], &mut MatMut::row_major(&mut other, m, n), Start::Zero);
+        reference_bf16(a, b, &leaves[1], &mut MatMut::row_major(tree, m, n), Start::Zero);
+        match last < k {
+            true => tree.iter_mut().zip(&other).for_each(|(sum, left)| *sum += left),
+            false => tree.copy_from_slice(&other),
         }
-        let tree_leaves = Leaves::new(runs[1..].iter().cloned().chain([vec![]]));
-        let one_leaf = Leaves::new([runs[0].clone()]);
+        let tree_leaves = Leaves::new(leaves);
+        let one_leaf = Leaves::new([whole.clone()]);
         for level in SimdLevel::available() {
             let mut actual: [Vec<f32>; 3] = std::array::from_fn(|_| random(14, m * n));
             let [plain, leaf, tree] = &mut actual;

@@ -2,6 +2,9 @@
 //! of a [`PairKernel`](super::PairKernel), which is defined by it (Intel 64 and IA-32 Architectures Software Developer's Manual, vol. 2,
 //! TDPBF16PS).
 
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod emulator;
+
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::ops::Range;
@@ -154,8 +157,11 @@ fn pack_columns(
 /// all of them.
 ///
 /// # Panics
-/// An operand is too short, or the machine has no AMX.
-pub(crate) fn multiply<'a>(
+/// An operand is too short.
+///
+/// # Safety
+/// The machine has AMX with bfloat16, and the process may use it.
+pub(crate) unsafe fn multiply<'a>(
     a: Rows<'_>,
     blocks: Range<usize>,
     panels: impl Iterator<Item = PanelTerms<'a>> + Clone,
@@ -163,13 +169,13 @@ pub(crate) fn multiply<'a>(
     c: &mut [f32],
     c_step: usize,
 ) {
-    assert!(is_available(), "AMX");
     assert!(blocks.start < blocks.end && blocks.end <= a.blocks, "blocks {blocks:?} of {}", a.blocks);
     assert!(a.lines.len() >= a.rows * a.blocks, "the left operand is shorter than its rows");
     let mut registers = Registers::default();
     for first in (0..a.rows).step_by(2 * ROWS) {
         let rows = [first, first + ROWS].map(|first| ROWS.min(a.rows.saturating_sub(first)));
-        registers.configure(rows);
+        // SAFETY: the caller promises AMX.
+        unsafe { registers.configure(rows) };
         let tile = |first: usize, rows: usize| {
             let line = first * a.blocks + blocks.start * rows;
             // For a second tile without rows this is the end of the first, and nothing is read.
@@ -217,7 +223,9 @@ struct Configuration {
 }
 
 impl Registers {
-    fn configure(&mut self, rows: [usize; 2]) {
+    /// # Safety
+    /// The machine has AMX, and each tile 16 rows at most.
+    unsafe fn configure(&mut self, rows: [usize; 2]) {
         if self.rows == rows {
             return;
         }
@@ -229,7 +237,7 @@ impl Registers {
             configuration.rows[register] = rows as u8;
             configuration.row_bytes[register] = if rows == 0 { 0 } else { LINE_BYTES as u16 };
         }
-        // SAFETY: the machine has AMX, which `multiply` asserts, and this is a valid configuration of 64 bytes.
+        // SAFETY: the caller promises AMX, and this is a valid configuration of 64 bytes.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) };
     }
 }
