@@ -211,6 +211,18 @@ fn every_crate_and_module_says_what_it_is() {
     }
 }
 
+/// A package that is not named there would be compiled as dependencies are: without lines in its backtraces.
+#[test]
+fn the_profile_names_every_package() {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = toml::from_str(&workspace).unwrap();
+    for package in dependencies().into_keys() {
+        let profile = &workspace["profile"]["release"]["package"];
+        let debug = profile.get(&package).map(|profile| &profile["debug"]);
+        assert_eq!(debug.and_then(toml::Value::as_str), Some("line-tables-only"), "{package}");
+    }
+}
+
 #[test]
 fn links_in_documents_lead_somewhere() {
     let link = Regex::new(r"\]\(([^)#\s]+)(#[^)\s]*)?\)").unwrap();
