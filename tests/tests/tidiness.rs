@@ -211,6 +211,27 @@ fn every_crate_and_module_says_what_it_is() {
     }
 }
 
+/// What stands between the fences of a document is compiled unless it says that it is something else.
+#[test]
+fn examples_are_where_they_are_compiled() {
+    let fence = Regex::new(r"^\s*//[/!]\s*```(\S*)").unwrap();
+    let mut seen = 0;
+    for path in files(".rs") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let fences = text.lines().filter_map(|line| fence.captures(line));
+        let languages: Vec<String> = fences.step_by(2).map(|opens| opens[1].to_owned()).collect();
+        seen += languages.len();
+        if languages.iter().all(|language| ["text", "toml"].contains(&language.as_str())) {
+            continue;
+        }
+        let package = path.ancestors().find(|folder| folder.join("Cargo.toml").exists()).unwrap();
+        let manifest = std::fs::read_to_string(package.join("Cargo.toml")).unwrap();
+        let has_doc_tests = package.join("src/lib.rs").exists() && !manifest.contains("doctest = false");
+        assert!(has_doc_tests, "{} has an example; its package has `doctest = false`", relative(&path));
+    }
+    assert!(seen > 5, "only {seen} fences were seen");
+}
+
 /// A package that is not named there would be compiled as dependencies are: without lines in its backtraces.
 #[test]
 fn the_profile_names_every_package() {
