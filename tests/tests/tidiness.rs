@@ -232,6 +232,30 @@ fn examples_are_where_they_are_compiled() {
     assert!(seen > 5, "only {seen} fences were seen");
 }
 
+/// Where one binary has several files of tests, each is a module of it.
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let mut seen = 0;
+    for manifest in files("Cargo.toml") {
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        if !text.contains("autotests = false") {
+            continue;
+        }
+        let folder = manifest.parent().unwrap().join("tests");
+        let inside: Vec<PathBuf> =
+            files(".rs").into_iter().filter(|path| path.parent() == Some(&folder)).collect();
+        let sources: String = inside.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        for path in &inside {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let target = text.contains(&format!("path = \"tests/{name}.rs\""));
+            let module = sources.lines().any(|line| line == format!("mod {name};"));
+            assert!(target || module, "{} is compiled by nothing", relative(path));
+            seen += usize::from(module);
+        }
+    }
+    assert!(seen > 10, "only {seen} modules were seen");
+}
+
 /// A package that is not named there would be compiled as dependencies are: without lines in its backtraces.
 #[test]
 fn the_profile_names_every_package() {
