@@ -2,6 +2,7 @@
 //! must not depend on what died under them.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,12 +23,13 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A job through all stages, slow enough that each can be interrupted.
+    /// A job through all stages, slow enough that each can be interrupted. All of a process crawl the same site.
     pub fn whole_way() -> Self {
-        let site = Site::start(PAGES, PARAGRAPHS, SITE_DELAY);
+        static SITE: OnceLock<Site> = OnceLock::new();
+        let site = SITE.get_or_init(|| Site::start(PAGES, PARAGRAPHS, SITE_DELAY));
         let folder = tempfile::tempdir().unwrap();
         let job = folder.path().join("faults.toml");
-        std::fs::write(&job, whole_way(&site)).unwrap();
+        std::fs::write(&job, whole_way(site)).unwrap();
         Self { _folder: folder, arguments: vec![path(job)] }
     }
 

@@ -3,12 +3,37 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use sixfold_tests::{MIDDLES, Rig, Running, alone, has_namespaces, is_amid, kill, outcome, result};
 
 /// Runs in which a fault may come too late to be one.
 const TRIES: usize = 5;
+
+/// Steps of the trainings that have checkpoints far apart.
+const STEPS: u64 = 160;
+/// Checkpoints so far apart that there is none to go on from.
+const FAR: [&str; 2] = ["--set", "train.checkpoint_every_steps=1000"];
+
+/// What must not depend on what died.
+type Outcome = Vec<(&'static str, String)>;
+
+/// A job through all stages, and what undisturbed runs of it come to.
+fn whole_way() -> (Rig, &'static Outcome) {
+    static EXPECTED: OnceLock<Outcome> = OnceLock::new();
+    let rig = Rig::whole_way();
+    let expected = EXPECTED.get_or_init(|| outcome(&rig.start(4, &[]).finish()));
+    (rig, expected)
+}
+
+/// A training with checkpoints far apart, and what undisturbed runs of it come to, of which this is one on one node.
+fn training_without_checkpoints() -> (Rig, &'static Outcome) {
+    static EXPECTED: OnceLock<Outcome> = OnceLock::new();
+    let rig = Rig::training(STEPS);
+    let expected = EXPECTED.get_or_init(|| outcome(&rig.start(1, &FAR).finish()));
+    (rig, expected)
+}
 
 /// Prints how long each fault took to be noticed and mended.
 fn tell(what: &str, job: &Value) {
@@ -35,8 +60,7 @@ fn recovered(job: &Value) -> HashSet<&str> {
 #[test]
 fn a_killed_worker_costs_no_bit() {
     let _alone = alone();
-    let rig = Rig::whole_way();
-    let expected = outcome(&rig.start(4, &[]).finish());
+    let (rig, expected) = whole_way();
     let mut run = rig.start(4, &[]);
     run.wait_for("training", |job| is_amid(job, ("train", "step", 10)));
     let workers = run.node("node-2").children();
@@ -44,21 +68,20 @@ fn a_killed_worker_costs_no_bit() {
     kill(&workers[0]);
     let job = run.finish();
     tell("worker", &job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(&outcome(&job), expected);
     assert_eq!(recovered(&job), HashSet::from(["train"]));
 }
 
 #[test]
 fn machines_that_burn_down_in_every_stage_cost_no_bit() {
     let _alone = alone();
-    let rig = Rig::whole_way();
-    let expected = outcome(&rig.start(4, &[]).finish());
+    let (rig, expected) = whole_way();
     for middle in MIDDLES {
         // A node may have done its part of the stage between the look and the kill, or between two looks; then it loses
         // nothing, and another run is needed to see it lose something.
         let hit = (0..TRIES).any(|_| {
             let job = burn_down(&rig, middle);
-            assert_eq!(outcome(&job), expected, "{middle:?}");
+            assert_eq!(&outcome(&job), expected, "{middle:?}");
             recovered(&job).contains(middle.0)
         });
         assert!(hit, "{TRIES} nodes died, each after its part of {middle:?}");
@@ -80,8 +103,7 @@ fn burn_down(rig: &Rig, middle: (&str, &str, u64)) -> Value {
 #[test]
 fn a_coordinator_that_dies_in_every_stage_costs_no_bit() {
     let _alone = alone();
-    let rig = Rig::whole_way();
-    let expected = outcome(&rig.start(4, &[]).finish());
+    let (rig, expected) = whole_way();
     let mut run = rig.start(4, &[]);
     for middle in MIDDLES {
         run.wait_for(middle.0, |job| is_amid(job, middle));
@@ -89,7 +111,7 @@ fn a_coordinator_that_dies_in_every_stage_costs_no_bit() {
     }
     let job = run.finish();
     tell("coordinator", &job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(&outcome(&job), expected);
 }
 
 /// The nodes share no loopback interface; a worker, then a whole machine is lost while they train over QUIC.
@@ -100,7 +122,7 @@ fn machines_apart_that_burn_down_cost_no_bit() {
         return;
     }
     let rig = Rig::training(80);
-    let expected = outcome(&rig.start(4, &[]).finish());
+    let expected = outcome(&rig.start(1, &[]).finish());
     let mut run = rig.start(5, &["--links", "quic", "--namespaces"]);
     run.wait_for("training", |job| is_amid(job, ("train", "step", 10)));
     let node = run.host_of("train");
@@ -132,7 +154,9 @@ fn assert_little_redone(job: &Value) {
 /// Neither has a checkpoint to go on from, only what other nodes hold in memory.
 #[test]
 fn a_worker_and_a_node_lost_between_checkpoints_cost_a_step_or_two() {
-    lose_a_worker_and_a_node("between checkpoints", &[]);
+    let _alone = alone();
+    let (rig, expected) = training_without_checkpoints();
+    lose_a_worker_and_a_node("between checkpoints", &rig, &FAR, expected);
 }
 
 /// Each replica holds its part of the moments alone, and its state is long enough to go over links between daemons.
@@ -141,16 +165,16 @@ fn replicas_that_share_the_optimizer_lose_a_worker_and_a_node_and_a_step_or_two(
     let settings =
         ["data_parallel=2", "tensor_parallel=1", "pipeline_parallel=1", "hidden_size=256", "zero_stage=1"];
     let settings = settings.map(|setting| format!("train.{setting}"));
-    let more: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-    lose_a_worker_and_a_node("a shared optimizer", &more);
+    let more = settings.iter().flat_map(|setting| ["--set", setting]);
+    let more: Vec<&str> = FAR.into_iter().chain(more).collect();
+    let _alone = alone();
+    let rig = Rig::training(STEPS);
+    let expected = outcome(&rig.start(1, &more).finish());
+    lose_a_worker_and_a_node("a shared optimizer", &rig, &more, &expected);
 }
 
-fn lose_a_worker_and_a_node(what: &str, more: &[&str]) {
-    let _alone = alone();
-    let rig = Rig::training(160);
-    let far = [&["--set", "train.checkpoint_every_steps=1000"], more].concat();
-    let expected = outcome(&rig.start(5, &far).finish());
-    let mut run = rig.start(5, &far);
+fn lose_a_worker_and_a_node(what: &str, rig: &Rig, more: &[&str], expected: &Outcome) {
+    let mut run = rig.start(5, more);
     run.wait_for("training", |job| is_amid(job, ("train", "step", 20)));
     let node = run.host_of("train");
     kill(&run.node(&node).children()[0]);
@@ -159,7 +183,7 @@ fn lose_a_worker_and_a_node(what: &str, more: &[&str]) {
     run.destroy_node(&node);
     let job = run.finish();
     tell(what, &job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(&outcome(&job), expected);
     assert_little_redone(&job);
 }
 
@@ -167,15 +191,13 @@ fn lose_a_worker_and_a_node(what: &str, more: &[&str]) {
 #[test]
 fn a_worker_lost_on_the_only_node_costs_a_step_or_two() {
     let _alone = alone();
-    let rig = Rig::training(160);
-    let far = ["--set", "train.checkpoint_every_steps=1000"];
-    let expected = outcome(&rig.start(1, &far).finish());
-    let mut run = rig.start(1, &far);
+    let (rig, expected) = training_without_checkpoints();
+    let mut run = rig.start(1, &FAR);
     run.wait_for("training", |job| is_amid(job, ("train", "step", 20)));
     kill(&run.node("node-1").children()[0]);
     let job = run.finish();
     tell("on one node", &job);
-    assert_eq!(outcome(&job), expected);
+    assert_eq!(&outcome(&job), expected);
     assert_little_redone(&job);
 }
 

@@ -211,6 +211,63 @@ fn every_crate_and_module_says_what_it_is() {
     }
 }
 
+/// What stands between the fences of a document is compiled unless it says that it is something else.
+#[test]
+fn examples_are_where_they_are_compiled() {
+    let fence = Regex::new(r"^\s*//[/!]\s*```(\S*)").unwrap();
+    let mut seen = 0;
+    for path in files(".rs") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let fences = text.lines().filter_map(|line| fence.captures(line));
+        let languages: Vec<String> = fences.step_by(2).map(|opens| opens[1].to_owned()).collect();
+        seen += languages.len();
+        if languages.iter().all(|language| ["text", "toml"].contains(&language.as_str())) {
+            continue;
+        }
+        let package = path.ancestors().find(|folder| folder.join("Cargo.toml").exists()).unwrap();
+        let manifest = std::fs::read_to_string(package.join("Cargo.toml")).unwrap();
+        let has_doc_tests = package.join("src/lib.rs").exists() && !manifest.contains("doctest = false");
+        assert!(has_doc_tests, "{} has an example; its package has `doctest = false`", relative(&path));
+    }
+    assert!(seen > 5, "only {seen} fences were seen");
+}
+
+/// Where one binary has several files of tests, each is a module of it.
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let mut seen = 0;
+    for manifest in files("Cargo.toml") {
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        if !text.contains("autotests = false") {
+            continue;
+        }
+        let folder = manifest.parent().unwrap().join("tests");
+        let inside: Vec<PathBuf> =
+            files(".rs").into_iter().filter(|path| path.parent() == Some(&folder)).collect();
+        let sources: String = inside.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        for path in &inside {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let target = text.contains(&format!("path = \"tests/{name}.rs\""));
+            let module = sources.lines().any(|line| line == format!("mod {name};"));
+            assert!(target || module, "{} is compiled by nothing", relative(path));
+            seen += usize::from(module);
+        }
+    }
+    assert!(seen > 10, "only {seen} modules were seen");
+}
+
+/// A package that is not named there would be compiled as dependencies are: without lines in its backtraces.
+#[test]
+fn the_profile_names_every_package() {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = toml::from_str(&workspace).unwrap();
+    for package in dependencies().into_keys() {
+        let profile = &workspace["profile"]["release"]["package"];
+        let debug = profile.get(&package).map(|profile| &profile["debug"]);
+        assert_eq!(debug.and_then(toml::Value::as_str), Some("line-tables-only"), "{package}");
+    }
+}
+
 #[test]
 fn links_in_documents_lead_somewhere() {
     let link = Regex::new(r"\]\(([^)#\s]+)(#[^)\s]*)?\)").unwrap();

@@ -123,7 +123,7 @@ fn duplicates_name_the_earlier_document_that_stays() {
 
 #[test]
 fn parquet_holds_the_same_documents() {
-    use arrow::array::{Array, StringArray};
+    use arrow_array::{Array, StringArray};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     let (files, figures) = corpus(&split(2), 2, &[0, 1]);

@@ -1,7 +1,7 @@
 """Prints the table of families beside transformers, PyTorch, peft and gguf, by hand where these are installed.
 
     cargo run --release -p sixfold-model --example families FOLDER
-    cargo test --release -p sixfold-model --test golden -- --nocapture > GRADIENTS
+    cargo test --release -p sixfold-model --test model golden -- --nocapture > GRADIENTS
     cargo build --release -p sixfold
     python3 runtime/model/tests/golden/families_table.py FOLDER target/release/sixfold GRADIENTS
 

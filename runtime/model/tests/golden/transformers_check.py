@@ -7,7 +7,7 @@
    the crate computed within 1e-4, and continues with the same 64 tokens. `AutoModel.from_pretrained(FOLDER)` has the
    `last_hidden_state` whose mean and last row are the crate's vectors of the text within 1e-4.
 2. The same after transformers has saved it: the numbers and names of the weights are equal, and the crate must read the
-   folder (`cargo test -p sixfold-model --test transformers`, with SIXFOLD_TRANSFORMERS=FOLDER).
+   folder (`cargo test -p sixfold-model --test model transformers`, with SIXFOLD_TRANSFORMERS=FOLDER).
 3. Every golden file that oracle.py made: logits and gradients of the loss are those of the class within 1e-6.
 
 Needs torch and transformers.

@@ -3,8 +3,8 @@
 use sixfold_model::{Compression, Dtype, Family, Geometry, Lora, ModelConfig, Projection, Recompute};
 use sixfold_parallel::{Execution, TrainingJob};
 
-use crate::gang::Run;
-use crate::{PLANS, assert_all_equal, config, gpt2, job, run};
+use super::gang::Run;
+use super::{PLANS, assert_all_equal, config, gpt2, job, run};
 
 /// Adapters of all projections that the family has, with dropout before them.
 fn adapted(config: ModelConfig, logical: usize) -> TrainingJob {

@@ -1,0 +1,4 @@
+//! Drift, from outside: one binary, since each is linked with everything below it.
+
+mod genres;
+mod watching;
