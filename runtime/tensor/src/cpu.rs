@@ -51,6 +51,7 @@ pub use embedding::{embed, embed_add, embed_backward, embed_backward_groups};
 pub use finite::are_finite;
 pub use gelu::{Gelu, gelu, gelu_backward};
 pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
+pub(crate) use matmul::NOTHING;
 pub use matmul::{Leaves, matmul, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, RowsMut, Start, add_matrix, copy_matrix};
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};

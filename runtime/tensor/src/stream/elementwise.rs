@@ -1,12 +1,17 @@
 //! Copies, sums and other operations element by element or row by row.
 
 use crate::cpu::{self, AdamW, Segment};
+use crate::cuda::elementwise;
+use crate::device::Kind;
 use crate::{Counter, Mat, MatMut, Stream, View, ViewMut};
 
 impl Stream {
     /// Sets every element to `value`.
     pub fn fill(&self, to: ViewMut<'_>, value: f32) {
-        to.on_cpu().fill(value);
+        match &self.device().0 {
+            Kind::Cpu(_) => to.on_cpu().fill(value),
+            Kind::Cuda(cuda) => elementwise::fill(cuda, to.on_cuda(), value),
+        }
     }
 
     /// Copies elements.
@@ -14,7 +19,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn copy(&self, from: View<'_>, to: ViewMut<'_>) {
-        to.on_cpu().copy_from_slice(from.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => to.on_cpu().copy_from_slice(from.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::copy(cuda, from.on_cuda(), to.on_cuda()),
+        }
     }
 
     /// Copies a matrix whose columns lie side by side to another of its shape.
@@ -22,7 +30,10 @@ impl Stream {
     /// # Panics
     /// The shapes differ.
     pub fn copy_matrix(&self, from: Mat<'_>, to: MatMut<'_>) {
-        cpu::copy_matrix(from.on_cpu(), &mut to.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::copy_matrix(from.on_cpu(), &mut to.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::copy_matrix(cuda, from.on_cuda(), to.on_cuda()),
+        }
     }
 
     /// Adds a matrix whose columns lie side by side to another of its shape.
@@ -30,7 +41,10 @@ impl Stream {
     /// # Panics
     /// The shapes differ.
     pub fn add_matrix(&self, sum: MatMut<'_>, term: Mat<'_>) {
-        cpu::add_matrix(&mut sum.on_cpu(), term.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_matrix(&mut sum.on_cpu(), term.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::add_matrix(cuda, sum.on_cuda(), term.on_cuda()),
+        }
     }
 
     /// `sum[i] += term[i]`.
@@ -38,7 +52,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn add_assign(&self, sum: ViewMut<'_>, term: View<'_>) {
-        cpu::add_assign(sum.on_cpu(), term.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_assign(sum.on_cpu(), term.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::add_assign(cuda, sum.on_cuda(), term.on_cuda()),
+        }
     }
 
     /// The larger of two numbers, element by element; of a number and a NaN, the number.
@@ -46,7 +63,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn max_assign(&self, max: ViewMut<'_>, other: View<'_>) {
-        cpu::max_assign(max.on_cpu(), other.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::max_assign(max.on_cpu(), other.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::max_assign(cuda, max.on_cuda(), other.on_cuda()),
+        }
     }
 
     /// Adds `bias` to every row of `x`.
@@ -67,7 +87,10 @@ impl Stream {
 
     /// `values[i] *= factor`.
     pub fn scale(&self, values: ViewMut<'_>, factor: f32) {
-        cpu::scale(values.on_cpu(), factor);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::scale(values.on_cpu(), factor),
+            Kind::Cuda(cuda) => elementwise::scale(cuda, values.on_cuda(), factor),
+        }
     }
 
     /// Sets elements to zero at random and scales the others up; see [`cpu::dropout`].

@@ -15,7 +15,7 @@ use crate::cpu::{Mat, MatMut, Panels, SimdLevel, Start};
 const LEVELS: usize = 6;
 
 /// A number that changes nothing when it is added, not even the sign of a zero.
-const NOTHING: f32 = -0.0;
+pub(crate) const NOTHING: f32 = -0.0;
 
 /// The leaves of a sum over `k`, in the order of the tree: each the ranges of `k` that it goes over, none where the
 /// leaf is empty and is left out of the tree.
@@ -42,7 +42,7 @@ impl Leaves {
     }
 
     /// The ranges of each leaf.
-    pub(super) fn ranges(&self) -> &[Vec<Range<usize>>] {
+    pub(crate) fn ranges(&self) -> &[Vec<Range<usize>>] {
         &self.0
     }
 
@@ -56,7 +56,7 @@ impl Leaves {
         self.0.iter().flatten().map(Range::len).max().unwrap_or(0)
     }
 
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.0.iter().flatten().map(|range| range.end).max().unwrap_or(0)
     }
 }
