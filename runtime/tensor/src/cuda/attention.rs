@@ -33,8 +33,10 @@ pub(crate) fn rope(cuda: &Cuda, x: Matrix, positions: Run, table: &RopeTable, in
     }
     let head_dim = 2 * table.half;
     assert_eq!((x.rows, x.cols % head_dim), (positions.len, 0), "shape of a rotary embedding");
-    let launch = cuda.kernel("rope", "rope").rows(x).count(x.cols / head_dim).count(table.half).run(positions);
-    let launch = launch.run(table.cosines.run()).run(table.sines.run()).float(if inverse { -1.0 } else { 1.0 });
+    let launch =
+        cuda.kernel("rope", "rope").rows(x).count(x.cols / head_dim).count(table.half).run(positions);
+    let launch =
+        launch.run(table.cosines.run()).run(table.sines.run()).float(if inverse { -1.0 } else { 1.0 });
     launch.launch([x.rows, 1], [THREADS, 1]);
 }
 
@@ -80,9 +82,14 @@ pub(crate) fn attention_backward(
     check_keys(shape, [d_k, d_v]);
     assert_eq!(d_k.row_stride, d_v.row_stride, "strides of the gradients of keys and values");
     let segments = segments(shape, document_starts);
-    assert_eq!(segments.iter().map(|segment| segment.keys.len()).sum::<usize>(), shape.keys, "keys of the queries");
+    assert_eq!(
+        segments.iter().map(|segment| segment.keys.len()).sum::<usize>(),
+        shape.keys,
+        "keys of the queries"
+    );
     let delta = cuda.take(lse_th.len);
-    let launch = cuda.kernel("attention_backward", "attention_delta").rows(d_out).rows(out).count(shape.q_heads);
+    let launch =
+        cuda.kernel("attention_backward", "attention_delta").rows(d_out).rows(out).count(shape.q_heads);
     let launch = launch.count(shape.head_dim).size(lse_th.len).run(delta.run());
     launch.launch([lse_th.len.div_ceil(THREADS as usize / 16), 1], [THREADS, 1]);
     let begin = |kernel| {
@@ -146,7 +153,12 @@ pub(crate) fn attention_blocks(
 ) {
     check(shape, [q, out], lse_th);
     assert_eq!((layer.kv_heads, layer.head_dim), (shape.kv_heads, shape.head_dim), "heads of a cache");
-    assert!(blocks.len() >= shape.keys.div_ceil(KEY_BLOCK), "{} blocks for {} keys", blocks.len(), shape.keys);
+    assert!(
+        blocks.len() >= shape.keys.div_ceil(KEY_BLOCK),
+        "{} blocks for {} keys",
+        blocks.len(),
+        shape.keys
+    );
     let addresses: Vec<u32> = blocks
         .flat_map(|block| {
             let end = layer.start + layer.kv_heads * layer.head_len;

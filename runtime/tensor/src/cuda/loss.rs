@@ -32,7 +32,8 @@ pub(crate) fn target_logits(cuda: &Cuda, logits: Run, shard: VocabularyShard, ta
 pub(crate) fn cross_entropy_losses(cuda: &Cuda, of_rows: [Run; 3], targets: Run, losses: Run) {
     let rows = losses.len;
     assert_eq!((of_rows.map(|run| run.len), targets.len), ([rows; 3], rows), "rows of a loss");
-    let launch = of_rows.into_iter().fold(cuda.kernel(SOURCE, "cross_entropy_losses"), |launch, run| launch.run(run));
+    let launch =
+        of_rows.into_iter().fold(cuda.kernel(SOURCE, "cross_entropy_losses"), |launch, run| launch.run(run));
     launch.run(targets).count(rows).run(losses).over(rows);
 }
 
@@ -50,7 +51,8 @@ pub(crate) fn cross_entropy_gradient(
     if shard.columns == 0 {
         return;
     }
-    let launch = cuda.kernel(SOURCE, "cross_entropy_gradient").run(logits).count(shard.columns).count(shard.words);
+    let launch =
+        cuda.kernel(SOURCE, "cross_entropy_gradient").run(logits).count(shard.columns).count(shard.words);
     let launch = launch.size(shard.first_id).run(targets).run(maxima).run(sums).float(scale);
     launch.launch([rows, 1], [THREADS, 1]);
 }

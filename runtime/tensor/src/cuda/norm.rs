@@ -38,7 +38,14 @@ pub(crate) fn rms_norm_backward(
 }
 
 /// `parameters` are the weight and the bias, `found` takes means and reciprocal standard deviations.
-pub(crate) fn layer_norm(cuda: &Cuda, x: Run, [w, bias]: [Run; 2], eps: f32, out: Run, [mean, rstd]: [Run; 2]) {
+pub(crate) fn layer_norm(
+    cuda: &Cuda,
+    x: Run,
+    [w, bias]: [Run; 2],
+    eps: f32,
+    out: Run,
+    [mean, rstd]: [Run; 2],
+) {
     assert_eq!((x.len, out.len), (rstd.len * w.len, x.len), "shapes of a norm");
     assert_eq!((bias.len, mean.len), (w.len, rstd.len), "shapes of a norm");
     if w.len == 0 {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Block, Cuda, Run};
 use crate::cpu::adamw::Coefficients;
-use crate::cpu::{dropout, segment};
+use crate::cpu::dropout::coefficients;
+use crate::cpu::segment;
 use crate::{AdamW, Counter, Segment};
 
 const THREADS: u32 = 128;
@@ -55,7 +56,7 @@ pub(crate) fn dropout(cuda: &Cuda, values: Run, counter: &Counter, first: u64, p
     if probability == 0.0 || values.len == 0 {
         return;
     }
-    let (factor, threshold) = dropout::coefficients(probability);
+    let (factor, threshold) = coefficients(probability);
     let launch = cuda.kernel("dropout", "dropout").run(values).size(values.len);
     let launch = counter.words().into_iter().flatten().fold(launch, |launch, word| launch.u32(word));
     let blocks = ((first % 4) as usize + values.len).div_ceil(4);

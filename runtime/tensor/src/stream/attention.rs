@@ -148,7 +148,14 @@ impl Stream {
                 let saved = attention::AttentionSaved { q, k, v, out, lse_th: lse_th.on_cuda() };
                 let d_qkv = d_qkv.on_cuda();
                 let gradients = columns.map(|columns| d_qkv.columns(columns));
-                attention::attention_backward(cuda, d_out.on_cuda(), &saved, shape, document_starts, gradients);
+                attention::attention_backward(
+                    cuda,
+                    d_out.on_cuda(),
+                    &saved,
+                    shape,
+                    document_starts,
+                    gradients,
+                );
             }
         }
     }

@@ -3,17 +3,15 @@
 use std::num::NonZeroUsize;
 
 use sixfold_tensor::{
-    AdamW, AttentionSaved, AttentionShape, Counter, Gelu, IGNORED_TARGET, KEY_BLOCK, KvBlocks, LayerNormSaved, Mat,
-    MatMut, Purpose, RmsNormSaved, Segment, Stream, VocabularyShard,
+    AdamW, AttentionSaved, AttentionShape, Counter, Gelu, IGNORED_TARGET, KEY_BLOCK, KvBlocks,
+    LayerNormSaved, Mat, MatMut, Purpose, RmsNormSaved, Segment, Stream, VocabularyShard,
 };
 
 use crate::random::Random;
-
-/// What an operation wrote.
-pub type Outputs = Vec<Vec<f32>>;
+use crate::{Case, Outputs};
 
 /// The operations, by the name that a line of the test has.
-pub const CASES: [(&str, fn(&Stream, u64) -> Outputs); 18] = [
+pub(crate) const CASES: [Case; 18] = [
     ("swiglu", swiglu),
     ("gelu", gelu),
     ("rms_norm", rms_norm),
@@ -90,8 +88,10 @@ fn layer_norm(stream: &Stream, seed: u64) -> Outputs {
     let (rows, width, leaves) = (random.from(0, 1..70), random.from(1, 1..400), random.from(2, 1..5));
     let segments = segments(&random, rows, leaves);
     let upload = |sample, len| stream.upload(&random.values(sample, len, 1.0));
-    let (x, w, bias, dy) = (upload(3, rows * width), upload(4, width), upload(5, width), upload(6, rows * width));
-    let (mut out, mut mean, mut rstd) = (stream.uninit(rows * width), stream.uninit(rows), stream.uninit(rows));
+    let (x, w, bias, dy) =
+        (upload(3, rows * width), upload(4, width), upload(5, width), upload(6, rows * width));
+    let (mut out, mut mean, mut rstd) =
+        (stream.uninit(rows * width), stream.uninit(rows), stream.uninit(rows));
     let found = [mean.view_mut(), rstd.view_mut()];
     stream.layer_norm(x.view(), [w.view(), bias.view()], 1e-5, out.view_mut(), found);
     let (mut dx, mut dw, mut d_bias) =
@@ -107,7 +107,8 @@ fn rope(stream: &Stream, seed: u64) -> Outputs {
     let (tokens, heads, half) = (random.from(0, 1..40), random.from(1, 1..6), random.from(2, 1..70));
     let frequencies: Vec<f32> = (0..half).map(|pair| 1.0 / (1 + pair) as f32).collect();
     let table = stream.rope_table(&frequencies, 1.25, 300);
-    let positions: Vec<u32> = (0..tokens).map(|token| random.from(10 + token as u64, 0..300) as u32).collect();
+    let positions: Vec<u32> =
+        (0..tokens).map(|token| random.from(10 + token as u64, 0..300) as u32).collect();
     let positions = stream.upload_indices(&positions);
     // Some columns of a wider matrix.
     let (cols, extra) = (2 * half * heads, random.from(3, 0..9));
@@ -159,8 +160,11 @@ fn attention_with(stream: &Stream, random: &Random, head_dim: usize) -> Outputs 
     let kv = stream.upload(&random.values(22, keys * 2 * kv_width, 1.0));
     let (mut out, mut lse) = (stream.uninit(tokens * width), stream.uninit(tokens * q_heads));
     let kv = Mat::row_major(kv.view(), keys, 2 * kv_width);
-    let qkv =
-        [Mat::row_major(q.view(), tokens, width), kv.columns(0..kv_width), kv.columns(kv_width..2 * kv_width)];
+    let qkv = [
+        Mat::row_major(q.view(), tokens, width),
+        kv.columns(0..kv_width),
+        kv.columns(kv_width..2 * kv_width),
+    ];
     let out_mat = MatMut::row_major(out.view_mut(), tokens, width);
     stream.attention(qkv, &shape, &starts, out_mat, lse.view_mut());
     vec![stream.to_vec(out.view()), stream.to_vec(lse.view())]
@@ -188,7 +192,8 @@ fn attention_backward_with(stream: &Stream, random: &Random, head_dim: usize) ->
     let [q, k, v] = columns.clone().map(|columns| Mat::row_major(qkv.view(), tokens, all).columns(columns));
     let out_mat = MatMut::row_major(out.view_mut(), tokens, width);
     stream.attention([q, k, v], &shape, &starts, out_mat, lse.view_mut());
-    let saved = AttentionSaved { q, k, v, out: Mat::row_major(out.view(), tokens, width), lse_th: lse.view() };
+    let saved =
+        AttentionSaved { q, k, v, out: Mat::row_major(out.view(), tokens, width), lse_th: lse.view() };
     let mut d_qkv = stream.uninit(tokens * all);
     let d_mat = MatMut::row_major(d_qkv.view_mut(), tokens, all);
     let d_out = Mat::row_major(d_out.view(), tokens, width);
@@ -212,8 +217,11 @@ fn attention_blocks(stream: &Stream, seed: u64) -> Outputs {
     let mut outputs = Vec::new();
     for layer in 0..2 {
         let samples = [21, 22, 23].map(|sample| sample + 10 * layer as u64);
-        let (q, k, v) =
-            (upload(samples[0], tokens * width), upload(samples[1], keys * kv_width), upload(samples[2], keys * kv_width));
+        let (q, k, v) = (
+            upload(samples[0], tokens * width),
+            upload(samples[1], keys * kv_width),
+            upload(samples[2], keys * kv_width),
+        );
         let first = random.from(24, 0..keys);
         for part in [0..first, first..keys] {
             let elements = part.start * kv_width..part.end * kv_width;
@@ -234,7 +242,8 @@ fn attention_blocks(stream: &Stream, seed: u64) -> Outputs {
 fn embedding(random: &Random) -> (usize, usize, usize, Vec<u32>) {
     let (rows, width, first_id) = (random.from(0, 1..30), random.from(1, 1..300), random.from(2, 0..10));
     let tokens = random.from(3, 1..100);
-    let ids = (0..tokens).map(|token| random.from(10 + token as u64, 0..first_id + rows + 5) as u32).collect();
+    let ids =
+        (0..tokens).map(|token| random.from(10 + token as u64, 0..first_id + rows + 5) as u32).collect();
     (rows, width, first_id, ids)
 }
 

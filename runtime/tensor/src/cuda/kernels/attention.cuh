@@ -7,11 +7,11 @@
 #pragma once
 #include "math.cuh"
 
-#define KEY_BLOCK 64u
-#define COLUMNS 64u
+static constexpr u32 KEY_BLOCK = 64u;
+static constexpr u32 COLUMNS = 64u;
 // Terms of a product over the head dim that are staged at once, as `[term][row]`.
-#define DEPTH 32u
-#define PITCH 65u
+static constexpr u32 DEPTH = 32u;
+static constexpr u32 PITCH = 65u;
 
 // Rows of work of one KV head of one document, from `first_row` on.
 struct Rows {

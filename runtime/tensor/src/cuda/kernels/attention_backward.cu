@@ -5,7 +5,7 @@
 #include "prelude.cuh"
 #include "attention.cuh"
 
-#define TILE_ROWS 12u
+static constexpr u32 TILE_ROWS = 12u;
 
 // The sum over d of d_out * out of each row of work, in lanes: sixteen threads a head of a token.
 extern "C" __global__ void attention_delta(const float* d_out, u64 d_out_stride, const float* out, u64 out_stride, u32 q_heads,

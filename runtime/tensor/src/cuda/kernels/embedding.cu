@@ -3,7 +3,7 @@
 #include "prelude.cuh"
 #include "math.cuh"
 
-#define NO_TOKEN 0xffffffffu
+static constexpr u32 NO_TOKEN = 0xffffffffu;
 
 // The row of the table that belongs to `id`, or `table_rows`.
 static __device__ inline u64 row_of(u32 id, u64 first_id, u64 table_rows) {

@@ -5,7 +5,7 @@
 #include "prelude.cuh"
 #include "math.cuh"
 
-#define IGNORED_TARGET 0xffffffffu
+static constexpr u32 IGNORED_TARGET = 0xffffffffu;
 
 // The column of a target, or `words` if the shard does not hold it.
 static __device__ inline u64 column_of(u32 target, u64 first_id, u32 words) {

@@ -2,7 +2,7 @@
 #pragma once
 
 // The lanes of a row's sum; a group of as many threads does one row.
-#define LANES 16u
+static constexpr u32 LANES = 16u;
 
 static __device__ inline float infinity() { return __uint_as_float(0x7f800000u); }
 
