@@ -27,10 +27,21 @@ impl Rig {
         cases: u64,
         run: impl Fn(&Stream, &mut Random) -> Vec<Vec<f32>>,
     ) {
+        self.against(name, cases, &run, &run);
+    }
+
+    /// Compares what `run` returns with what `reference` does on the CPU.
+    pub(crate) fn against(
+        &mut self,
+        name: &str,
+        cases: u64,
+        reference: impl Fn(&Stream, &mut Random) -> Vec<Vec<f32>>,
+        run: impl Fn(&Stream, &mut Random) -> Vec<Vec<f32>>,
+    ) {
         self.operations += 1;
         for case in 0..cases {
             let drawn = || Random { counter: Counter::new(17, case, 0, 0, Purpose::ORDER), next: 0 };
-            let expected = run(&self.cpu, &mut drawn());
+            let expected = reference(&self.cpu, &mut drawn());
             let actual = catch_unwind(AssertUnwindSafe(|| run(&self.other, &mut drawn())));
             let difference = match &actual {
                 Ok(actual) => difference(&expected, actual),
