@@ -107,15 +107,19 @@ impl Tiles {
 
 /// `c = (c +) a · b`: one accumulator an element, over ascending `k`.
 pub(crate) fn matmul(cuda: &Cuda, a: Matrix, b: &Panels, c: Matrix, start: Start) {
+    let whole = 0..a.cols;
+    multiply_runs(cuda, a, b, if whole.is_empty() { &[] } else { std::slice::from_ref(&whole) }, c, start);
+}
+
+/// The sum over runs of `k`, none of which is empty.
+fn multiply_runs(cuda: &Cuda, a: Matrix, b: &Panels, runs: &[Range<usize>], c: Matrix, start: Start) {
     check(a, b, c);
-    if a.cols == 0 {
-        if start == Start::Zero {
-            fill(cuda, c, 0.0);
-        }
-        return;
+    if !runs.is_empty() {
+        let sum = Sum { leaves: &[runs], leaf_step: 0, from_c: start == Start::FromC };
+        multiply(cuda, a, b, c, &sum);
+    } else if start == Start::Zero {
+        fill(cuda, c, 0.0);
     }
-    let sum = Sum { leaves: &[&[0..a.cols]], leaf_step: 0, from_c: start == Start::FromC };
-    multiply(cuda, a, b, c, &sum);
 }
 
 /// `c = (c +) a · b`, the sum over `k` cut into leaves, which are added in the tree.
@@ -174,7 +178,7 @@ fn additions(leaves: &Leaves) -> Vec<u32> {
         });
         level = merged.collect();
     }
-    pairs[0] = (pairs.len() / 2) as u32;
+    pairs[0] = number(pairs.len() / 2);
     pairs
 }
 
@@ -211,22 +215,32 @@ fn multiply(cuda: &Cuda, a: Matrix, b: &Panels, c: Matrix, sum: &Sum<'_>) {
     let tiles = Tiles::of(b.dtype, c.rows, c.cols, sum.leaves.len());
     let column_tiles = c.cols.div_ceil(tiles.cols);
     let launch = cuda.kernel(SOURCE, tiles.kernel);
-    let launch = launch.run(a.block.run()).size(a.row).run(b.packed.block.run()).size(b.packed.row).rows(c);
-    let launch = launch.size(sum.leaf_step).size(c.rows).size(c.cols).size(column_tiles).run(leaves.run());
+    let launch =
+        launch.run(a.block.run()).u32(number(a.row)).run(b.packed.block.run()).u32(number(b.packed.row));
+    let launch = launch.rows(c).size(sum.leaf_step).u32(number(c.rows)).u32(number(c.cols));
+    let launch = launch.u32(number(column_tiles)).run(leaves.run());
     launch
         .u32(sum.from_c.into())
         .launch([column_tiles * sum.leaves.len(), c.rows.div_ceil(tiles.rows)], [tiles.threads, 1]);
 }
 
+/// A dim as the kernels take it.
+///
+/// # Panics
+/// It does not fit: the operand would be larger than a GPU's memory.
+fn number(dim: usize) -> u32 {
+    u32::try_from(dim).unwrap_or_else(|_| panic!("a product on a GPU of a dim of {dim}"))
+}
+
 /// How many leaves there are, where the ranges of each begin and the last one's end, and then all ranges: first term and end.
 fn leaf_ranges(leaves: &[&[Range<usize>]]) -> Vec<u32> {
-    let mut numbers = vec![leaves.len() as u32, 0];
+    let mut numbers = vec![number(leaves.len()), 0];
     let mut end = 0;
     for ranges in leaves {
-        end += ranges.len() as u32;
+        end += number(ranges.len());
         numbers.push(end);
     }
-    let bounds = leaves.iter().copied().flatten().flat_map(|range| [range.start as u32, range.end as u32]);
+    let bounds = leaves.iter().copied().flatten().flat_map(|range| [number(range.start), number(range.end)]);
     numbers.extend(bounds);
     numbers
 }

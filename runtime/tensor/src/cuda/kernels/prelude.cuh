@@ -18,10 +18,9 @@ static __device__ inline float rounded_to_bf16(float x) {
     return __uint_as_float(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded) & 0xffff0000u);
 }
 
-// What products of bfloat16 make of an operand: below 2^-56 it is zero, so that no product is a denormal.
+// What products in bfloat16 make of an operand: zero where it is closer to zero than 2^-56, so that no product is denormal.
 static __device__ inline float operand_of_bf16(float x) {
-    float rounded = rounded_to_bf16(x);
-    return (__float_as_uint(rounded) & 0x7fffffffu) < 0x23800000u ? __uint_as_float(__float_as_uint(rounded) & 0x80000000u) : rounded;
+    return (__float_as_uint(x) & 0x7fffffffu) < 0x23800000u ? 0.0f : rounded_to_bf16(x);
 }
 
 // Division of numbers that are mostly small: of 32 bits it is much faster.

@@ -77,38 +77,28 @@ template <int ROWS, int COLS> struct Sums<ROWS, COLS, BF16_ORDER> {
     }
 };
 
-// A piece of `k` within one range of a leaf.
+// A piece of `k`, of one of a leaf's ranges.
 struct Piece {
-    u32 range;
-    u32 k;
-    u32 count;
+    u32 k, count;
+    // Of the range.
+    u32 begin, end;
 };
 
-// The piece after one that ends at term `k` of range `range`; `count` is 0 after the last.
-template <int DEPTH> __device__ __forceinline__ Piece piece_at(const u32 *ranges, u32 range, u32 last, u32 k) {
-    if (k == ranges[2 * range + 1]) {
-        range++;
-        if (range == last) return {range, 0, 0};
-        k = ranges[2 * range];
-    }
-    u32 left = ranges[2 * range + 1] - k;
-    return {range, k, left < DEPTH ? left : DEPTH};
-}
-
-// Four rows side by side and four `BM / (ROWS / 4)` further on, and so on for all rows of a thread; columns alike.
+// A warp has four by eight threads; a thread has rows in fours, four threads' apart, and columns in fours, eight threads' apart, so that
+// what a warp reads of shared memory lies side by side.
 template <int BM, int BN, int DEPTH, int ROWS, int COLS, int ORDER>
-static __device__ __forceinline__ void product(const float *a, u64 a_row, const float *b, u64 b_row, float *c, u64 c_row,
-                                               u64 leaf_step, u64 m, u64 n, u64 column_tiles, const u32 *leaves, u32 from_c) {
-    const int THREADS = (BM / ROWS) * (BN / COLS);
+static __device__ __forceinline__ void product(const float *__restrict__ a, u32 a_row, const float *__restrict__ b, u32 b_row, float *c,
+                                               u64 c_row, u64 leaf_step, u32 m, u32 n, u32 column_tiles,
+                                               const u32 *__restrict__ leaves, u32 from_c) {
+    const int ROW_WARPS = BM / (4 * ROWS), COL_WARPS = BN / (8 * COLS), THREADS = ROW_WARPS * COL_WARPS * 32;
     const int A_LOADS = (DEPTH * BM / 4 + THREADS - 1) / THREADS, B_LOADS = (DEPTH * BN / 4 + THREADS - 1) / THREADS;
-    const int ROW_GROUP = BM / (ROWS / 4), COL_GROUP = BN / (COLS / 4);
     __shared__ float4 a_tile[2][DEPTH][BM / 4];
     __shared__ float4 b_tile[2][DEPTH][BN / 4];
 
-    u32 thread = threadIdx.x;
+    u32 thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     u32 leaf = blockIdx.x / column_tiles;
-    u64 m0 = (u64)blockIdx.y * BM, n0 = blockIdx.x % column_tiles * BN;
-    u32 row = thread / (BN / COLS) * 4, column = thread % (BN / COLS) * 4;
+    u32 m0 = blockIdx.y * BM, n0 = blockIdx.x % column_tiles * BN;
+    u32 row = warp / COL_WARPS * (4 * ROWS) + lane / 8 * 4, column = warp % COL_WARPS * (8 * COLS) + lane % 8 * 4;
     c += leaf * leaf_step;
 
     Sums<ROWS, COLS, ORDER> sums;
@@ -116,29 +106,39 @@ static __device__ __forceinline__ void product(const float *a, u64 a_row, const 
     for (int i = 0; i < ROWS; i++)
 #pragma unroll
         for (int j = 0; j < COLS; j++) {
-            u64 y = m0 + i / 4 * ROW_GROUP + row + i % 4, x = n0 + j / 4 * COL_GROUP + column + j % 4;
+            u32 y = m0 + row + i / 4 * 16 + i % 4, x = n0 + column + j / 4 * 32 + j % 4;
             sums.sum[i][j] = from_c && y < m && x < n ? c[y * c_row + x] : 0.0f;
         }
     sums.begin();
 
     // Leaf i has the ranges leaves[i] .. leaves[i + 1], pairs of first term and end, which follow all of these.
-    u32 count = leaves[0], first_range = leaves[1 + leaf], last_range = leaves[2 + leaf];
-    const u32 *ranges = leaves + count + 2;
+    const u32 *ranges = leaves + leaves[0] + 2;
+    const u32 *last_range = ranges + 2 * leaves[2 + leaf];
+    ranges += 2 * leaves[1 + leaf];
+    // The piece that begins at the term, or at the next range where this one ends there; without terms after the last.
+    auto piece_at = [&](u32 k, u32 begin, u32 end) {
+        if (k == end) {
+            if (ranges == last_range) return Piece{end, 0, begin, end};
+            k = begin = ranges[0];
+            end = ranges[1];
+            ranges += 2;
+        }
+        return Piece{k, end - k < DEPTH ? end - k : DEPTH, begin, end};
+    };
 
     float4 a_next[A_LOADS], b_next[B_LOADS];
     const float4 ZERO = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     auto load = [&](Piece piece) {
+        const float *a_piece = a + (u64)piece.k * a_row, *b_piece = b + (u64)piece.k * b_row;
 #pragma unroll
         for (int i = 0; i < A_LOADS; i++) {
-            u32 at = i * THREADS + thread, k = at / (BM / 4), x = at % (BM / 4) * 4;
-            bool inside = k < piece.count && m0 + x < a_row;
-            a_next[i] = inside ? *(const float4 *)(a + (piece.k + k) * a_row + m0 + x) : ZERO;
+            u32 at = i * THREADS + thread, k = at / (BM / 4), x = m0 + at % (BM / 4) * 4;
+            a_next[i] = k < piece.count && x < a_row ? *(const float4 *)(a_piece + (k * a_row + x)) : ZERO;
         }
 #pragma unroll
         for (int i = 0; i < B_LOADS; i++) {
-            u32 at = i * THREADS + thread, k = at / (BN / 4), x = at % (BN / 4) * 4;
-            bool inside = k < piece.count && n0 + x < b_row;
-            b_next[i] = inside ? *(const float4 *)(b + (piece.k + k) * b_row + n0 + x) : ZERO;
+            u32 at = i * THREADS + thread, k = at / (BN / 4), x = n0 + at % (BN / 4) * 4;
+            b_next[i] = k < piece.count && x < b_row ? *(const float4 *)(b_piece + (k * b_row + x)) : ZERO;
         }
     };
     auto store = [&](u32 buffer) {
@@ -157,23 +157,23 @@ static __device__ __forceinline__ void product(const float *a, u64 a_row, const 
         float a_k[ROWS], b_k[COLS];
 #pragma unroll
         for (int i = 0; i < ROWS; i += 4) {
-            float4 four = a_tile[buffer][k][(i / 4 * ROW_GROUP + row) / 4];
+            float4 four = a_tile[buffer][k][(row + i * 4) / 4];
             a_k[i] = four.x, a_k[i + 1] = four.y, a_k[i + 2] = four.z, a_k[i + 3] = four.w;
         }
 #pragma unroll
         for (int j = 0; j < COLS; j += 4) {
-            float4 four = b_tile[buffer][k][(j / 4 * COL_GROUP + column) / 4];
+            float4 four = b_tile[buffer][k][(column + j * 8) / 4];
             b_k[j] = four.x, b_k[j + 1] = four.y, b_k[j + 2] = four.z, b_k[j + 3] = four.w;
         }
         sums.add(k, a_k, b_k);
     };
 
-    Piece piece = piece_at<DEPTH>(ranges, first_range, last_range, ranges[2 * first_range]);
+    Piece piece = piece_at(0, 0, 0);
     load(piece);
     store(0);
     __syncthreads();
     for (u32 buffer = 0; piece.count > 0; buffer ^= 1) {
-        Piece next = piece_at<DEPTH>(ranges, piece.range, last_range, piece.k + piece.count);
+        Piece next = piece_at(piece.k + piece.count, piece.begin, piece.end);
         load(next);
         if (piece.count == DEPTH) {
 #pragma unroll
@@ -182,7 +182,8 @@ static __device__ __forceinline__ void product(const float *a, u64 a_row, const 
             // Not one term more: a zero that is added may change the sign of another.
             for (int k = 0; k < (int)piece.count; k++) multiply(buffer, k);
         }
-        sums.end_piece(next.range != piece.range, piece.k + piece.count - ranges[2 * piece.range]);
+        u32 end = piece.k + piece.count;
+        sums.end_piece(end == piece.end, end - piece.begin);
         store(buffer ^ 1);
         __syncthreads();
         piece = next;
@@ -192,14 +193,14 @@ static __device__ __forceinline__ void product(const float *a, u64 a_row, const 
     for (int i = 0; i < ROWS; i++)
 #pragma unroll
         for (int j = 0; j < COLS; j++) {
-            u64 y = m0 + i / 4 * ROW_GROUP + row + i % 4, x = n0 + j / 4 * COL_GROUP + column + j % 4;
+            u32 y = m0 + row + i / 4 * 16 + i % 4, x = n0 + column + j / 4 * 32 + j % 4;
             if (y < m && x < n) c[y * c_row + x] = sums.sum[i][j];
         }
 }
 
 #define PARAMETERS                                                                                                      \
-    const float *a, u64 a_row, const float *b, u64 b_row, float *c, u64 c_row, u64 leaf_step, u64 m, u64 n, u64 column_tiles, \
-        const u32 *leaves, u32 from_c
+    const float *__restrict__ a, u32 a_row, const float *__restrict__ b, u32 b_row, float *c, u64 c_row, u64 leaf_step, u32 m, u32 n, \
+        u32 column_tiles, const u32 *__restrict__ leaves, u32 from_c
 #define ARGUMENTS a, a_row, b, b_row, c, c_row, leaf_step, m, n, column_tiles, leaves, from_c
 
 extern "C" __global__ __launch_bounds__(256, 2) void product_large(PARAMETERS) {
