@@ -9,6 +9,7 @@
 mod elementwise;
 mod product;
 mod rig;
+mod rows;
 mod speed;
 mod sum;
 
@@ -21,6 +22,7 @@ fn compare(device: &Device, is_fast: bool) {
     elementwise::compare(&mut rig);
     sum::compare(&mut rig);
     product::compare(&mut rig);
+    rows::compare(&mut rig);
     rig.finish();
 }
 

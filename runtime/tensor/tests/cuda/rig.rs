@@ -1,5 +1,6 @@
 //! What compares two devices: [`Rig`].
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sixfold_tensor::{Counter, Device, Purpose, Stream};
@@ -111,6 +112,10 @@ impl Random {
         self.word() as usize % end
     }
 
+    pub(crate) fn within(&mut self, range: Range<usize>) -> usize {
+        range.start + self.below(range.len())
+    }
+
     pub(crate) fn is(&mut self) -> bool {
         self.word() % 2 == 0
     }
@@ -120,6 +125,19 @@ impl Random {
         let mut values = vec![0.0; len];
         let seed = u64::from(self.word());
         Counter::new(seed, 0, 0, 0, Purpose::INITIALISATION).fill_normal(0, &mut values);
+        values
+    }
+
+    /// Normally distributed with this deviation. One time in four some of them, few in a row, are infinite, none at all or near an
+    /// end.
+    pub(crate) fn numbers(&mut self, len: usize, deviation: f32) -> Vec<f32> {
+        const RARE: [f32; 8] = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -3e38, 1e-20];
+        let mut values = self.normal(len);
+        values.iter_mut().for_each(|value| *value *= deviation);
+        if self.below(4) == 0 {
+            let places = (self.below(200)..len).step_by(211);
+            places.for_each(|place| values[place] = RARE[self.below(RARE.len())]);
+        }
         values
     }
 
