@@ -312,7 +312,8 @@ fn random_batch(options: &TrainOptions, vocabulary: usize, groups: usize, step: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{BaseFormat, Family, Recompute};
+    use crate::options::BaseFormat;
+    use sixfold_model::{Family, Recompute};
 
     #[test]
     fn every_step_that_counts_is_timed_and_starts_near_a_uniform_guess() {
