@@ -6,14 +6,14 @@
 //!
 //! Read [`matmul`] and [`Panels`] first.
 
-mod adamw;
-mod attention;
+pub(crate) mod adamw;
+pub(crate) mod attention;
 mod bf16;
 mod bias;
 mod compressed;
 mod cores;
 mod cross_entropy;
-mod dropout;
+pub(crate) mod dropout;
 mod elementwise;
 mod embedding;
 mod finite;
@@ -26,7 +26,7 @@ mod panels;
 pub(crate) mod pool;
 mod rms_norm;
 mod rope;
-mod segment;
+pub(crate) mod segment;
 pub(crate) mod simd;
 mod swiglu;
 mod threads;

@@ -9,15 +9,21 @@
 //!
 //! Read [`Cuda`] first, then [`Launch`]; what an operation does stands in the file of its topic.
 
+pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod compressed;
 mod driver;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 mod emulated;
 mod error;
 mod gpu;
 mod launch;
+pub(crate) mod loss;
 mod memory;
+pub(crate) mod norm;
 pub(crate) mod product;
+pub(crate) mod rows;
 mod sources;
 pub(crate) mod sum;
 

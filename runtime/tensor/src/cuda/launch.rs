@@ -41,9 +41,23 @@ impl<'a> Launch<'a> {
         self.argument(matrix.pointer).size(matrix.row_stride)
     }
 
+    /// A pointer, of a matrix whose stride stands elsewhere among the arguments: `float *`.
+    pub(crate) fn pointer(self, matrix: Matrix) -> Self {
+        self.argument(matrix.pointer)
+    }
+
     /// A number of elements, `u64`.
     pub(crate) fn size(self, size: usize) -> Self {
         self.argument(size as u64)
+    }
+
+    /// A number of elements, `u32`.
+    ///
+    /// # Panics
+    /// There are 2^32 or more.
+    pub(crate) fn count(self, count: usize) -> Self {
+        assert!(u32::try_from(count).is_ok(), "{count} elements of {}", self.name);
+        self.argument(count as u64)
     }
 
     /// A `u64`.

@@ -1,13 +1,27 @@
 //! The kernels' sources.
 
 /// What a source may include: it stands before every one.
-pub(super) const HEADERS: [&str; 1] = [include_str!("kernels/prelude.cuh")];
+pub(super) const HEADERS: [&str; 3] = [
+    include_str!("kernels/prelude.cuh"),
+    include_str!("kernels/math.cuh"),
+    include_str!("kernels/attention.cuh"),
+];
 
 /// Sources by name; each is compiled when one of its kernels is first asked for.
-pub(super) const SOURCES: [(&str, &str); 4] = [
+pub(super) const SOURCES: [(&str, &str); 14] = [
+    ("activation", include_str!("kernels/activation.cu")),
+    ("adamw", include_str!("kernels/adamw.cu")),
+    ("attention", include_str!("kernels/attention.cu")),
+    ("attention_backward", include_str!("kernels/attention_backward.cu")),
+    ("bias", include_str!("kernels/bias.cu")),
     ("compressed", include_str!("kernels/compressed.cu")),
     ("elementwise", include_str!("kernels/elementwise.cu")),
+    ("dropout", include_str!("kernels/dropout.cu")),
+    ("embedding", include_str!("kernels/embedding.cu")),
+    ("loss", include_str!("kernels/loss.cu")),
+    ("norm", include_str!("kernels/norm.cu")),
     ("product", include_str!("kernels/product.cu")),
+    ("rope", include_str!("kernels/rope.cu")),
     ("sum", include_str!("kernels/sum.cu")),
 ];
 

@@ -1,7 +1,7 @@
 //! Copies, sums and other operations element by element or row by row.
 
 use crate::cpu::{self, AdamW, Segment};
-use crate::cuda::elementwise;
+use crate::cuda::{elementwise, rows};
 use crate::device::Kind;
 use crate::{Counter, Mat, MatMut, Stream, View, ViewMut};
 
@@ -74,7 +74,10 @@ impl Stream {
     /// # Panics
     /// `x` is not a whole number of rows.
     pub fn add_bias(&self, x: ViewMut<'_>, bias: View<'_>) {
-        cpu::add_bias(x.on_cpu(), bias.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_bias(x.on_cpu(), bias.on_cpu()),
+            Kind::Cuda(cuda) => rows::add_bias(cuda, x.on_cuda(), bias.on_cuda()),
+        }
     }
 
     /// Adds the rows of `dy` to their leaves of `sums` (`[leaves][width]`), those of a leaf in ascending order.
@@ -82,7 +85,10 @@ impl Stream {
     /// # Panics
     /// A segment lies beyond the rows or the leaves.
     pub fn bias_gradient(&self, dy: View<'_>, width: usize, segments: &[Segment], sums: ViewMut<'_>) {
-        cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu()),
+            Kind::Cuda(cuda) => rows::bias_gradient(cuda, dy.on_cuda(), width, segments, sums.on_cuda()),
+        }
     }
 
     /// `values[i] *= factor`.
@@ -98,7 +104,10 @@ impl Stream {
     /// # Panics
     /// The probability is not in `[0, 1)`.
     pub fn dropout(&self, values: ViewMut<'_>, counter: &Counter, first: u64, probability: f32) {
-        cpu::dropout(values.on_cpu(), counter, first, probability);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::dropout(values.on_cpu(), counter, first, probability),
+            Kind::Cuda(cuda) => rows::dropout(cuda, values.on_cuda(), counter, first, probability),
+        }
     }
 
     /// Updates parameters and their moments `m` and `v` from `grad`; see [`cpu::adamw_step`].
@@ -113,7 +122,13 @@ impl Stream {
         grad: View<'_>,
         adam: &AdamW,
     ) {
-        cpu::adamw_step(param.on_cpu(), m.on_cpu(), v.on_cpu(), grad.on_cpu(), adam);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::adamw_step(param.on_cpu(), m.on_cpu(), v.on_cpu(), grad.on_cpu(), adam),
+            Kind::Cuda(cuda) => {
+                let updated = [param, m, v].map(ViewMut::on_cuda);
+                rows::adamw_step(cuda, updated, grad.on_cuda(), adam);
+            }
+        }
     }
 }
 
