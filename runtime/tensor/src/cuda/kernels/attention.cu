@@ -14,12 +14,12 @@ struct KeyValues {
 };
 
 template <bool BLOCKS>
-static __device__ inline void stage_block_keys(float* to, const KeyValues& from, u32 block, u32 count, u32 d0, u32 head_dim) {
+static __device__ inline void stage_block_keys(float* to, const KeyValues& from, u32 first, u32 count, u32 d0, u32 head_dim) {
     if (!BLOCKS) {
-        stage_keys(to, from.k + (u64)block * KEY_BLOCK * from.k_stride, from.k_stride, count, d0, head_dim);
+        stage_keys(to, from.k + first * from.k_stride, from.k_stride, count, d0, head_dim);
         return;
     }
-    const float* keys = (const float*)from.blocks[block] + from.head_start;
+    const float* keys = (const float*)from.blocks[first / KEY_BLOCK] + from.head_start;
     for (u32 i = threadIdx.x; i < KEY_BLOCK * DEPTH; i += blockDim.x) {
         u32 key = i % KEY_BLOCK;
         u32 d = i / KEY_BLOCK;
@@ -28,101 +28,86 @@ static __device__ inline void stage_block_keys(float* to, const KeyValues& from,
 }
 
 template <bool BLOCKS>
-static __device__ inline void stage_block_values(float* to, const KeyValues& from, u32 block, u32 count, u32 column,
+static __device__ inline void stage_block_values(float* to, const KeyValues& from, u32 first, u32 count, u32 column,
                                                  u32 head_dim) {
     if (!BLOCKS) {
-        stage_key_columns(to, from.v + (u64)block * KEY_BLOCK * from.v_stride, from.v_stride, count, column, head_dim);
+        stage_key_columns(to, from.v + first * from.v_stride, from.v_stride, count, column, head_dim);
         return;
     }
-    const float* values = (const float*)from.blocks[block] + from.head_start + (u64)head_dim * KEY_BLOCK;
+    const float* values = (const float*)from.blocks[first / KEY_BLOCK] + from.head_start + (u64)head_dim * KEY_BLOCK;
     stage_key_columns(to, values, from.v_stride, count, column, head_dim);
 }
 
-// The keys of a block that a row sees, as places in the block.
-static __device__ inline void visible_in(const Rows& rows, u32 row, u32 block, u32* start, u32* end) {
-    *start = 0;
-    *end = 0;
-    if (row < rows.count) {
-        u32 position = position_of(rows, row);
-        u32 first = first_visible(rows, position);
-        u32 block_start = block * KEY_BLOCK;
-        *start = first > block_start ? smaller_of(first - block_start, KEY_BLOCK) : 0;
-        *end = position + 1 > block_start ? smaller_of(position + 1 - block_start, KEY_BLOCK) : 0;
-    }
-}
-
-// A tile of `16 R` rows against one block of keys after the other. Four threads do the softmax of a row, each lanes `j`,
-// `j + 4`, `j + 8` and `j + 12`, of which it makes the first two folds itself.
+// A tile of `16 R` rows against one block of keys after the other. Four threads do the softmax of a row, each lanes `lane4`,
+// `lane4 + 4`, `lane4 + 8` and `lane4 + 12`, of which it makes the first two folds itself.
 template <int R, bool BLOCKS>
-static __device__ void attend(float* staged, float* scores, float* folds, float* of_rows, const float* q, u64 q_stride,
-                              const KeyValues& from, const Rows& rows, u32 head_dim, float scale, u32 q_heads, float* out,
-                              u64 out_stride, float* lse) {
+static __device__ void attend(float* staged, float* scores, float* folds, float* of_rows, Places& places, const float* q,
+                              u64 q_stride, const KeyValues& from, const Rows& rows, u32 head_dim, float scale, u32 q_heads,
+                              float* out, u64 out_stride, float* lse) {
     const u32 tile_rows = 16 * R;
     u32 tx = threadIdx.x % 16;
     u32 ty = threadIdx.x / 16;
     u32 column = column_of_block(head_dim);
-    u32 row_end = smaller_of(rows.first_row + tile_rows, rows.count);
-    u32 block_end = position_of(rows, row_end - 1) / KEY_BLOCK + 1;
+    u32 row_end = smaller_of(rows.first + tile_rows, rows.count);
+    u32 first_position = position_of(rows, rows.first);
+    u32 last_position = position_of(rows, row_end - 1);
+    find_places(places, rows, rows.first);
+    __syncthreads();
     float outputs[R][4];
+    set_zero(outputs);
+    // Keys of the document that this thread's rows see, none for those that are not there.
+    u32 row_starts[R];
+    u32 row_ends[R];
     for (int i = 0; i < R; i++) {
-        for (int j = 0; j < 4; j++) {
-            outputs[i][j] = 0.0f;
-        }
+        bool is_there = places.token[R * ty + i] != NO_ROW;
+        u32 position = places.position[R * ty + i];
+        row_starts[i] = is_there ? first_visible(rows, position) : 0;
+        row_ends[i] = is_there ? position + 1 : 0;
     }
     // Of the row whose softmax this thread does.
-    u32 softmax_row = threadIdx.x / 4;
-    u32 j4 = threadIdx.x % 4;
+    u32 row = threadIdx.x % tile_rows;
+    u32 lane4 = threadIdx.x / tile_rows;
+    bool has_row = lane4 < 4 && places.token[row] != NO_ROW;
+    u32 softmax_start = has_row ? first_visible(rows, places.position[row]) : 0;
+    u32 softmax_end = has_row ? places.position[row] + 1 : 0;
     float maximum = -infinity();
     float sum = 0.0f;
-    for (u32 block = first_visible(rows, position_of(rows, rows.first_row)) / KEY_BLOCK; block < block_end; block++) {
-        u32 count = smaller_of(position_of(rows, row_end - 1) + 1 - block * KEY_BLOCK, KEY_BLOCK);
+    for (u32 first = first_visible(rows, first_position) / KEY_BLOCK * KEY_BLOCK; first <= last_position; first += KEY_BLOCK) {
+        u32 count = smaller_of(last_position + 1 - first, KEY_BLOCK);
         float products[R][4];
-        for (int i = 0; i < R; i++) {
-            for (int j = 0; j < 4; j++) {
-                products[i][j] = 0.0f;
-            }
-        }
+        set_zero(products);
         for (u32 d0 = 0; d0 < head_dim; d0 += DEPTH) {
             __syncthreads();
-            stage_rows(staged, q, q_stride, rows, rows.first_row, tile_rows, d0, head_dim);
-            stage_block_keys<BLOCKS>(staged + DEPTH * PITCH, from, block, count, d0, head_dim);
+            stage_rows(staged, q, q_stride, places, tile_rows, d0, head_dim);
+            stage_block_keys<BLOCKS>(staged + DEPTH * PITCH, from, first, count, d0, head_dim);
             __syncthreads();
-            add_products<R>(products, staged, staged + DEPTH * PITCH, smaller_of(DEPTH, head_dim - d0));
+            add_products(products, staged, smaller_of(DEPTH, head_dim - d0));
         }
-        for (int i = 0; i < R; i++) {
-            for (int j = 0; j < 4; j++) {
-                scores[(ty + 16 * i) * PITCH + tx + 16 * j] = products[i][j];
-            }
-        }
+        store_by_key(scores, products);
         __syncthreads();
-        stage_block_values<BLOCKS>(staged, from, block, count, column, head_dim);
-        u32 start = 0;
-        u32 end = 0;
-        if (softmax_row < tile_rows) {
-            visible_in(rows, rows.first_row + softmax_row, block, &start, &end);
-        }
+        stage_block_values<BLOCKS>(staged, from, first, count, column, head_dim);
+        u32 start = beyond(softmax_start, first);
+        u32 end = smaller_of(beyond(softmax_end, first), KEY_BLOCK);
         bool is_visible = start < end;
-        float* row_scores = scores + softmax_row * PITCH;
-        u32 first_chunk = start / 16 * 16;
         float lanes[4];
         for (int lane = 0; lane < 4; lane++) {
             lanes[lane] = -infinity();
         }
         if (is_visible) {
-            for (u32 chunk = first_chunk; chunk < end; chunk += 16) {
+            for (u32 chunk = start / 16 * 16; chunk < end; chunk += 16) {
                 for (int lane = 0; lane < 4; lane++) {
-                    u32 key = chunk + j4 + 4 * lane;
-                    float score = row_scores[key] * scale;
+                    u32 key = chunk + lane4 + 4 * lane;
+                    float score = scores[key * PITCH + row] * scale;
                     score = start <= key && key < end ? score : -infinity();
-                    row_scores[key] = score;
+                    scores[key * PITCH + row] = score;
                     lanes[lane] = larger(lanes[lane], score);
                 }
             }
         }
+        const float* fold = folds + row;
         folds[threadIdx.x] = larger(larger(lanes[0], lanes[2]), larger(lanes[1], lanes[3]));
         __syncthreads();
-        const float* fold = folds + softmax_row * 4;
-        float of_block = larger(larger(fold[0], fold[2]), larger(fold[1], fold[3]));
+        float of_block = larger(larger(fold[0], fold[2 * tile_rows]), larger(fold[tile_rows], fold[3 * tile_rows]));
         float next = larger(maximum, of_block);
         float alpha = exp_of(maximum - next);
         __syncthreads();
@@ -130,68 +115,52 @@ static __device__ void attend(float* staged, float* scores, float* folds, float*
             lanes[lane] = 0.0f;
         }
         if (is_visible) {
-            for (u32 chunk = first_chunk; chunk < end; chunk += 16) {
+            for (u32 chunk = start / 16 * 16; chunk < end; chunk += 16) {
                 for (int lane = 0; lane < 4; lane++) {
-                    u32 key = chunk + j4 + 4 * lane;
-                    float p = exp_of(row_scores[key] - next);
-                    row_scores[key] = p;
+                    u32 key = chunk + lane4 + 4 * lane;
+                    float p = exp_of(scores[key * PITCH + row] - next);
+                    scores[key * PITCH + row] = p;
                     lanes[lane] += p;
                 }
             }
         }
         folds[threadIdx.x] = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+        if (lane4 == 0) {
+            of_rows[row] = is_visible ? alpha : 1.0f;
+        }
         __syncthreads();
         if (is_visible) {
             maximum = next;
-            sum = fmaf(sum, alpha, (fold[0] + fold[2]) + (fold[1] + fold[3]));
+            sum = fmaf(sum, alpha, (fold[0] + fold[2 * tile_rows]) + (fold[tile_rows] + fold[3 * tile_rows]));
         }
-        if (j4 == 0 && softmax_row < tile_rows) {
-            of_rows[softmax_row] = is_visible ? alpha : 1.0f;
-        }
-        __syncthreads();
         // A key that a row does not see must not touch it, not even with a factor of zero.
         u32 starts[R];
         u32 ends[R];
-        u32 any_start = KEY_BLOCK;
-        u32 any_end = 0;
         for (int i = 0; i < R; i++) {
-            visible_in(rows, rows.first_row + ty + 16 * i, block, &starts[i], &ends[i]);
-            any_start = starts[i] < ends[i] ? smaller_of(any_start, starts[i]) : any_start;
-            any_end = larger_of(any_end, ends[i]);
+            starts[i] = beyond(row_starts[i], first);
+            ends[i] = beyond(row_ends[i], first);
             for (int j = 0; j < 4; j++) {
-                outputs[i][j] *= of_rows[ty + 16 * i];
+                outputs[i][j] *= of_rows[R * ty + i];
             }
         }
-        for (u32 key = any_start; key < any_end; key++) {
-            float values[4];
-            for (int j = 0; j < 4; j++) {
-                values[j] = staged[key * COLUMNS + tx + 16 * j];
-            }
-            for (int i = 0; i < R; i++) {
-                if (starts[i] <= key && key < ends[i]) {
-                    float p = scores[(ty + 16 * i) * PITCH + key];
-                    for (int j = 0; j < 4; j++) {
-                        outputs[i][j] = fmaf(p, values[j], outputs[i][j]);
-                    }
-                }
-            }
-        }
+        u32 any_start = beyond(first_visible(rows, first_position), first);
+        u32 all_start = beyond(first_visible(rows, last_position), first);
+        add_visible(outputs, scores, staged, any_start, count, all_start, beyond(first_position + 1, first), starts, ends);
     }
     __syncthreads();
-    if (j4 == 0 && rows.first_row + softmax_row < row_end) {
-        u32 row = rows.first_row + softmax_row;
-        of_rows[softmax_row] = sum;
+    if (lane4 == 0 && has_row) {
+        of_rows[row] = sum;
         if (column == 0) {
-            lse[token_of(rows, row) * q_heads + head_of(rows, row)] = maximum + ln_of(sum);
+            lse[(u64)places.token[row] * q_heads + places.head[row]] = maximum + ln_of(sum);
         }
     }
     __syncthreads();
     for (int i = 0; i < R; i++) {
-        u32 row = rows.first_row + ty + 16 * i;
+        u32 of_tile = R * ty + i;
         for (int j = 0; j < 4; j++) {
-            u32 d = column + tx + 16 * j;
-            if (row < row_end && d < head_dim) {
-                out[offset_of(rows, row, out_stride, head_dim) + d] = outputs[i][j] / of_rows[ty + 16 * i];
+            u32 d = column + 4 * tx + j;
+            if (places.token[of_tile] != NO_ROW && d < head_dim) {
+                out[offset_of(places, of_tile, out_stride, head_dim) + d] = outputs[i][j] / of_rows[of_tile];
             }
         }
     }
@@ -202,17 +171,19 @@ static __device__ void attend(float* staged, float* scores, float* folds, float*
 extern "C" __global__ void attention(const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v, u64 v_stride,
                                      const u32* tiles, u32 q_heads, u32 group, u32 head_dim, u64 window, float scale,
                                      float* out, u64 out_stride, float* lse) {
-    __shared__ float staged[2 * DEPTH * PITCH];
-    __shared__ float scores[64 * PITCH];
+    __shared__ float4 staged[STAGED];
+    __shared__ float4 scores[SCORES];
     __shared__ float folds[256];
-    __shared__ float of_rows[64];
+    __shared__ float of_rows[TILE];
+    __shared__ Places places;
     Rows rows = rows_of(tiles + 5 * blockIdx.x, group, window, head_dim);
     KeyValues from;
     from.k = k + rows.key_start * k_stride + (u64)rows.kv_head * head_dim;
     from.v = v + rows.key_start * v_stride + (u64)rows.kv_head * head_dim;
     from.k_stride = k_stride;
     from.v_stride = v_stride;
-    attend<4, false>(staged, scores, folds, of_rows, q, q_stride, from, rows, head_dim, scale, q_heads, out, out_stride, lse);
+    attend<4, false>((float*)staged, (float*)scores, folds, of_rows, places, q, q_stride, from, rows, head_dim, scale,
+                     q_heads, out, out_stride, lse);
 }
 
 // As `attention`, over the keys and values of a cache: `blocks` has the address of each block, in which the KV heads of the
@@ -220,19 +191,22 @@ extern "C" __global__ void attention(const float* q, u64 q_stride, const float* 
 extern "C" __global__ void attention_blocks(const float* q, u64 q_stride, const u64* blocks, u64 layer_start, u64 head_len,
                                             u64 value_stride, const u32* tiles, u32 is_few, u32 q_heads, u32 group,
                                             u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
-    __shared__ float staged[2 * DEPTH * PITCH];
-    __shared__ float scores[64 * PITCH];
+    __shared__ float4 staged[STAGED];
+    __shared__ float4 scores[SCORES];
     __shared__ float folds[256];
-    __shared__ float of_rows[64];
+    __shared__ float of_rows[TILE];
+    __shared__ Places places;
     Rows rows = rows_of(tiles + 5 * blockIdx.x, group, window, head_dim);
     KeyValues from;
     from.blocks = blocks;
     from.head_start = layer_start + rows.kv_head * head_len;
     from.v_stride = value_stride;
     if (is_few) {
-        attend<1, true>(staged, scores, folds, of_rows, q, q_stride, from, rows, head_dim, scale, q_heads, out, out_stride, lse);
+        attend<1, true>((float*)staged, (float*)scores, folds, of_rows, places, q, q_stride, from, rows, head_dim, scale,
+                     q_heads, out, out_stride, lse);
     } else {
-        attend<4, true>(staged, scores, folds, of_rows, q, q_stride, from, rows, head_dim, scale, q_heads, out, out_stride, lse);
+        attend<4, true>((float*)staged, (float*)scores, folds, of_rows, places, q, q_stride, from, rows, head_dim, scale,
+                     q_heads, out, out_stride, lse);
     }
 }
 
