@@ -1,5 +1,7 @@
 //! Attention and rotary embedding on a GPU.
 
+use std::cmp::Reverse;
+
 use super::{Block, Cuda, Launch, Matrix, Run};
 use crate::cpu::attention::{Segment, segments};
 use crate::cpu::{self, AttentionShape, KEY_BLOCK, value_stride};
@@ -185,16 +187,19 @@ fn grid(shape: &AttentionShape, tiles: usize) -> [usize; 2] {
     [tiles, shape.kv_heads * shape.head_dim.div_ceil(CHUNK_COLUMNS)]
 }
 
-/// Tiles of rows of work, the last of a document first, as those see the most keys.
+/// Tiles of rows of work. Those that see the most keys come first, so that none of them is begun when all others are done.
 fn row_tiles(shape: &AttentionShape, segments: &[Segment], tile_rows: usize) -> Vec<[u32; 5]> {
     let tiles = segments.iter().flat_map(|segment| {
-        let firsts = (0..segment.rows(shape)).step_by(tile_rows).rev();
+        let firsts = (0..segment.rows(shape)).step_by(tile_rows);
         firsts.map(|first| place(shape, segment, first))
     });
-    tiles.collect()
+    let mut tiles: Vec<_> = tiles.collect();
+    let group = shape.group() as u32;
+    tiles.sort_by_key(|&[.., position, _, first]| Reverse(position + first / group));
+    tiles
 }
 
-/// Blocks of keys, with the number of the document's keys.
+/// Blocks of keys, with the number of the document's keys. Those that the most rows see come first.
 fn key_tiles(shape: &AttentionShape, segments: &[Segment]) -> Vec<[u32; 6]> {
     let tiles = segments.iter().flat_map(|segment| {
         (0..segment.keys.len()).step_by(KEY_BLOCK).map(|first| {
@@ -202,7 +207,9 @@ fn key_tiles(shape: &AttentionShape, segments: &[Segment]) -> Vec<[u32; 6]> {
             [a, b, c, d, e, segment.keys.len() as u32]
         })
     });
-    tiles.collect()
+    let mut tiles: Vec<_> = tiles.collect();
+    tiles.sort_by_key(|&[.., first, keys]| Reverse(keys - first));
+    tiles
 }
 
 fn place(shape: &AttentionShape, segment: &Segment, first: usize) -> [u32; 5] {

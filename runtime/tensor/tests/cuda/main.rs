@@ -2,7 +2,7 @@
 //! payload.
 //!
 //! Where there is a GPU, `cargo test --release -p sixfold-tensor --test cuda -- --nocapture` prints a line an operation, and how
-//! fast products are.
+//! fast products, attention and operations over rows are.
 
 #![allow(clippy::unwrap_used, reason = "a failing test panics")]
 
@@ -31,6 +31,8 @@ fn a_gpu_has_the_bits_of_the_cpu() {
     match Device::cuda(0) {
         Ok(device) => {
             speed::of_products(&device);
+            speed::of_attention(&device);
+            speed::of_rows(&device);
             compare(&device, true);
         }
         Err(error @ (CudaError::NoDriver | CudaError::NoCompiler | CudaError::NoSuchGpu { .. })) => {

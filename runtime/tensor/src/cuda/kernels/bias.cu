@@ -20,6 +20,7 @@ extern "C" __global__ void bias_gradient(const float* dy, u32 width, const u32* 
     float sum = sums[leaf * width + column];
     for (u32 part = parts[leaf]; part < parts[leaf + 1]; part++) {
         const u32* rows = parts + gridDim.y + 1 + 2 * (u64)part;
+        #pragma unroll 8
         for (u64 row = rows[0]; row < rows[1]; row++) {
             sum += dy[row * width + column];
         }

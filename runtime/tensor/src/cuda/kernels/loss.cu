@@ -20,6 +20,7 @@ extern "C" __global__ void logit_maxima(const float* logits, u32 columns, u32 wo
     u32 whole = row < rows ? words / LANES * LANES : 0;
     const float* logit = logits + row * columns;
     float maximum = -infinity();
+    #pragma unroll 8
     for (u32 i = lane; i < whole; i += LANES) {
         maximum = larger(maximum, logit[i]);
     }
@@ -42,6 +43,7 @@ extern "C" __global__ void logit_exp_sums(const float* logits, u32 columns, u32 
     u32 count = row < rows ? words : 0;
     float maximum = row < rows ? maxima[row] : 0.0f;
     float sum = 0.0f;
+    #pragma unroll 8
     for (u32 i = lane; i < count; i += LANES) {
         sum += exp_of(logits[row * columns + i] - maximum);
     }

@@ -12,6 +12,7 @@ extern "C" __global__ void rms_norm(const float* x, const float* w, u32 width, u
     u64 row = (u64)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
     u32 count = row < rows ? width : 0;
     float sum = 0.0f;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         float value = x[row * width + i];
         sum = fmaf(value, value, sum);
@@ -21,6 +22,7 @@ extern "C" __global__ void rms_norm(const float* x, const float* w, u32 width, u
     if (lane == 0 && row < rows) {
         rstd[row] = factor;
     }
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         out[row * width + i] = x[row * width + i] * factor * w[i];
     }
@@ -33,6 +35,7 @@ extern "C" __global__ void rms_norm_backward_x(const float* dy, const float* x, 
     u64 row = (u64)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
     u32 count = row < rows ? width : 0;
     float sum = 0.0f;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         u64 at = row * width + i;
         sum = fmaf(dy[at] * w[i], x[at], sum);
@@ -40,6 +43,7 @@ extern "C" __global__ void rms_norm_backward_x(const float* dy, const float* x, 
     float dot = fold_threads(lanes, sum);
     float factor = row < rows ? rstd[row] : 0.0f;
     float shift = dot * (factor * factor * factor) / (float)width;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         u64 at = row * width + i;
         dx[at] = fmaf(-shift, x[at], dy[at] * w[i] * factor);
@@ -56,6 +60,7 @@ extern "C" __global__ void rms_norm_backward_w(const float* dy, const float* x, 
     float sum = dw[leaf * width + column];
     for (u32 part = parts[leaf]; part < parts[leaf + 1]; part++) {
         const u32* rows = parts + gridDim.y + 1 + 2 * (u64)part;
+        #pragma unroll 8
         for (u64 row = rows[0]; row < rows[1]; row++) {
             u64 at = row * width + column;
             sum = fmaf(dy[at], x[at] * rstd[row], sum);
@@ -71,11 +76,13 @@ extern "C" __global__ void layer_norm(const float* x, const float* w, const floa
     u64 row = (u64)blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES;
     u32 count = row < rows ? width : 0;
     float sum = 0.0f;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         sum += x[row * width + i];
     }
     float mean = fold_threads(lanes, sum) / (float)width;
     sum = 0.0f;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         float difference = x[row * width + i] - mean;
         sum = fmaf(difference, difference, sum);
@@ -85,6 +92,7 @@ extern "C" __global__ void layer_norm(const float* x, const float* w, const floa
         means[row] = mean;
         rstd[row] = factor;
     }
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         out[row * width + i] = fmaf((x[row * width + i] - mean) * factor, w[i], bias[i]);
     }
@@ -100,6 +108,7 @@ extern "C" __global__ void layer_norm_backward_x(const float* dy, const float* x
     float factor = row < rows ? rstd[row] : 0.0f;
     float shift = 0.0f;
     float tilt = 0.0f;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         u64 at = row * width + i;
         shift = fmaf(dy[at], w[i], shift);
@@ -107,6 +116,7 @@ extern "C" __global__ void layer_norm_backward_x(const float* dy, const float* x
     }
     shift = fold_threads(lanes, shift) / (float)width;
     tilt = fold_threads(lanes, tilt) / (float)width;
+    #pragma unroll 4
     for (u32 i = lane; i < count; i += LANES) {
         u64 at = row * width + i;
         float normed = (x[at] - mean) * factor;
@@ -125,6 +135,7 @@ extern "C" __global__ void layer_norm_backward_w(const float* dy, const float* x
     float bias_sum = d_bias[leaf * width + column];
     for (u32 part = parts[leaf]; part < parts[leaf + 1]; part++) {
         const u32* rows = parts + gridDim.y + 1 + 2 * (u64)part;
+        #pragma unroll 8
         for (u64 row = rows[0]; row < rows[1]; row++) {
             u64 at = row * width + column;
             sum = fmaf(dy[at], (x[at] - means[row]) * rstd[row], sum);
