@@ -384,7 +384,13 @@ mod tests {
         let plan = TrainOptions { tensor_parallel: 2, pipeline_parallel: 2, ..llama.clone() };
         let recomputed = TrainOptions { recompute: Recompute::Full, tie_embeddings: true, ..llama.clone() };
         let base = Some(llama.geometry(300, None).unwrap().config);
-        let adapters = TrainOptions { base, lora_rank: 4, base_format: BaseFormat::Nf4, ..llama.clone() };
+        let adapters = TrainOptions {
+            base,
+            feed_forward_size: 88,
+            lora_rank: 4,
+            base_format: BaseFormat::Nf4,
+            ..llama.clone()
+        };
         for options in [llama, gpt2, plan, recomputed, adapters] {
             let course = Course::new(&options, 300, 0, (0, 2)).unwrap();
             let expected = course.measure(|_| {}).unwrap();

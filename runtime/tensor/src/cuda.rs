@@ -128,11 +128,6 @@ impl Cuda {
         Launch::new(&self.driver, name, *function)
     }
 
-    /// Waits for all operations.
-    pub(crate) fn synchronize(&self) {
-        self.driver.synchronize();
-    }
-
     pub(crate) fn release(&self) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.pool.release();

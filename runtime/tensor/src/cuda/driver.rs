@@ -64,12 +64,6 @@ impl Driver {
         }
     }
 
-    pub(super) fn synchronize(&self) {
-        if let Self::Gpu(gpu) = self {
-            gpu.synchronize();
-        }
-    }
-
     pub(super) fn launch(
         &self,
         name: &str,

@@ -5,7 +5,7 @@
 pub enum CudaError {
     /// CUDA's driver library is missing, or lacks functions.
     #[error(
-        "there is no CUDA driver of version 13 or newer (libcuda.so.1); install NVIDIA's driver, or compute on the CPU"
+        "there is no CUDA driver (libcuda.so.1), or it is too old; install NVIDIA's driver, or compute on the CPU"
     )]
     NoDriver,
     /// The library that compiles kernels is missing.

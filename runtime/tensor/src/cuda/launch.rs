@@ -75,11 +75,6 @@ impl<'a> Launch<'a> {
         self.argument(value.to_bits().into())
     }
 
-    /// A `double`.
-    pub(crate) fn double(self, value: f64) -> Self {
-        self.argument(value.to_bits())
-    }
-
     fn argument(mut self, slot: u64) -> Self {
         self.arguments.push(slot);
         self
