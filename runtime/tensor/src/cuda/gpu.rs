@@ -41,8 +41,11 @@ unsafe impl Sync for Gpu {}
 // SAFETY: as above.
 unsafe impl Send for Module {}
 
-/// Compiled kernels of this process, by source and architecture.
-static COMPILED: LazyLock<Mutex<HashMap<(String, String), Arc<Vec<u8>>>>> = LazyLock::new(Mutex::default);
+/// Machine code of kernels, by source and architecture.
+type Images = HashMap<(String, String), Arc<Vec<u8>>>;
+
+/// What this process has compiled.
+static COMPILED: LazyLock<Mutex<Images>> = LazyLock::new(Mutex::default);
 
 impl Gpu {
     pub(super) fn new(ordinal: usize) -> Result<Self, CudaError> {

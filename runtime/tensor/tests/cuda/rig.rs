@@ -117,7 +117,7 @@ impl Random {
     }
 
     pub(crate) fn is(&mut self) -> bool {
-        self.word() % 2 == 0
+        self.word().is_multiple_of(2)
     }
 
     /// Normally distributed.

@@ -1,5 +1,6 @@
 //! How fast products, attention and operations over rows are on a GPU.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use sixfold_tensor::{
@@ -18,7 +19,8 @@ pub(crate) fn of_products(device: &Device) {
             let mut c = stream.zeros(m * n);
             let a = Mat::row_major(a.view(), m, k);
             let panels = stream.pack(Mat::row_major(b.view(), n, k).transposed(), dtype);
-            let leaves = Leaves::new((0..8).map(|leaf| Vec::from([leaf * k / 8..(leaf + 1) * k / 8])));
+            let leaves =
+                Leaves::new((0..8).map(|leaf| vec![Range { start: leaf * k / 8, end: (leaf + 1) * k / 8 }]));
             let mut run = |repeats: usize, is_tree: bool| {
                 let begin = Instant::now();
                 for _ in 0..repeats {
