@@ -85,6 +85,8 @@ pub struct Course<'a> {
     job: TrainingJob,
     plan: ParallelPlan,
     layout: PipelineLayout,
+    /// None: each rank has the CPU for itself.
+    device: Option<Device>,
 }
 
 impl<'a> Course<'a> {
@@ -126,7 +128,13 @@ impl<'a> Course<'a> {
             adapter_dropout: options.lora_dropout,
             base_compression: options.base_format.compression(),
         };
-        Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout })
+        Ok(Self { options, vocabulary, groups, warmup, steps, job, plan, layout, device: None })
+    }
+
+    /// The same training with all ranks on one device.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device: Some(device), ..self }
     }
 
     /// Trainable numbers of the model.
@@ -150,7 +158,8 @@ impl<'a> Course<'a> {
         mut tell: impl FnMut(u64),
     ) -> Result<MeasuredRank, TrainError> {
         let Self { options, job, plan, layout, .. } = self;
-        let (links, device) = (RankLinks::new(plan, rank, links)?, Device::cpu());
+        let links = RankLinks::new(plan, rank, links)?;
+        let device = self.device.clone().unwrap_or_else(Device::cpu);
         let mut trainer = Trainer::with_layout(job, plan, layout, rank, links, device.stream())?;
         trainer.set_execution(options.execution());
         if options.shares_optimizer() {
@@ -194,6 +203,28 @@ impl<'a> Course<'a> {
         Ok(measured)
     }
 
+    /// Does the steps with every rank in this process. `tell` hears of every step that is done.
+    ///
+    /// # Errors
+    /// [`TrainError`] if a rank fails.
+    pub fn measure(&self, tell: impl FnMut(u64)) -> Result<Measured, TrainError> {
+        let ranks = self.all_ranks(tell)?;
+        let first = &ranks[0];
+        let (geometry, options) = (&self.job.geometry, self.options);
+        let flop = geometry.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
+        Ok(Measured {
+            parameters: self.parameters(),
+            flop,
+            first_loss: first.losses[0],
+            first: first.first,
+            bubble: ranks.iter().map(|rank| rank.bubble).collect(),
+            scheduled_bubble: first.scheduled_bubble.clone(),
+            steps: first.steps.clone(),
+            weights_blake3: whole_hash(&ranks)?,
+            ranks,
+        })
+    }
+
     /// Does the steps with every rank in this process, all on the threads of the options where they are several.
     fn all_ranks(&self, tell: impl FnMut(u64)) -> Result<Vec<MeasuredRank>, TrainError> {
         let mut links = connect(&self.plan).into_iter();
@@ -227,23 +258,7 @@ pub fn measure(
     steps: u64,
     tell: impl FnMut(u64),
 ) -> Result<Measured, TrainError> {
-    let course = Course::new(options, vocabulary, groups, (warmup, steps))?;
-    let ranks = course.all_ranks(tell)?;
-    let first = &ranks[0];
-    let parameters = course.parameters();
-    let flop =
-        course.job.geometry.training_flop_per_token(options.sequence()) * options.batch_tokens() as f64;
-    Ok(Measured {
-        parameters,
-        flop,
-        first_loss: first.losses[0],
-        first: first.first,
-        bubble: ranks.iter().map(|rank| rank.bubble).collect(),
-        scheduled_bubble: first.scheduled_bubble.clone(),
-        steps: first.steps.clone(),
-        weights_blake3: whole_hash(&ranks)?,
-        ranks,
-    })
+    Course::new(options, vocabulary, groups, (warmup, steps))?.measure(tell)
 }
 
 /// The hash of all parameters, of which replicas must have the same.
@@ -298,6 +313,7 @@ fn random_batch(options: &TrainOptions, vocabulary: usize, groups: usize, step: 
 mod tests {
     use super::*;
     use crate::options::BaseFormat;
+    use sixfold_model::{Family, Recompute};
 
     #[test]
     fn every_step_that_counts_is_timed_and_starts_near_a_uniform_guess() {
@@ -346,6 +362,45 @@ mod tests {
         assert!(measured.bubble.iter().all(|bubble| (0.0..1.0).contains(bubble)), "{:?}", measured.bubble);
         assert!(measured.scheduled_bubble.iter().all(|bubble| *bubble > 0.0));
         assert!(measure(&interleaved, 300, 1, 0, 2, |_| {}).is_err(), "fewer groups than replicas");
+    }
+
+    #[test]
+    fn training_by_the_kernels_of_gpus_has_the_bits_of_the_cpu() {
+        let device = match Device::emulated_cuda() {
+            Ok(device) => device,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let llama = TrainOptions {
+            layers: 2,
+            hidden_size: 32,
+            heads: 4,
+            kv_heads: 2,
+            sequence_length: 24,
+            batch_sequences: 4,
+            dropout: 0.1,
+            ..TrainOptions::default()
+        };
+        let gpt2 = TrainOptions { family: Family::Gpt2, kv_heads: 4, ..llama.clone() };
+        let plan = TrainOptions { tensor_parallel: 2, pipeline_parallel: 2, ..llama.clone() };
+        let recomputed = TrainOptions { recompute: Recompute::Full, tie_embeddings: true, ..llama.clone() };
+        let base = Some(llama.geometry(300, None).unwrap().config);
+        let adapters = TrainOptions {
+            base,
+            feed_forward_size: 88,
+            lora_rank: 4,
+            base_format: BaseFormat::Nf4,
+            ..llama.clone()
+        };
+        for options in [llama, gpt2, plan, recomputed, adapters] {
+            let course = Course::new(&options, 300, 0, (0, 2)).unwrap();
+            let expected = course.measure(|_| {}).unwrap();
+            let measured = course.on(device.clone()).measure(|_| {}).unwrap();
+            let bits = |measured: &Measured| {
+                measured.ranks[0].losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&measured), bits(&expected), "{options:?}");
+            assert_eq!(measured.weights_blake3, expected.weights_blake3, "{options:?}");
+        }
     }
 
     #[test]

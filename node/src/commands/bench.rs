@@ -12,14 +12,15 @@ use sixfold_tensor::cpu::{
     matmul_panels,
 };
 use sixfold_tensor::{
-    AttentionShape, Counter, Dtype, Purpose, Start, keep_freed_memory, pin_threads, set_threads, simd_level,
+    AttentionShape, Counter, Device, Dtype, Purpose, Start, keep_freed_memory, pin_threads, set_threads,
+    simd_level,
 };
-use sixfold_train::{BaseFormat, Family, Recompute, TrainOptions, measure};
+use sixfold_train::{BaseFormat, Course, Family, Recompute, TrainOptions};
 
 use super::print_json;
-use crate::cli::{
-    AttentionBenchArgs, BaseFormatArg, BenchArgs, BenchCommand, DtypeArg, FamilyArg, GemmBenchArgs,
-    RecomputeArg, TrainBenchArgs,
+use crate::cli::bench::{
+    AttentionBenchArgs, BaseFormatArg, BenchArgs, BenchCommand, DeviceArg, DtypeArg, FamilyArg,
+    GemmBenchArgs, RecomputeArg, TrainBenchArgs,
 };
 
 /// A kernel is repeated for so long ...
@@ -95,10 +96,15 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
             TrainOptions { base, lora_rank, base_format, ..options }
         }
     };
+    let course = Course::new(&options, args.vocab, args.groups, (args.warmup, args.steps))?;
+    let course = match args.device {
+        DeviceArg::Cpu => course,
+        DeviceArg::Cuda => course.on(Device::cuda(0)?),
+    };
     let bar =
         if args.bench.json { ProgressBar::hidden() } else { ProgressBar::new(1 + args.warmup + args.steps) };
     let mut cpu = Vec::new();
-    let measured = measure(&options, args.vocab, args.groups, args.warmup, args.steps, |step| {
+    let measured = course.measure(|step| {
         bar.set_position(step);
         cpu.push(usage::cpu_seconds());
     })?;
@@ -114,6 +120,10 @@ fn train(args: &TrainBenchArgs) -> Result<()> {
         "mode": dtype(&args.bench).name(),
         "simd": simd_level().name(),
         "threads": args.bench.threads,
+        "device": match args.device {
+            DeviceArg::Cpu => "cpu",
+            DeviceArg::Cuda => "cuda",
+        },
         "params": measured.parameters,
         "tok_s": (tokens / times.median).round(),
         "best_tok_s": (tokens / times.least).round(),

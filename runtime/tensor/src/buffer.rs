@@ -3,9 +3,11 @@
 //! The host sees elements only through a [`Stream`](crate::Stream): [`to_host`](crate::Stream::to_host) and its neighbours.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::cpu::pool::Block;
+use crate::cuda;
 
 /// Numbers in the memory of a device. When it is dropped its memory serves later buffers of the device: operations that were
 /// enqueued before still find it, since the streams of a device keep their order.
@@ -16,11 +18,22 @@ pub struct Buffer {
 
 enum Memory {
     Cpu(Block),
+    Cuda(cuda::Block),
+}
+
+/// What becomes of an operand that lies on another device than the stream's.
+#[cold]
+pub(crate) fn elsewhere(device: &str) -> ! {
+    panic!("an operand that does not lie on the stream's device, {device}")
 }
 
 impl Buffer {
     pub(crate) fn on_cpu(block: Block, len: usize) -> Self {
         Self { memory: Memory::Cpu(block), len }
+    }
+
+    pub(crate) fn on_cuda(block: cuda::Block, len: usize) -> Self {
+        Self { memory: Memory::Cuda(block), len }
     }
 
     /// Number of elements.
@@ -35,14 +48,18 @@ impl Buffer {
 
     /// All elements, to read.
     pub fn view(&self) -> View<'_> {
-        let Memory::Cpu(block) = &self.memory;
-        View(Elements::Cpu(&block.elements()[..self.len]))
+        View(match &self.memory {
+            Memory::Cpu(block) => Elements::Cpu(&block.elements()[..self.len]),
+            Memory::Cuda(block) => Elements::Cuda(block.run(), PhantomData),
+        })
     }
 
     /// All elements, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
-        let Memory::Cpu(block) = &mut self.memory;
-        ViewMut(ElementsMut::Cpu(&mut block.elements_mut()[..self.len]))
+        ViewMut(match &mut self.memory {
+            Memory::Cpu(block) => ElementsMut::Cpu(&mut block.elements_mut()[..self.len]),
+            Memory::Cuda(block) => ElementsMut::Cuda(block.run(), PhantomData),
+        })
     }
 
     /// Some elements, to read.
@@ -75,13 +92,16 @@ pub struct View<'a>(Elements<'a>);
 #[derive(Clone, Copy)]
 enum Elements<'a> {
     Cpu(&'a [f32]),
+    Cuda(cuda::Run, PhantomData<&'a [f32]>),
 }
 
 impl<'a> View<'a> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        let Elements::Cpu(elements) = self.0;
-        elements.len()
+        match self.0 {
+            Elements::Cpu(elements) => elements.len(),
+            Elements::Cuda(run, _) => run.len,
+        }
     }
 
     /// Whether there are none.
@@ -94,14 +114,26 @@ impl<'a> View<'a> {
     /// # Panics
     /// The range ends beyond the view.
     pub fn slice(self, range: Range<usize>) -> Self {
-        let Elements::Cpu(elements) = self.0;
-        Self(Elements::Cpu(&elements[range]))
+        Self(match self.0 {
+            Elements::Cpu(elements) => Elements::Cpu(&elements[range]),
+            Elements::Cuda(run, lifetime) => Elements::Cuda(run.slice(range), lifetime),
+        })
     }
 
     /// The elements, on the CPU.
     pub(crate) fn on_cpu(self) -> &'a [f32] {
-        let Elements::Cpu(elements) = self.0;
-        elements
+        match self.0 {
+            Elements::Cpu(elements) => elements,
+            Elements::Cuda(..) => elsewhere("the CPU"),
+        }
+    }
+
+    /// The elements, on a GPU.
+    pub(crate) fn on_cuda(self) -> cuda::Run {
+        match self.0 {
+            Elements::Cuda(run, _) => run,
+            Elements::Cpu(_) => elsewhere("a GPU"),
+        }
     }
 }
 
@@ -110,13 +142,16 @@ pub struct ViewMut<'a>(ElementsMut<'a>);
 
 enum ElementsMut<'a> {
     Cpu(&'a mut [f32]),
+    Cuda(cuda::Run, PhantomData<&'a mut [f32]>),
 }
 
 impl<'a> ViewMut<'a> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        let ElementsMut::Cpu(elements) = &self.0;
-        elements.len()
+        match &self.0 {
+            ElementsMut::Cpu(elements) => elements.len(),
+            ElementsMut::Cuda(run, _) => run.len,
+        }
     }
 
     /// Whether there are none.
@@ -129,8 +164,10 @@ impl<'a> ViewMut<'a> {
     /// # Panics
     /// The range ends beyond the view.
     pub fn slice(self, range: Range<usize>) -> Self {
-        let ElementsMut::Cpu(elements) = self.0;
-        Self(ElementsMut::Cpu(&mut elements[range]))
+        Self(match self.0 {
+            ElementsMut::Cpu(elements) => ElementsMut::Cpu(&mut elements[range]),
+            ElementsMut::Cuda(run, lifetime) => ElementsMut::Cuda(run.slice(range), lifetime),
+        })
     }
 
     /// The elements before `middle`, and those from there on.
@@ -138,27 +175,49 @@ impl<'a> ViewMut<'a> {
     /// # Panics
     /// `middle` lies beyond the view.
     pub fn split_at(self, middle: usize) -> (Self, Self) {
-        let ElementsMut::Cpu(elements) = self.0;
-        let (left, right) = elements.split_at_mut(middle);
-        (Self(ElementsMut::Cpu(left)), Self(ElementsMut::Cpu(right)))
+        match self.0 {
+            ElementsMut::Cpu(elements) => {
+                let (left, right) = elements.split_at_mut(middle);
+                (Self(ElementsMut::Cpu(left)), Self(ElementsMut::Cpu(right)))
+            }
+            ElementsMut::Cuda(run, lifetime) => {
+                let parts = [0..middle, middle..run.len].map(|range| run.slice(range));
+                let [left, right] = parts.map(|part| Self(ElementsMut::Cuda(part, lifetime)));
+                (left, right)
+            }
+        }
     }
 
     /// The same elements, lent for shorter.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
-        let ElementsMut::Cpu(elements) = &mut self.0;
-        ViewMut(ElementsMut::Cpu(elements))
+        ViewMut(match &mut self.0 {
+            ElementsMut::Cpu(elements) => ElementsMut::Cpu(elements),
+            ElementsMut::Cuda(run, _) => ElementsMut::Cuda(*run, PhantomData),
+        })
     }
 
     /// The same elements, to read.
     pub fn as_view(&self) -> View<'_> {
-        let ElementsMut::Cpu(elements) = &self.0;
-        View(Elements::Cpu(elements))
+        View(match &self.0 {
+            ElementsMut::Cpu(elements) => Elements::Cpu(elements),
+            ElementsMut::Cuda(run, _) => Elements::Cuda(*run, PhantomData),
+        })
     }
 
     /// The elements, on the CPU.
     pub(crate) fn on_cpu(self) -> &'a mut [f32] {
-        let ElementsMut::Cpu(elements) = self.0;
-        elements
+        match self.0 {
+            ElementsMut::Cpu(elements) => elements,
+            ElementsMut::Cuda(..) => elsewhere("the CPU"),
+        }
+    }
+
+    /// The elements, on a GPU.
+    pub(crate) fn on_cuda(self) -> cuda::Run {
+        match self.0 {
+            ElementsMut::Cuda(run, _) => run,
+            ElementsMut::Cpu(_) => elsewhere("a GPU"),
+        }
     }
 }
 
@@ -170,6 +229,7 @@ pub struct IndexBuffer(Indices);
 #[derive(Debug)]
 enum Indices {
     Cpu(Vec<u32>),
+    Cuda(cuda::Block),
 }
 
 impl IndexBuffer {
@@ -177,10 +237,16 @@ impl IndexBuffer {
         Self(Indices::Cpu(indices))
     }
 
+    pub(crate) fn on_cuda(block: cuda::Block) -> Self {
+        Self(Indices::Cuda(block))
+    }
+
     /// All of them.
     pub fn view(&self) -> IndexView<'_> {
-        let Indices::Cpu(indices) = &self.0;
-        IndexView(IndexElements::Cpu(indices))
+        IndexView(match &self.0 {
+            Indices::Cpu(indices) => IndexElements::Cpu(indices),
+            Indices::Cuda(block) => IndexElements::Cuda(block.run(), PhantomData),
+        })
     }
 
     /// Some of them.
@@ -188,8 +254,10 @@ impl IndexBuffer {
     /// # Panics
     /// The range ends beyond the buffer.
     pub fn slice(&self, range: Range<usize>) -> IndexView<'_> {
-        let Indices::Cpu(indices) = &self.0;
-        IndexView(IndexElements::Cpu(&indices[range]))
+        IndexView(match &self.0 {
+            Indices::Cpu(indices) => IndexElements::Cpu(&indices[range]),
+            Indices::Cuda(block) => IndexElements::Cuda(block.run().slice(range), PhantomData),
+        })
     }
 }
 
@@ -200,12 +268,23 @@ pub struct IndexView<'a>(IndexElements<'a>);
 #[derive(Clone, Copy)]
 enum IndexElements<'a> {
     Cpu(&'a [u32]),
+    Cuda(cuda::Run, PhantomData<&'a [u32]>),
 }
 
 impl<'a> IndexView<'a> {
     /// The indices, on the CPU.
     pub(crate) fn on_cpu(self) -> &'a [u32] {
-        let IndexElements::Cpu(indices) = self.0;
-        indices
+        match self.0 {
+            IndexElements::Cpu(indices) => indices,
+            IndexElements::Cuda(..) => elsewhere("the CPU"),
+        }
+    }
+
+    /// The indices, on a GPU.
+    pub(crate) fn on_cuda(self) -> cuda::Run {
+        match self.0 {
+            IndexElements::Cuda(run, _) => run,
+            IndexElements::Cpu(_) => elsewhere("a GPU"),
+        }
     }
 }

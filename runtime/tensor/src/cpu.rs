@@ -6,14 +6,14 @@
 //!
 //! Read [`matmul`] and [`Panels`] first.
 
-mod adamw;
-mod attention;
+pub(crate) mod adamw;
+pub(crate) mod attention;
 mod bf16;
 mod bias;
 mod compressed;
 mod cores;
 mod cross_entropy;
-mod dropout;
+pub(crate) mod dropout;
 mod elementwise;
 mod embedding;
 mod finite;
@@ -26,7 +26,7 @@ mod panels;
 pub(crate) mod pool;
 mod rms_norm;
 mod rope;
-mod segment;
+pub(crate) mod segment;
 pub(crate) mod simd;
 mod swiglu;
 mod threads;
@@ -51,6 +51,7 @@ pub use embedding::{embed, embed_add, embed_backward, embed_backward_groups};
 pub use finite::are_finite;
 pub use gelu::{Gelu, gelu, gelu_backward};
 pub use layer_norm::{LayerNormSaved, layer_norm, layer_norm_backward};
+pub(crate) use matmul::NOTHING;
 pub use matmul::{Leaves, matmul, matmul_leaf, matmul_panels, matmul_tree};
 pub use matrix::{Mat, MatMut, RowsMut, Start, add_matrix, copy_matrix};
 pub use order::{NORM_BLOCK, lane_sum, sum_of_squares_blocks, tree_pairs, tree_sum, tree_sum_scalars};

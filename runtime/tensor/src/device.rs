@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Stream;
 use crate::cpu::pool::Pool;
+use crate::cuda::Cuda;
+use crate::{CudaError, Stream};
 
 /// A device with memory of its own, on which operations are enqueued through a [`Stream`]. Clones are the same device.
 #[derive(Clone)]
@@ -16,6 +17,8 @@ pub struct Device(pub(crate) Kind);
 pub(crate) enum Kind {
     /// The host's own cores and memory.
     Cpu(Arc<Pool>),
+    /// One NVIDIA GPU.
+    Cuda(Arc<Cuda>),
 }
 
 /// Memory of a device.
@@ -44,6 +47,23 @@ impl Device {
         Self(Kind::Cpu(Arc::new(Pool::new(true))))
     }
 
+    /// The GPU of this number, from 0, as CUDA's driver counts. In `f32` its operations have the bits of those of the CPU.
+    ///
+    /// # Errors
+    /// [`CudaError`] if there is no driver, no compiler of kernels (NVRTC) or no such GPU.
+    pub fn cuda(ordinal: usize) -> Result<Self, CudaError> {
+        Ok(Self(Kind::Cuda(Arc::new(Cuda::new(ordinal)?))))
+    }
+
+    /// The host in the place of a GPU, for tests: the kernels of GPUs and all that starts them, but built by `g++`, and slow. Memory that
+    /// nothing was written to holds NaN.
+    ///
+    /// # Errors
+    /// [`CudaError::NotEmulated`] if there is no `g++`, or the host is no x86-64.
+    pub fn emulated_cuda() -> Result<Self, CudaError> {
+        Ok(Self(Kind::Cuda(Arc::new(Cuda::emulated()?))))
+    }
+
     /// A new queue of operations.
     pub fn stream(&self) -> Stream {
         Stream::new(self.clone())
@@ -51,20 +71,27 @@ impl Device {
 
     /// Returns freed memory to the system: after work that needed more than what follows will.
     pub fn release_free_memory(&self) {
-        let Kind::Cpu(pool) = &self.0;
-        pool.release();
+        match &self.0 {
+            Kind::Cpu(pool) => pool.release(),
+            Kind::Cuda(cuda) => cuda.release(),
+        }
     }
 
     /// How much of its memory is in use.
     pub fn memory_use(&self) -> MemoryUse {
-        let Kind::Cpu(pool) = &self.0;
-        pool.memory_use()
+        match &self.0 {
+            Kind::Cpu(pool) => pool.memory_use(),
+            Kind::Cuda(cuda) => cuda.memory_use(),
+        }
     }
 }
 
 impl fmt::Debug for Device {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Kind::Cpu(pool) = &self.0;
-        out.debug_tuple("Cpu").field(&pool.memory_use()).finish()
+        let name = match &self.0 {
+            Kind::Cpu(_) => "Cpu",
+            Kind::Cuda(_) => "Cuda",
+        };
+        out.debug_tuple(name).field(&self.memory_use()).finish()
     }
 }

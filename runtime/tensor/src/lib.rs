@@ -2,7 +2,8 @@
 //!
 //! A [`Device`] has memory of its own: [`Buffer`]s, which the host cannot read, and their views. A [`Stream`] enqueues
 //! operations on it, and makes the explicit copies by which the host sees data. Whoever computes with them does not know
-//! which device it is. Today there is the CPU, whose kernels over plain slices are in [`cpu`].
+//! which device it is. There are the CPU, whose kernels over plain slices are in [`cpu`], and GPUs, whose kernels are CUDA C++ and give
+//! the same bits in `f32`.
 //!
 //! Every operation here has **one** order of floating-point operations for each output element, whatever
 //! the SIMD level, the number of threads, the tile sizes or the number of rows in the call. So a row's result does
@@ -19,7 +20,7 @@
 //! `d` head dim, `n` columns, `k` the summed dim.
 //!
 //! This crate is not a tensor library: there is no graph, no automatic gradient, no dtype dispatch. It knows no model and no
-//! parallel plan. It is the only user of cudarc, which so far reports devices ([`gpus`]).
+//! parallel plan. It is the only user of cudarc: for GPUs ([`Device::cuda`]), and to report them ([`gpus`]).
 //!
 //! A mismatch of shapes is an error of the caller's program and panics; nothing that a peer or a file can send
 //! reaches a kernel unchecked by the model that owns the shapes.
@@ -30,7 +31,9 @@ pub mod cpu;
 pub mod math;
 
 mod buffer;
+mod cuda;
 mod device;
+mod free_list;
 mod gpu;
 mod matrix;
 mod memory;
@@ -43,6 +46,7 @@ pub use cpu::{
     SimdLevel, Start, ThreadsError, VocabularyShard, cross_entropy_loss, pin_threads, set_threads,
     simd_level, threads, tree_pairs, tree_sum_scalars, visible_pairs,
 };
+pub use cuda::CudaError;
 pub use device::{Device, MemoryUse};
 pub use gpu::{Gpu, gpus};
 pub use matrix::{Mat, MatMut};

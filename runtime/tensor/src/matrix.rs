@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{View, ViewMut, cpu};
+use crate::{View, ViewMut, cpu, cuda};
 
 /// A matrix to read: element `(row, column)` is `data[row * row_stride + column * col_stride]`.
 #[derive(Clone, Copy)]
@@ -58,6 +58,12 @@ impl<'a> Mat<'a> {
     pub(crate) fn on_cpu(self) -> cpu::Mat<'a> {
         cpu::Mat::with_strides(self.data.on_cpu(), self.rows, self.cols, self.row_stride, self.col_stride)
     }
+
+    /// The matrix, on a GPU.
+    pub(crate) fn on_cuda(self) -> cuda::Matrix {
+        let shape = [self.rows, self.cols];
+        cuda::Matrix::new(self.data.on_cuda(), shape, self.row_stride, self.col_stride)
+    }
 }
 
 /// A matrix to write; the columns of a row lie side by side.
@@ -90,6 +96,11 @@ impl<'a> MatMut<'a> {
     /// The matrix, on the CPU.
     pub(crate) fn on_cpu(self) -> cpu::MatMut<'a> {
         cpu::MatMut::with_stride(self.data.on_cpu(), self.rows, self.cols, self.row_stride)
+    }
+
+    /// The matrix, on a GPU.
+    pub(crate) fn on_cuda(self) -> cuda::Matrix {
+        cuda::Matrix::new(self.data.on_cuda(), [self.rows, self.cols], self.row_stride, 1)
     }
 
     /// Writes to some columns of each row, which are disjoint and ascend, on the CPU.

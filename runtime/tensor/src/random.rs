@@ -81,6 +81,11 @@ impl Counter {
         });
     }
 
+    /// The key of the stream, and the upper half of its counter.
+    pub(crate) fn words(&self) -> [[u32; 2]; 2] {
+        [self.key, self.high]
+    }
+
     /// Calls `take(position, word)` for the `count` words from `first` on.
     pub(crate) fn for_each_word(&self, first: u64, count: usize, mut take: impl FnMut(usize, u32)) {
         let mut words = [0u32; CHUNK];

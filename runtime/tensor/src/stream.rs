@@ -48,8 +48,10 @@ impl Stream {
 
     /// A buffer whose elements hold anything, from memory that was freed where there is any.
     pub fn uninit(&self, len: usize) -> Buffer {
-        let Kind::Cpu(pool) = &self.device.0;
-        Buffer::on_cpu(pool.take(len), len)
+        match &self.device.0 {
+            Kind::Cpu(pool) => Buffer::on_cpu(pool.take(len), len),
+            Kind::Cuda(cuda) => Buffer::on_cuda(cuda.take(len), len),
+        }
     }
 
     /// A buffer of zeros.
@@ -80,8 +82,10 @@ impl Stream {
 
     /// Indices for operations to read.
     pub fn upload_indices(&self, indices: &[u32]) -> IndexBuffer {
-        let Kind::Cpu(_) = &self.device.0;
-        IndexBuffer::on_cpu(indices.to_vec())
+        match &self.device.0 {
+            Kind::Cpu(_) => IndexBuffer::on_cpu(indices.to_vec()),
+            Kind::Cuda(cuda) => IndexBuffer::on_cuda(cuda.upload(indices)),
+        }
     }
 
     /// Copies elements from the host. `values` may change once this returns.
@@ -89,7 +93,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn from_host(&self, values: &[f32], to: ViewMut<'_>) {
-        to.on_cpu().copy_from_slice(values);
+        match &self.device.0 {
+            Kind::Cpu(_) => to.on_cpu().copy_from_slice(values),
+            Kind::Cuda(cuda) => cuda.copy_in(values, to.on_cuda()),
+        }
     }
 
     /// Copies elements to the host, once all operations before are done.
@@ -97,12 +104,17 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn to_host(&self, from: View<'_>, values: &mut [f32]) {
-        values.copy_from_slice(from.on_cpu());
+        match &self.device.0 {
+            Kind::Cpu(_) => values.copy_from_slice(from.on_cpu()),
+            Kind::Cuda(cuda) => cuda.copy_out(from.on_cuda(), values),
+        }
     }
 
     /// As [`Self::to_host`], to new memory of the host.
     pub fn to_vec(&self, from: View<'_>) -> Vec<f32> {
-        from.on_cpu().to_vec()
+        let mut values = vec![0.0; from.len()];
+        self.to_host(from, &mut values);
+        values
     }
 
     /// The elements as the host sees them, once all operations before are done: in place where the memory of the device is that of the
@@ -134,8 +146,10 @@ impl Stream {
 
     /// Whether the host may look at the device's memory itself.
     fn is_shared(&self) -> bool {
-        let Kind::Cpu(pool) = &self.device.0;
-        !pool.is_strict()
+        match &self.device.0 {
+            Kind::Cpu(pool) => !pool.is_strict(),
+            Kind::Cuda(_) => false,
+        }
     }
 }
 
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_the_host_sends_comes_back_and_what_it_changes_is_kept() {
-        for device in [Device::cpu(), Device::strict_cpu()] {
+        for device in [Device::cpu(), Device::strict_cpu()].into_iter().chain(Device::emulated_cuda()) {
             send_and_change(&device.stream());
         }
     }

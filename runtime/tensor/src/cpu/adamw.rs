@@ -30,11 +30,11 @@ pub struct AdamW {
 
 /// What an element needs, computed once a call.
 #[derive(Clone, Copy)]
-struct Coefficients {
-    adam: AdamW,
-    keep: f32,
-    step_size: f32,
-    root_correction: f32,
+pub(crate) struct Coefficients {
+    pub(crate) adam: AdamW,
+    pub(crate) keep: f32,
+    pub(crate) step_size: f32,
+    pub(crate) root_correction: f32,
 }
 
 /// Updates `param` and its moments `m` and `v` from `grad`.
@@ -57,7 +57,7 @@ pub fn adamw_step(param: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32],
 }
 
 impl Coefficients {
-    fn new(adam: &AdamW) -> Self {
+    pub(crate) fn new(adam: &AdamW) -> Self {
         let correction = |beta: f32| 1.0 - powi_f64(beta.into(), adam.step);
         Self {
             adam: *adam,

@@ -70,7 +70,7 @@ impl AttentionShape {
     }
 
     /// [`Self::window`], or more than any document.
-    fn window(&self) -> usize {
+    pub(crate) fn window(&self) -> usize {
         self.window.map_or(usize::MAX, NonZeroUsize::get)
     }
 
@@ -94,7 +94,7 @@ impl AttentionShape {
     }
 
     /// The factor on scores.
-    fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 }
@@ -134,16 +134,16 @@ fn check_rows(what: &str, mat: &Mat<'_>, shape: (usize, usize)) {
 
 /// The part of a call that lies in one document.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Segment {
+pub(crate) struct Segment {
     /// Query tokens of the call.
-    queries: Range<usize>,
+    pub(crate) queries: Range<usize>,
     /// Keys of the call, from the document's start to the last query.
-    keys: Range<usize>,
+    pub(crate) keys: Range<usize>,
 }
 
 impl Segment {
     /// The first query's position in the document.
-    fn first_position(&self) -> usize {
+    pub(crate) fn first_position(&self) -> usize {
         self.keys.len() - self.queries.len()
     }
 
@@ -175,7 +175,7 @@ impl Segment {
     }
 
     /// Query rows of one KV head.
-    fn rows(&self, shape: &AttentionShape) -> usize {
+    pub(crate) fn rows(&self, shape: &AttentionShape) -> usize {
         self.queries.len() * shape.group()
     }
 }
@@ -192,7 +192,7 @@ fn head_of<'a>(mat: Mat<'a>, token: usize, head: usize, head_dim: usize) -> &'a 
 }
 
 /// Cuts the queries at the documents' starts.
-fn segments(shape: &AttentionShape, document_starts: &[usize]) -> Vec<Segment> {
+pub(crate) fn segments(shape: &AttentionShape, document_starts: &[usize]) -> Vec<Segment> {
     let queries = shape.query_offset..shape.query_offset + shape.tokens;
     assert!(document_starts.is_sorted(), "document starts ascend");
     assert!(

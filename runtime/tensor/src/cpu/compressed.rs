@@ -111,6 +111,21 @@ impl Compressed {
         self.codes.len() + size_of_val(self.scales.as_slice())
     }
 
+    /// How they are kept.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The bits of the numbers.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// One scale a block; none in bfloat16.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
     /// Writes the numbers from `first` on, which begins a block, to `out`.
     ///
     /// # Panics

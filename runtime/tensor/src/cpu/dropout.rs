@@ -14,11 +14,15 @@ pub fn dropout(values: &mut [f32], counter: &Counter, first: u64, probability: f
     if probability == 0.0 {
         return;
     }
-    let factor = 1.0 / (1.0 - probability);
-    let threshold = (f64::from(probability) * 4_294_967_296.0) as u32;
+    let (factor, threshold) = coefficients(probability);
     counter.for_each_word(first, values.len(), |index, word| {
         values[index] = if word >= threshold { values[index] * factor } else { 0.0 };
     });
+}
+
+/// The factor on elements that stay, and the least random word of theirs.
+pub(crate) fn coefficients(probability: f32) -> (f32, u32) {
+    (1.0 / (1.0 - probability), (f64::from(probability) * 4_294_967_296.0) as u32)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::cpu::simd::simd_level;
 use crate::cpu::{Dtype, Mat, MatMut, Panels, SimdLevel, Start};
 
 use blocks::{Product, Sum};
+pub(crate) use tree::NOTHING;
 pub use tree::{Leaves, matmul_leaf, matmul_tree};
 
 thread_local! {

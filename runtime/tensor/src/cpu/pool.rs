@@ -1,23 +1,18 @@
 //! Memory that buffers of the CPU take and give back: [`Pool`].
 //!
-//! A training step asks for the same sizes again and again. Memory that is new costs a page fault every 4 KiB, memory from
-//! [`vec!`] a pass of zeros; what was given back costs neither.
+//! Memory that is new costs a page fault every 4 KiB, memory from [`vec!`] a pass of zeros; what was given back costs
+//! neither.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cpu::{PANEL_COLUMNS, Panels};
 use crate::device::MemoryUse;
+use crate::free_list::{FreeList, size_class};
 
-/// Smallest size in elements that is handed out.
-const LEAST: usize = 256;
 /// Packed operands that are kept: as many as one pass has at once.
 const PANELS_KEPT: usize = 4;
 
 /// Freed memory of one device.
-///
-/// Together with what is in use it stays within five quarters of the most that was in use at once: sizes that are needed at
-/// different times of a step are all kept, those of another job are not.
 #[derive(Default)]
 pub(crate) struct Pool {
     /// See [`Device::strict_cpu`](crate::Device::strict_cpu).
@@ -27,12 +22,9 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// By size class; in each the longest freed first, with the number of pieces that were freed before it.
-    free: BTreeMap<usize, VecDeque<(u64, Vec<f32>)>>,
-    freed: u64,
+    free: FreeList<Vec<f32>>,
     /// Packed operands, which have memory of another alignment.
     panels: Vec<Panels>,
-    memory: MemoryUse,
 }
 
 impl Pool {
@@ -56,20 +48,8 @@ impl Pool {
 
     fn find(&self, class: usize) -> Vec<f32> {
         let mut state = self.state();
-        let found = state.free.get_mut(&class).and_then(VecDeque::pop_back);
-        let memory = match found {
-            Some((_, memory)) => {
-                state.memory.free_bytes -= bytes(&memory);
-                memory
-            }
-            None => {
-                state.memory.allocations += 1;
-                vec![0.0; class]
-            }
-        };
-        state.memory.used_bytes += bytes(&memory);
-        state.memory.used_bytes_max = state.memory.used_bytes_max.max(state.memory.used_bytes);
-        let dropped = state.trim();
+        let memory = state.free.take(class).unwrap_or_else(|| vec![0.0; class]);
+        let dropped = state.free.trim();
         drop(state);
         // Unmapped outside of the lock.
         drop(dropped);
@@ -102,12 +82,8 @@ impl Pool {
 
     fn give_back(&self, memory: Vec<f32>) {
         let mut state = self.state();
-        state.memory.used_bytes -= bytes(&memory);
-        state.memory.free_bytes += bytes(&memory);
-        state.freed += 1;
-        let freed = state.freed;
-        state.free.entry(memory.len()).or_default().push_back((freed, memory));
-        let dropped = state.trim();
+        state.free.give_back(memory.len(), memory);
+        let dropped = state.free.trim();
         drop(state);
         drop(dropped);
     }
@@ -115,53 +91,19 @@ impl Pool {
     /// Returns what is free to the system, and forgets how much was in use before.
     pub(crate) fn release(&self) {
         let mut state = self.state();
-        state.memory.used_bytes_max = state.memory.used_bytes;
-        state.memory.free_bytes = 0;
-        let free = (std::mem::take(&mut state.free), std::mem::take(&mut state.panels));
+        let free = (state.free.release(), std::mem::take(&mut state.panels));
         drop(state);
         drop(free);
     }
 
     /// What is in use, and what is kept.
     pub(crate) fn memory_use(&self) -> MemoryUse {
-        self.state().memory
+        self.state().free.memory_use()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    /// Takes out what is above the bound, the longest freed first.
-    fn trim(&mut self) -> Vec<Vec<f32>> {
-        let mut dropped = Vec::new();
-        let MemoryUse { used_bytes, used_bytes_max, .. } = self.memory;
-        while self.memory.free_bytes > 0
-            && used_bytes + self.memory.free_bytes > used_bytes_max + used_bytes_max / 4
-        {
-            let oldest =
-                self.free.values_mut().min_by_key(|pieces| pieces.front().map_or(u64::MAX, |one| one.0));
-            let Some((_, memory)) = oldest.and_then(VecDeque::pop_front) else { break };
-            self.memory.free_bytes -= bytes(&memory);
-            dropped.push(memory);
-        }
-        if !dropped.is_empty() {
-            self.free.retain(|_, pieces| !pieces.is_empty());
-        }
-        dropped
-    }
-}
-
-fn bytes(memory: &[f32]) -> usize {
-    size_of_val(memory)
-}
-
-/// `len` rounded up to one of eight sizes between powers of two, so that calls of slightly other sizes find each
-/// other's memory.
-fn size_class(len: usize) -> usize {
-    let len = len.max(LEAST);
-    len.next_multiple_of(len.next_power_of_two() / 16)
 }
 
 /// Memory in use; goes back to its pool when it is dropped.
@@ -228,11 +170,6 @@ mod tests {
         drop(pool.take(4096 + 500));
         assert!(pool.take(4096 + 400).elements().len() >= 4096 + 400);
         assert_eq!(pool.memory_use().allocations, 1);
-        for len in [1, 255, 256, 257, 1000, 1 << 20, (1 << 20) + 1] {
-            let class = size_class(len);
-            assert!(class >= len && class <= (len + len / 8).max(LEAST), "{len}: {class}");
-            assert_eq!(size_class(class), class);
-        }
     }
 
     #[test]

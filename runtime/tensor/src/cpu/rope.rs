@@ -34,6 +34,11 @@ impl RopeTable {
         2 * self.half
     }
 
+    /// Cosines and sines, `[positions][head_dim / 2]` each.
+    pub(crate) fn parts(&self) -> [&[f32]; 2] {
+        [&self.cosines, &self.sines]
+    }
+
     /// Positions that the table covers.
     pub fn positions(&self) -> usize {
         self.cosines.len().checked_div(self.half).unwrap_or(0)

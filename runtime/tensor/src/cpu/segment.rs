@@ -16,7 +16,7 @@ pub struct Segment {
 ///
 /// # Panics
 /// A segment has a leaf that does not exist.
-pub(super) fn by_leaf<T>(
+pub(crate) fn by_leaf<T>(
     segments: &[Segment],
     leaves: usize,
     mut part: impl FnMut(Range<usize>) -> T,

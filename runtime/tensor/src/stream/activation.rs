@@ -1,6 +1,8 @@
 //! Activations of feed-forward layers.
 
 use crate::cpu::{self, Gelu};
+use crate::cuda::activation;
+use crate::device::Kind;
 use crate::{Stream, View, ViewMut};
 
 impl Stream {
@@ -9,7 +11,10 @@ impl Stream {
     /// # Panics
     /// The lengths disagree.
     pub fn swiglu(&self, gate_up: View<'_>, columns: usize, out: ViewMut<'_>) {
-        cpu::swiglu(gate_up.on_cpu(), columns, out.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::swiglu(gate_up.on_cpu(), columns, out.on_cpu()),
+            Kind::Cuda(cuda) => activation::swiglu(cuda, gate_up.on_cuda(), columns, out.on_cuda()),
+        }
     }
 
     /// The gradients of gates and ups, laid out as they are.
@@ -23,7 +28,15 @@ impl Stream {
         columns: usize,
         d_gate_up: ViewMut<'_>,
     ) {
-        cpu::swiglu_backward(d_out.on_cpu(), gate_up.on_cpu(), columns, d_gate_up.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => {
+                cpu::swiglu_backward(d_out.on_cpu(), gate_up.on_cpu(), columns, d_gate_up.on_cpu());
+            }
+            Kind::Cuda(cuda) => {
+                let (d_out, gate_up) = (d_out.on_cuda(), gate_up.on_cuda());
+                activation::swiglu_backward(cuda, d_out, gate_up, columns, d_gate_up.on_cuda());
+            }
+        }
     }
 
     /// `out = gelu(x)`, element by element.
@@ -31,7 +44,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn gelu(&self, form: Gelu, x: View<'_>, out: ViewMut<'_>) {
-        cpu::gelu(form, x.on_cpu(), out.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::gelu(form, x.on_cpu(), out.on_cpu()),
+            Kind::Cuda(cuda) => activation::gelu(cuda, form, x.on_cuda(), out.on_cuda()),
+        }
     }
 
     /// `dx = d_out * gelu'(x)`, element by element.
@@ -39,6 +55,11 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn gelu_backward(&self, form: Gelu, d_out: View<'_>, x: View<'_>, dx: ViewMut<'_>) {
-        cpu::gelu_backward(form, d_out.on_cpu(), x.on_cpu(), dx.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::gelu_backward(form, d_out.on_cpu(), x.on_cpu(), dx.on_cpu()),
+            Kind::Cuda(cuda) => {
+                activation::gelu_backward(cuda, form, d_out.on_cuda(), x.on_cuda(), dx.on_cuda());
+            }
+        }
     }
 }

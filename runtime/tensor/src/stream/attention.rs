@@ -1,8 +1,12 @@
 //! Attention over matrices and over the blocks of a cache, and rotary embedding.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::buffer::elsewhere;
 use crate::cpu::{self, AttentionShape, KEY_BLOCK, KeyValueBlocks, value_stride};
+use crate::cuda::attention::{self, BlockLayer};
+use crate::device;
 use crate::{Buffer, IndexView, Mat, MatMut, Stream, View, ViewMut};
 
 /// Sines and cosines of positions, for the device; [`cpu::RopeTable`] on the CPU.
@@ -12,6 +16,7 @@ pub struct RopeTable(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Cpu(cpu::RopeTable),
+    Cuda(Arc<attention::RopeTable>),
 }
 
 /// What attention read and wrote forwards, each with a row stride of its own.
@@ -55,6 +60,11 @@ impl KvBlocks {
         self.keys_len() + KEY_BLOCK * value_stride(self.head_dim)
     }
 
+    fn on_cuda(&self, layer: usize) -> BlockLayer {
+        let Self { kv_heads, head_dim, .. } = *self;
+        BlockLayer { start: self.head(layer, 0).start, head_len: self.head_len(), kv_heads, head_dim }
+    }
+
     fn head(&self, layer: usize, kv_head: usize) -> Range<usize> {
         let start = (layer * self.kv_heads + kv_head) * self.head_len();
         start..start + self.head_len()
@@ -65,7 +75,11 @@ impl Stream {
     /// Sines and cosines for `positions` positions of heads of twice as many elements as there are `frequencies`; see
     /// [`cpu::RopeTable::new`].
     pub fn rope_table(&self, frequencies: &[f32], scale: f32, positions: usize) -> RopeTable {
-        RopeTable(Kind::Cpu(cpu::RopeTable::new(frequencies, scale, positions)))
+        let table = cpu::RopeTable::new(frequencies, scale, positions);
+        RopeTable(match &self.device().0 {
+            device::Kind::Cpu(_) => Kind::Cpu(table),
+            device::Kind::Cuda(cuda) => Kind::Cuda(Arc::new(attention::RopeTable::new(cuda, &table))),
+        })
     }
 
     /// Turns every head of `x` (`[tokens][heads * head_dim]`) in place by its token's position, or back if `inverse`.
@@ -73,8 +87,13 @@ impl Stream {
     /// # Panics
     /// `x` has not one row a position, a row is not a whole number of heads, or a position lies beyond the table.
     pub fn rope(&self, x: MatMut<'_>, positions: IndexView<'_>, table: &RopeTable, inverse: bool) {
-        let Kind::Cpu(table) = &table.0;
-        cpu::rope(x.on_cpu(), positions.on_cpu(), table, inverse);
+        match (&table.0, &self.device().0) {
+            (Kind::Cpu(table), _) => cpu::rope(x.on_cpu(), positions.on_cpu(), table, inverse),
+            (Kind::Cuda(table), device::Kind::Cuda(cuda)) => {
+                attention::rope(cuda, x.on_cuda(), positions.on_cuda(), table, inverse);
+            }
+            (Kind::Cuda(_), device::Kind::Cpu(_)) => elsewhere("the CPU"),
+        }
     }
 
     /// Causal attention of queries over keys and values, and the log-sum-exp of each row's scores; see [`cpu::attention`].
@@ -89,8 +108,16 @@ impl Stream {
         out: MatMut<'_>,
         lse_th: ViewMut<'_>,
     ) {
-        let [q, k, v] = qkv.map(Mat::on_cpu);
-        cpu::attention(q, k, v, shape, document_starts, out.on_cpu(), lse_th.on_cpu());
+        match &self.device().0 {
+            device::Kind::Cpu(_) => {
+                let [q, k, v] = qkv.map(Mat::on_cpu);
+                cpu::attention(q, k, v, shape, document_starts, out.on_cpu(), lse_th.on_cpu());
+            }
+            device::Kind::Cuda(cuda) => {
+                let (qkv, out, lse_th) = (qkv.map(Mat::on_cuda), out.on_cuda(), lse_th.on_cuda());
+                attention::attention(cuda, qkv, shape, document_starts, out, lse_th);
+            }
+        }
     }
 
     /// The gradients of [`Self::attention`] for the output's gradient `d_out`, written to the given columns of `d_qkv`: of queries,
@@ -108,11 +135,29 @@ impl Stream {
         columns: [Range<usize>; 3],
     ) {
         let AttentionSaved { q, k, v, out, lse_th } = *saved;
-        let [q, k, v, out] = [q, k, v, out].map(Mat::on_cpu);
-        let saved = cpu::AttentionSaved { q, k, v, out, lse_th: lse_th.on_cpu() };
-        let [d_q, d_k, d_v] = d_qkv.columns_on_cpu(columns);
-        let gradients = cpu::AttentionGradients { d_q, d_k, d_v };
-        cpu::attention_backward(d_out.on_cpu(), &saved, shape, document_starts, gradients);
+        match &self.device().0 {
+            device::Kind::Cpu(_) => {
+                let [q, k, v, out] = [q, k, v, out].map(Mat::on_cpu);
+                let saved = cpu::AttentionSaved { q, k, v, out, lse_th: lse_th.on_cpu() };
+                let [d_q, d_k, d_v] = d_qkv.columns_on_cpu(columns);
+                let gradients = cpu::AttentionGradients { d_q, d_k, d_v };
+                cpu::attention_backward(d_out.on_cpu(), &saved, shape, document_starts, gradients);
+            }
+            device::Kind::Cuda(cuda) => {
+                let [q, k, v, out] = [q, k, v, out].map(Mat::on_cuda);
+                let saved = attention::AttentionSaved { q, k, v, out, lse_th: lse_th.on_cuda() };
+                let d_qkv = d_qkv.on_cuda();
+                let gradients = columns.map(|columns| d_qkv.columns(columns));
+                attention::attention_backward(
+                    cuda,
+                    d_out.on_cuda(),
+                    &saved,
+                    shape,
+                    document_starts,
+                    gradients,
+                );
+            }
+        }
     }
 
     /// Writes keys and values `[tokens][kv heads * head_dim]` of one layer to the blocks of a sequence, from position
@@ -129,6 +174,11 @@ impl Stream {
         blocks: &mut [Buffer],
     ) {
         assert_eq!(k.len(), v.len(), "keys and values");
+        if let device::Kind::Cuda(cuda) = &self.device().0 {
+            let blocks = blocks.iter_mut().map(|block| block.view_mut().on_cuda());
+            let layer = layout.on_cuda(layer);
+            return attention::write_blocks(cuda, layer, first, [k, v].map(View::on_cuda), blocks);
+        }
         let width = layout.kv_heads * layout.head_dim;
         let tokens = k.on_cpu().chunks_exact(width).zip(v.on_cpu().chunks_exact(width));
         for (position, (k, v)) in (first..).zip(tokens) {
@@ -156,8 +206,17 @@ impl Stream {
         out: MatMut<'_>,
         lse_th: ViewMut<'_>,
     ) {
-        let view = LayerOnCpu { layout, layer, blocks };
-        cpu::attention_blocks(q.on_cpu(), &view, shape, out.on_cpu(), lse_th.on_cpu());
+        match &self.device().0 {
+            device::Kind::Cpu(_) => {
+                let view = LayerOnCpu { layout, layer, blocks };
+                cpu::attention_blocks(q.on_cpu(), &view, shape, out.on_cpu(), lse_th.on_cpu());
+            }
+            device::Kind::Cuda(cuda) => {
+                let blocks = blocks.iter().map(|block| block.view().on_cuda());
+                let (layer, out, lse_th) = (layout.on_cuda(layer), out.on_cuda(), lse_th.on_cuda());
+                attention::attention_blocks(cuda, q.on_cuda(), layer, blocks, shape, out, lse_th);
+            }
+        }
     }
 }
 

@@ -1,12 +1,17 @@
 //! Copies, sums and other operations element by element or row by row.
 
 use crate::cpu::{self, AdamW, Segment};
+use crate::cuda::{elementwise, rows};
+use crate::device::Kind;
 use crate::{Counter, Mat, MatMut, Stream, View, ViewMut};
 
 impl Stream {
     /// Sets every element to `value`.
     pub fn fill(&self, to: ViewMut<'_>, value: f32) {
-        to.on_cpu().fill(value);
+        match &self.device().0 {
+            Kind::Cpu(_) => to.on_cpu().fill(value),
+            Kind::Cuda(cuda) => elementwise::fill(cuda, to.on_cuda(), value),
+        }
     }
 
     /// Copies elements.
@@ -14,7 +19,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn copy(&self, from: View<'_>, to: ViewMut<'_>) {
-        to.on_cpu().copy_from_slice(from.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => to.on_cpu().copy_from_slice(from.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::copy(cuda, from.on_cuda(), to.on_cuda()),
+        }
     }
 
     /// Copies a matrix whose columns lie side by side to another of its shape.
@@ -22,7 +30,10 @@ impl Stream {
     /// # Panics
     /// The shapes differ.
     pub fn copy_matrix(&self, from: Mat<'_>, to: MatMut<'_>) {
-        cpu::copy_matrix(from.on_cpu(), &mut to.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::copy_matrix(from.on_cpu(), &mut to.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::copy_matrix(cuda, from.on_cuda(), to.on_cuda()),
+        }
     }
 
     /// Adds a matrix whose columns lie side by side to another of its shape.
@@ -30,7 +41,10 @@ impl Stream {
     /// # Panics
     /// The shapes differ.
     pub fn add_matrix(&self, sum: MatMut<'_>, term: Mat<'_>) {
-        cpu::add_matrix(&mut sum.on_cpu(), term.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_matrix(&mut sum.on_cpu(), term.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::add_matrix(cuda, sum.on_cuda(), term.on_cuda()),
+        }
     }
 
     /// `sum[i] += term[i]`.
@@ -38,7 +52,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn add_assign(&self, sum: ViewMut<'_>, term: View<'_>) {
-        cpu::add_assign(sum.on_cpu(), term.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_assign(sum.on_cpu(), term.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::add_assign(cuda, sum.on_cuda(), term.on_cuda()),
+        }
     }
 
     /// The larger of two numbers, element by element; of a number and a NaN, the number.
@@ -46,7 +63,10 @@ impl Stream {
     /// # Panics
     /// The lengths differ.
     pub fn max_assign(&self, max: ViewMut<'_>, other: View<'_>) {
-        cpu::max_assign(max.on_cpu(), other.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::max_assign(max.on_cpu(), other.on_cpu()),
+            Kind::Cuda(cuda) => elementwise::max_assign(cuda, max.on_cuda(), other.on_cuda()),
+        }
     }
 
     /// Adds `bias` to every row of `x`.
@@ -54,7 +74,10 @@ impl Stream {
     /// # Panics
     /// `x` is not a whole number of rows.
     pub fn add_bias(&self, x: ViewMut<'_>, bias: View<'_>) {
-        cpu::add_bias(x.on_cpu(), bias.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::add_bias(x.on_cpu(), bias.on_cpu()),
+            Kind::Cuda(cuda) => rows::add_bias(cuda, x.on_cuda(), bias.on_cuda()),
+        }
     }
 
     /// Adds the rows of `dy` to their leaves of `sums` (`[leaves][width]`), those of a leaf in ascending order.
@@ -62,12 +85,18 @@ impl Stream {
     /// # Panics
     /// A segment lies beyond the rows or the leaves.
     pub fn bias_gradient(&self, dy: View<'_>, width: usize, segments: &[Segment], sums: ViewMut<'_>) {
-        cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::bias_gradient(dy.on_cpu(), width, segments, sums.on_cpu()),
+            Kind::Cuda(cuda) => rows::bias_gradient(cuda, dy.on_cuda(), width, segments, sums.on_cuda()),
+        }
     }
 
     /// `values[i] *= factor`.
     pub fn scale(&self, values: ViewMut<'_>, factor: f32) {
-        cpu::scale(values.on_cpu(), factor);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::scale(values.on_cpu(), factor),
+            Kind::Cuda(cuda) => elementwise::scale(cuda, values.on_cuda(), factor),
+        }
     }
 
     /// Sets elements to zero at random and scales the others up; see [`cpu::dropout`].
@@ -75,7 +104,10 @@ impl Stream {
     /// # Panics
     /// The probability is not in `[0, 1)`.
     pub fn dropout(&self, values: ViewMut<'_>, counter: &Counter, first: u64, probability: f32) {
-        cpu::dropout(values.on_cpu(), counter, first, probability);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::dropout(values.on_cpu(), counter, first, probability),
+            Kind::Cuda(cuda) => rows::dropout(cuda, values.on_cuda(), counter, first, probability),
+        }
     }
 
     /// Updates parameters and their moments `m` and `v` from `grad`; see [`cpu::adamw_step`].
@@ -90,7 +122,13 @@ impl Stream {
         grad: View<'_>,
         adam: &AdamW,
     ) {
-        cpu::adamw_step(param.on_cpu(), m.on_cpu(), v.on_cpu(), grad.on_cpu(), adam);
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::adamw_step(param.on_cpu(), m.on_cpu(), v.on_cpu(), grad.on_cpu(), adam),
+            Kind::Cuda(cuda) => {
+                let updated = [param, m, v].map(ViewMut::on_cuda);
+                rows::adamw_step(cuda, updated, grad.on_cuda(), adam);
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Normalisation of rows.
 
 use crate::cpu::{self, Segment};
+use crate::cuda::norm;
+use crate::device::Kind;
 use crate::{Stream, View, ViewMut};
 
 /// What the forward pass of RMS normalisation read and found out, for backward.
@@ -33,7 +35,12 @@ impl Stream {
     /// # Panics
     /// The shapes disagree.
     pub fn rms_norm(&self, x: View<'_>, w: View<'_>, eps: f32, out: ViewMut<'_>, rstd: ViewMut<'_>) {
-        cpu::rms_norm(x.on_cpu(), w.on_cpu(), eps, out.on_cpu(), rstd.on_cpu());
+        match &self.device().0 {
+            Kind::Cpu(_) => cpu::rms_norm(x.on_cpu(), w.on_cpu(), eps, out.on_cpu(), rstd.on_cpu()),
+            Kind::Cuda(cuda) => {
+                norm::rms_norm(cuda, x.on_cuda(), w.on_cuda(), eps, out.on_cuda(), rstd.on_cuda());
+            }
+        }
     }
 
     /// Writes the gradient of the input to `dx` and adds the weight's to the leaves of `dw` (`[leaves][width]`).
@@ -48,8 +55,17 @@ impl Stream {
         dx: ViewMut<'_>,
         dw: ViewMut<'_>,
     ) {
-        let [x, w, rstd] = [saved.x, saved.w, saved.rstd].map(View::on_cpu);
-        cpu::rms_norm_backward(dy.on_cpu(), x, w, rstd, segments, dx.on_cpu(), dw.on_cpu());
+        let saved = [saved.x, saved.w, saved.rstd];
+        match &self.device().0 {
+            Kind::Cpu(_) => {
+                let [x, w, rstd] = saved.map(View::on_cpu);
+                cpu::rms_norm_backward(dy.on_cpu(), x, w, rstd, segments, dx.on_cpu(), dw.on_cpu());
+            }
+            Kind::Cuda(cuda) => {
+                let (saved, dx, dw) = (saved.map(View::on_cuda), dx.on_cuda(), dw.on_cuda());
+                norm::rms_norm_backward(cuda, dy.on_cuda(), saved, segments, dx, dw);
+            }
+        }
     }
 
     /// `out = ((x - mean) * rstd) * w + bias`; see [`cpu::layer_norm`]. `parameters` are the weight and the bias, `found` takes
@@ -65,8 +81,16 @@ impl Stream {
         out: ViewMut<'_>,
         found: [ViewMut<'_>; 2],
     ) {
-        let ([w, bias], [mean, rstd]) = (parameters.map(View::on_cpu), found.map(ViewMut::on_cpu));
-        cpu::layer_norm(x.on_cpu(), w, bias, eps, out.on_cpu(), mean, rstd);
+        match &self.device().0 {
+            Kind::Cpu(_) => {
+                let ([w, bias], [mean, rstd]) = (parameters.map(View::on_cpu), found.map(ViewMut::on_cpu));
+                cpu::layer_norm(x.on_cpu(), w, bias, eps, out.on_cpu(), mean, rstd);
+            }
+            Kind::Cuda(cuda) => {
+                let (parameters, found) = (parameters.map(View::on_cuda), found.map(ViewMut::on_cuda));
+                norm::layer_norm(cuda, x.on_cuda(), parameters, eps, out.on_cuda(), found);
+            }
+        }
     }
 
     /// Writes the gradient of the input to `dx` and adds those of weight and bias to the leaves of `d_parameters`
@@ -82,9 +106,18 @@ impl Stream {
         dx: ViewMut<'_>,
         d_parameters: [ViewMut<'_>; 2],
     ) {
-        let [x, w, mean, rstd] = [saved.x, saved.w, saved.mean, saved.rstd].map(View::on_cpu);
-        let (dy, dx, [dw, d_bias]) = (dy.on_cpu(), dx.on_cpu(), d_parameters.map(ViewMut::on_cpu));
-        let saved = cpu::LayerNormSaved { x, w, mean, rstd };
-        cpu::layer_norm_backward(dy, &saved, segments, dx, dw, d_bias);
+        let saved = [saved.x, saved.w, saved.mean, saved.rstd];
+        match &self.device().0 {
+            Kind::Cpu(_) => {
+                let [x, w, mean, rstd] = saved.map(View::on_cpu);
+                let (dy, dx, [dw, d_bias]) = (dy.on_cpu(), dx.on_cpu(), d_parameters.map(ViewMut::on_cpu));
+                let saved = cpu::LayerNormSaved { x, w, mean, rstd };
+                cpu::layer_norm_backward(dy, &saved, segments, dx, dw, d_bias);
+            }
+            Kind::Cuda(cuda) => {
+                let (saved, d_parameters) = (saved.map(View::on_cuda), d_parameters.map(ViewMut::on_cuda));
+                norm::layer_norm_backward(cuda, dy.on_cuda(), saved, segments, dx.on_cuda(), d_parameters);
+            }
+        }
     }
 }

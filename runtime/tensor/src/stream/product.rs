@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use crate::buffer::elsewhere;
 use crate::cpu::pool::PanelsBlock;
 use crate::cpu::{self, Dtype, Leaves, Start};
+use crate::cuda::product;
 use crate::device;
 use crate::{Mat, MatMut, Stream};
 
@@ -12,28 +14,33 @@ pub struct Panels(Kind);
 
 enum Kind {
     Cpu(PanelsBlock),
+    Cuda(product::Panels),
 }
 
 impl Panels {
     /// The summed dim `k`.
     pub fn rows(&self) -> usize {
-        self.on_cpu().rows()
+        match &self.0 {
+            Kind::Cpu(block) => block.panels.rows(),
+            Kind::Cuda(panels) => panels.rows(),
+        }
     }
 
     /// Output columns.
     pub fn cols(&self) -> usize {
-        self.on_cpu().cols()
-    }
-
-    fn on_cpu(&self) -> &cpu::Panels {
-        let Kind::Cpu(block) = &self.0;
-        &block.panels
+        match &self.0 {
+            Kind::Cpu(block) => block.panels.cols(),
+            Kind::Cuda(panels) => panels.cols(),
+        }
     }
 }
 
 impl fmt::Debug for Panels {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.on_cpu().fmt(out)
+        match &self.0 {
+            Kind::Cpu(block) => block.panels.fmt(out),
+            Kind::Cuda(panels) => panels.fmt(out),
+        }
     }
 }
 
@@ -48,8 +55,11 @@ impl Stream {
 
     /// Packs another matrix into the memory of `panels`.
     pub fn pack_into(&self, b: Mat<'_>, dtype: Dtype, panels: &mut Panels) {
-        let Kind::Cpu(block) = &mut panels.0;
-        block.panels.pack_from(b.on_cpu(), dtype);
+        match (&mut panels.0, &self.device().0) {
+            (Kind::Cpu(block), _) => block.panels.pack_from(b.on_cpu(), dtype),
+            (Kind::Cuda(panels), device::Kind::Cuda(cuda)) => panels.pack_from(cuda, b.on_cuda(), dtype),
+            (Kind::Cuda(_), device::Kind::Cpu(_)) => elsewhere("the CPU"),
+        }
     }
 
     /// A packed operand of no size yet, to pack into.
@@ -58,8 +68,10 @@ impl Stream {
     }
 
     fn panels_for(&self, rows: usize, cols: usize) -> Panels {
-        let device::Kind::Cpu(pool) = &self.device().0;
-        Panels(Kind::Cpu(pool.take_panels(rows, cols)))
+        Panels(match &self.device().0 {
+            device::Kind::Cpu(pool) => Kind::Cpu(pool.take_panels(rows, cols)),
+            device::Kind::Cuda(cuda) => Kind::Cuda(product::Panels::new(cuda)),
+        })
     }
 
     /// `c = (c +) a · b`: one accumulator an element, over ascending `k`.
@@ -67,7 +79,13 @@ impl Stream {
     /// # Panics
     /// The dims disagree.
     pub fn matmul_panels(&self, a: Mat<'_>, b: &Panels, c: MatMut<'_>, start: Start) {
-        cpu::matmul_panels(a.on_cpu(), b.on_cpu(), &mut c.on_cpu(), start);
+        match (&b.0, &self.device().0) {
+            (Kind::Cpu(b), _) => cpu::matmul_panels(a.on_cpu(), &b.panels, &mut c.on_cpu(), start),
+            (Kind::Cuda(b), device::Kind::Cuda(cuda)) => {
+                product::matmul(cuda, a.on_cuda(), b, c.on_cuda(), start);
+            }
+            (Kind::Cuda(_), device::Kind::Cpu(_)) => elsewhere("the CPU"),
+        }
     }
 
     /// `c = (c +) a · b`, the sum over the runs of `leaves`, which are one leaf: it continues from `c`.
@@ -75,7 +93,13 @@ impl Stream {
     /// # Panics
     /// The dims disagree, there are other leaves, or a run lies beyond `k`.
     pub fn matmul_leaf(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>, start: Start) {
-        cpu::matmul_leaf(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu(), start);
+        match (&b.0, &self.device().0) {
+            (Kind::Cpu(b), _) => cpu::matmul_leaf(a.on_cpu(), &b.panels, leaves, &mut c.on_cpu(), start),
+            (Kind::Cuda(b), device::Kind::Cuda(cuda)) => {
+                product::matmul_leaf(cuda, a.on_cuda(), b, leaves, c.on_cuda(), start);
+            }
+            (Kind::Cuda(_), device::Kind::Cpu(_)) => elsewhere("the CPU"),
+        }
     }
 
     /// `c = a · b`, the sum over `k` cut into `leaves`, which are added in the tree.
@@ -83,6 +107,12 @@ impl Stream {
     /// # Panics
     /// The dims disagree, or a leaf lies beyond `k`.
     pub fn matmul_tree(&self, a: Mat<'_>, b: &Panels, leaves: &Leaves, c: MatMut<'_>, start: Start) {
-        cpu::matmul_tree(a.on_cpu(), b.on_cpu(), leaves, &mut c.on_cpu(), start);
+        match (&b.0, &self.device().0) {
+            (Kind::Cpu(b), _) => cpu::matmul_tree(a.on_cpu(), &b.panels, leaves, &mut c.on_cpu(), start),
+            (Kind::Cuda(b), device::Kind::Cuda(cuda)) => {
+                product::matmul_tree(cuda, a.on_cuda(), b, leaves, c.on_cuda(), start);
+            }
+            (Kind::Cuda(_), device::Kind::Cpu(_)) => elsewhere("the CPU"),
+        }
     }
 }

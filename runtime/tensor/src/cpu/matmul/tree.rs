@@ -16,7 +16,7 @@ use crate::cpu::{Dtype, Mat, MatMut, Panels, SimdLevel, Start};
 const LEVELS: usize = 6;
 
 /// A number that changes nothing when it is added, not even the sign of a zero.
-const NOTHING: f32 = -0.0;
+pub(crate) const NOTHING: f32 = -0.0;
 
 /// The leaves of a sum over `k`, in the order of the tree: each the runs of `k` that it goes over, none where the
 /// leaf is empty and is left out of the tree.
@@ -51,11 +51,21 @@ impl Leaves {
     }
 
     /// The runs of each leaf, as a sum of `dtype` knows them.
-    pub(super) fn runs(&self, dtype: Dtype) -> &[Vec<Range<usize>>] {
+    pub(crate) fn runs(&self, dtype: Dtype) -> &[Vec<Range<usize>>] {
         match dtype {
             Dtype::F32 => &self.joined,
             Dtype::Bf16 => &self.runs,
         }
+    }
+
+    /// The runs of the only leaf, of a sum over `terms`.
+    ///
+    /// # Panics
+    /// There are other leaves, or a run lies beyond the terms.
+    pub(crate) fn only(&self, dtype: Dtype, terms: usize) -> &[Range<usize>] {
+        assert_eq!(self.count(), 1, "leaves of a sum that is one");
+        assert!(self.end() <= terms, "a run ends at {} of {terms} terms", self.end());
+        &self.runs(dtype)[0]
     }
 
     /// Levels of the tree above its leaves.
@@ -63,7 +73,7 @@ impl Leaves {
         self.count().ilog2() as usize
     }
 
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.runs.iter().flatten().map(|range| range.end).max().unwrap_or(0)
     }
 }
@@ -85,9 +95,7 @@ fn join_neighbours(runs: &[Range<usize>]) -> Vec<Range<usize>> {
 /// # Panics
 /// The dims disagree, there are other leaves, or a run lies beyond `k`.
 pub fn matmul_leaf(a: Mat<'_>, b: &Panels, leaves: &Leaves, c: &mut MatMut<'_>, start: Start) {
-    assert_eq!(leaves.count(), 1, "leaves of a sum that is one");
-    assert!(leaves.end() <= a.cols, "a run ends at {} of {} terms", leaves.end(), a.cols);
-    multiply_runs(simd_level(), a, b, &leaves.runs(b.dtype())[0], c, start);
+    multiply_runs(simd_level(), a, b, leaves.only(b.dtype(), a.cols), c, start);
 }
 
 /// `c = a · b`, the sum over `k` cut into `leaves`, or `c += a · b` when `c` is the sum of other leaves
