@@ -169,9 +169,9 @@ static __device__ void attend(float* staged, float* scores, float* folds, float*
 
 // A block a tile of rows, KV head and chunk of columns. `tiles` has for each tile the first query and the first key of its
 // document in the call, the first query's position in the document, the document's rows of work and the tile's first one.
-extern "C" __global__ __launch_bounds__(256, 2) void attention(const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v, u64 v_stride,
-                                     const u32* tiles, u32 q_heads, u32 group, u32 head_dim, u64 window, float scale,
-                                     float* out, u64 out_stride, float* lse) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention(
+    const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v, u64 v_stride, const u32* tiles, u32 q_heads,
+    u32 group, u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
     __shared__ float4 staged[STAGED];
     __shared__ float4 scores[SCORES];
     __shared__ float folds[256];
@@ -189,9 +189,9 @@ extern "C" __global__ __launch_bounds__(256, 2) void attention(const float* q, u
 
 // As `attention`, over the keys and values of a cache: `blocks` has the address of each block, in which the KV heads of the
 // layer begin at `layer_start`, `head_len` elements each. Tiles have 64 rows, or 16 if they are `few`.
-extern "C" __global__ __launch_bounds__(256, 2) void attention_blocks(const float* q, u64 q_stride, const u64* blocks, u64 layer_start, u64 head_len,
-                                            u64 value_stride, const u32* tiles, u32 is_few, u32 q_heads, u32 group,
-                                            u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention_blocks(
+    const float* q, u64 q_stride, const u64* blocks, u64 layer_start, u64 head_len, u64 value_stride, const u32* tiles,
+    u32 is_few, u32 q_heads, u32 group, u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
     __shared__ float4 staged[STAGED];
     __shared__ float4 scores[SCORES];
     __shared__ float folds[256];
