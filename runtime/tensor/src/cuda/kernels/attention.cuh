@@ -1,9 +1,9 @@
 // What the kernels of attention share: where rows of work and their keys lie, and products of tiles in shared memory.
 //
 // A row of work is a query with a head of the KV head's group, as in cpu/attention.rs. 256 threads do a tile of 64 rows (or
-// 16) against a block of 64 keys: of 64 (or 16) rows a thread has four (or one), `ty` on, of 64 keys or columns four, `4 tx` on.
-// Output columns are cut into chunks of 64, a block of threads each, so that no shape needs more than a few registers:
-// `blockIdx.y` counts the chunks of the KV heads.
+// 16) against a block of 64 keys: of the rows a thread has four (or one) side by side, by the upper half of its number, of
+// keys or columns four, by the lower. Output columns are cut into chunks of 64, a block of threads each, so that no shape
+// needs more than a few registers: `blockIdx.y` counts the chunks of the KV heads.
 #pragma once
 #include "math.cuh"
 
