@@ -4,7 +4,6 @@
 //! So it is slow, and finds a missing barrier only where the order of threads shows it.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
 use std::fs;
@@ -22,8 +21,8 @@ use super::sources::{SOURCES, headers, without_includes};
 const SHIM: &str = include_str!("kernels/emulated.cuh");
 /// No fused operation that the source does not have.
 const OPTIONS: [&str; 7] = ["-std=c++17", "-O2", "-ffp-contract=off", "-mfma", "-fPIC", "-shared", "-w"];
-/// Of every piece of memory, as that of a GPU.
-const ALIGNMENT: usize = 256;
+/// What the host protects at once.
+const PAGE: usize = 4096;
 
 /// The compiled kernels, and the sizes of what is allocated.
 pub(super) struct Emulated {
@@ -51,22 +50,34 @@ impl Emulated {
         Ok(Function(found as usize))
     }
 
+    /// Memory that ends where the host's memory may not be touched, so that a kernel that reads or writes beyond is found out.
     pub(super) fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        let layout = layout(bytes)?;
-        // SAFETY: the size is not zero, as the pool asks for whole classes.
-        let pointer = unsafe { alloc(layout) } as u64;
-        if pointer == 0 {
-            return Err(CudaError::NotEmulated("out of memory".to_owned()));
-        }
+        // Of loads of four numbers.
+        let bytes = bytes.next_multiple_of(16);
+        let (pages, all) = whole_pages(bytes);
+        // SAFETY: new memory of nobody, of which the last page is made inaccessible.
+        let start = unsafe {
+            let (access, kind) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let start = libc::mmap(std::ptr::null_mut(), all, access, kind, -1, 0);
+            if start == libc::MAP_FAILED || libc::mprotect(start.byte_add(pages), PAGE, libc::PROT_NONE) != 0
+            {
+                return Err(CudaError::NotEmulated("out of memory".to_owned()));
+            }
+            start as u64
+        };
+        let pointer = start + (pages - bytes) as u64;
         self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(pointer, bytes);
         Ok(pointer)
     }
 
     pub(super) fn free(&self, pointer: u64) {
         let bytes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).remove(&pointer);
-        if let Some(layout) = bytes.and_then(|bytes| layout(bytes).ok()) {
-            // SAFETY: it was allocated with this layout and is freed once.
-            unsafe { dealloc(pointer as *mut u8, layout) };
+        if let Some(bytes) = bytes {
+            let (pages, all) = whole_pages(bytes);
+            let start = pointer - (pages - bytes) as u64;
+            // SAFETY: it was mapped so, and its one owner frees it once.
+            unsafe { libc::munmap(start as *mut c_void, all) };
         }
     }
 
@@ -92,8 +103,10 @@ impl Emulated {
     }
 }
 
-fn layout(bytes: usize) -> Result<Layout, CudaError> {
-    Layout::from_size_align(bytes, ALIGNMENT).map_err(|error| CudaError::NotEmulated(error.to_string()))
+/// The bytes of whole pages, without and with one more.
+fn whole_pages(bytes: usize) -> (usize, usize) {
+    let pages = bytes.next_multiple_of(PAGE);
+    (pages, pages + PAGE)
 }
 
 /// Compiles all kernels, unless this was done before, and opens the library.

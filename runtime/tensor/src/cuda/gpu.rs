@@ -98,6 +98,7 @@ impl Gpu {
             }
         };
         let symbol = CString::new(name).unwrap_or_default();
+        self.enter();
         // SAFETY: the module is loaded and stays so while the GPU lives.
         let function = unsafe { result::module::get_function(module.0, symbol) };
         Ok(Function(function.map_err(failed("find a kernel"))? as usize))

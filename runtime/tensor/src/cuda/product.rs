@@ -215,13 +215,18 @@ fn multiply(cuda: &Cuda, a: Matrix, b: &Panels, c: Matrix, sum: &Sum<'_>) {
     }
     let transposed =
         Matrix { rows: a.cols, cols: a.rows, row_stride: a.col_stride, col_stride: a.row_stride, ..a };
-    let a = Packed::new(cuda, transposed, b.dtype);
+    // Gradients of weights read the outputs' gradients as they lie.
+    let packed =
+        (b.dtype != Dtype::F32 || !lies_packed(transposed)).then(|| Packed::new(cuda, transposed, b.dtype));
+    let (a, a_row) = match &packed {
+        Some(packed) => (packed.block.run().pointer, packed.row),
+        None => (transposed.pointer, transposed.row_stride),
+    };
     let leaves = cuda.constants(&leaf_ranges(sum.leaves));
     let tiles = Tiles::of(b.dtype, c.rows, c.cols, sum.leaves.len());
     let column_tiles = c.cols.div_ceil(tiles.cols);
     let launch = cuda.kernel(SOURCE, tiles.kernel);
-    let launch =
-        launch.run(a.block.run()).u32(number(a.row)).run(b.packed.block.run()).u32(number(b.packed.row));
+    let launch = launch.u64(a).u32(number(a_row)).run(b.packed.block.run()).u32(number(b.packed.row));
     let launch = launch.rows(c).size(sum.leaf_step).u32(number(c.rows)).u32(number(c.cols));
     let launch = launch.u32(number(column_tiles)).run(leaves.run());
     launch
@@ -235,6 +240,12 @@ fn multiply(cuda: &Cuda, a: Matrix, b: &Panels, c: Matrix, sum: &Sum<'_>) {
 /// It does not fit: the operand would be larger than a GPU's memory.
 fn number(dim: usize) -> u32 {
     u32::try_from(dim).unwrap_or_else(|_| panic!("a product on a GPU of a dim of {dim}"))
+}
+
+/// Whether a matrix `[k][x]` lies as a packed one does: rows of fours from a place on that loads of four numbers take.
+fn lies_packed(from: Matrix) -> bool {
+    let fours = [from.row_stride, from.cols].iter().all(|elements| elements.is_multiple_of(4));
+    from.col_stride == 1 && fours && from.pointer.is_multiple_of(16)
 }
 
 /// How many leaves there are, where the ranges of each begin and the last one's end, and then all ranges: first term and end.

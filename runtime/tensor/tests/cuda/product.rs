@@ -38,7 +38,11 @@ pub(crate) fn compare(rig: &mut Rig) {
             let run = |stream: &Stream, random: &mut Random| draw(random).product(stream, dtype);
             rig.against(&format!("{name} {}", dtype.name()), cases, reference, run);
         };
-        let any = |random: &mut Random| most.map(|most| random.dim(most));
+        // Rows in fours, where a left operand may be read as it lies.
+        let any = |random: &mut Random| {
+            let [m, n, k] = most.map(|most| random.dim(most));
+            [if random.is() { m.next_multiple_of(4) } else { m }, n, k]
+        };
         compare("matmul_panels", cases, &any, Sum::Whole);
         compare("matmul_leaf", cases, &any, Sum::Leaf);
         compare("matmul_tree", cases, &any, Sum::Tree);
@@ -84,7 +88,7 @@ impl Operands {
         // In some products there are zeros of both signs, and numbers whose products are too small or too large.
         let mut numbers =
             |len| if start == Start::Zero { random.normal(len) } else { random.any_finite(len) };
-        let (a, b, c) = (numbers(m * (k + 5) + 1), numbers(n * (k + 5) + 1), numbers(m * (n + 3)));
+        let (a, b, c) = (numbers(m * (k + 5) + 4), numbers(n * (k + 5) + 4), numbers(m * (n + 3)));
         Self { shape: [m, n, k], a: (a, random.below(3)), b: (b, random.below(3)), c, start, sum, leaves }
     }
 
@@ -92,7 +96,7 @@ impl Operands {
     fn mat(data: View<'_>, layout: usize, [rows, cols]: [usize; 2]) -> Mat<'_> {
         match layout {
             0 => Mat::row_major(data.slice(0..rows * cols), rows, cols),
-            1 => Mat::row_major(data.slice(1..1 + cols * rows), cols, rows).transposed(),
+            1 => Mat::row_major(data.slice(4..4 + cols * rows), cols, rows).transposed(),
             _ => Mat::row_major(data.slice(0..rows * (cols + 5)), rows, cols + 5).columns(3..3 + cols),
         }
     }
@@ -101,7 +105,7 @@ impl Operands {
     fn place(layout: usize, [rows, cols]: [usize; 2], row: usize, column: usize) -> usize {
         match layout {
             0 => row * cols + column,
-            1 => 1 + column * rows + row,
+            1 => 4 + column * rows + row,
             _ => row * (cols + 5) + 3 + column,
         }
     }

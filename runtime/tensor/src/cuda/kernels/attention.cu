@@ -20,9 +20,10 @@ static __device__ inline void stage_block_keys(float* to, const KeyValues& from,
         return;
     }
     const float* keys = (const float*)from.blocks[first / KEY_BLOCK] + from.head_start;
-    for (u32 i = threadIdx.x; i < KEY_BLOCK * DEPTH; i += blockDim.x) {
-        u32 key = i % KEY_BLOCK;
-        u32 d = i / KEY_BLOCK;
+    u32 key = threadIdx.x % KEY_BLOCK;
+    #pragma unroll
+    for (u32 i = 0; i < DEPTH / 4; i++) {
+        u32 d = threadIdx.x / KEY_BLOCK + 4 * i;
         to[d * PITCH + key] = key < count && d0 + d < head_dim ? keys[(u64)(d0 + d) * KEY_BLOCK + key] : 0.0f;
     }
 }
@@ -44,7 +45,7 @@ template <int R, bool BLOCKS>
 static __device__ void attend(float* staged, float* scores, float* folds, float* of_rows, Places& places, const float* q,
                               u64 q_stride, const KeyValues& from, const Rows& rows, u32 head_dim, float scale, u32 q_heads,
                               float* out, u64 out_stride, float* lse) {
-    const u32 tile_rows = 16 * R;
+    constexpr u32 tile_rows = 16 * R;
     u32 tx = threadIdx.x % 16;
     u32 ty = threadIdx.x / 16;
     u32 column = column_of_block(head_dim);
@@ -78,7 +79,7 @@ static __device__ void attend(float* staged, float* scores, float* folds, float*
         set_zero(products);
         for (u32 d0 = 0; d0 < head_dim; d0 += DEPTH) {
             __syncthreads();
-            stage_rows(staged, q, q_stride, places, tile_rows, d0, head_dim);
+            stage_rows<tile_rows>(staged, q, q_stride, places, d0, head_dim);
             stage_block_keys<BLOCKS>(staged + DEPTH * PITCH, from, first, count, d0, head_dim);
             __syncthreads();
             add_products(products, staged, smaller_of(DEPTH, head_dim - d0));
@@ -168,9 +169,9 @@ static __device__ void attend(float* staged, float* scores, float* folds, float*
 
 // A block a tile of rows, KV head and chunk of columns. `tiles` has for each tile the first query and the first key of its
 // document in the call, the first query's position in the document, the document's rows of work and the tile's first one.
-extern "C" __global__ void attention(const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v, u64 v_stride,
-                                     const u32* tiles, u32 q_heads, u32 group, u32 head_dim, u64 window, float scale,
-                                     float* out, u64 out_stride, float* lse) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention(
+    const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v, u64 v_stride, const u32* tiles, u32 q_heads,
+    u32 group, u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
     __shared__ float4 staged[STAGED];
     __shared__ float4 scores[SCORES];
     __shared__ float folds[256];
@@ -188,9 +189,9 @@ extern "C" __global__ void attention(const float* q, u64 q_stride, const float* 
 
 // As `attention`, over the keys and values of a cache: `blocks` has the address of each block, in which the KV heads of the
 // layer begin at `layer_start`, `head_len` elements each. Tiles have 64 rows, or 16 if they are `few`.
-extern "C" __global__ void attention_blocks(const float* q, u64 q_stride, const u64* blocks, u64 layer_start, u64 head_len,
-                                            u64 value_stride, const u32* tiles, u32 is_few, u32 q_heads, u32 group,
-                                            u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention_blocks(
+    const float* q, u64 q_stride, const u64* blocks, u64 layer_start, u64 head_len, u64 value_stride, const u32* tiles,
+    u32 is_few, u32 q_heads, u32 group, u32 head_dim, u64 window, float scale, float* out, u64 out_stride, float* lse) {
     __shared__ float4 staged[STAGED];
     __shared__ float4 scores[SCORES];
     __shared__ float folds[256];

@@ -1,9 +1,9 @@
 // What the kernels of attention share: where rows of work and their keys lie, and products of tiles in shared memory.
 //
 // A row of work is a query with a head of the KV head's group, as in cpu/attention.rs. 256 threads do a tile of 64 rows (or
-// 16) against a block of 64 keys: of 64 (or 16) rows a thread has four (or one), `ty` on, of 64 keys or columns four, `4 tx` on.
-// Output columns are cut into chunks of 64, a block of threads each, so that no shape needs more than a few registers:
-// `blockIdx.y` counts the chunks of the KV heads.
+// 16) against a block of 64 keys: of the rows a thread has four (or one) side by side, by the upper half of its number, of
+// keys or columns four, by the lower. Output columns are cut into chunks of 64, a block of threads each, so that no shape
+// needs more than a few registers: `blockIdx.y` counts the chunks of the KV heads.
 #pragma once
 #include "math.cuh"
 
@@ -87,14 +87,20 @@ static __device__ inline u64 offset_of(const Places& places, u32 row, u64 stride
     return places.token[row] * stride + (u64)places.head[row] * head_dim;
 }
 
-// Stages terms `d0..d0 + DEPTH` of `count` rows as `[term][row]`. A warp takes eight terms of four rows.
-static __device__ inline void stage_rows(float* to, const float* from, u64 stride, const Places& places, u32 count, u32 d0,
-                                         u32 head_dim) {
-    for (u32 i = threadIdx.x; i < count * DEPTH; i += blockDim.x) {
-        u32 warp = i / 32;
-        u32 term = warp % (DEPTH / 8) * 8 + i % 8;
-        u32 row = warp / (DEPTH / 8) * 4 + i / 8 % 4;
-        bool is_there = places.token[row] != NO_ROW && d0 + term < head_dim;
+// What a thread stages of terms of rows: a warp takes eight terms of four rows, the block all terms of eight rows at once.
+static __device__ inline u32 staged_term() { return threadIdx.x / 32 % 4 * 8 + threadIdx.x % 8; }
+
+static __device__ inline u32 staged_row() { return threadIdx.x / 128 * 4 + threadIdx.x / 8 % 4; }
+
+// Stages terms `d0..d0 + DEPTH` of COUNT rows as `[term][row]`.
+template <u32 COUNT>
+static __device__ inline void stage_rows(float* to, const float* from, u64 stride, const Places& places, u32 d0, u32 head_dim) {
+    u32 term = staged_term();
+    bool has_term = d0 + term < head_dim;
+    #pragma unroll
+    for (u32 i = 0; i < COUNT / 8; i++) {
+        u32 row = staged_row() + 8 * i;
+        bool is_there = has_term && places.token[row] != NO_ROW;
         to[term * PITCH + row] = is_there ? from[offset_of(places, row, stride, head_dim) + d0 + term] : 0.0f;
     }
 }
@@ -102,30 +108,33 @@ static __device__ inline void stage_rows(float* to, const float* from, u64 strid
 // Stages the columns from `column` on of a tile of rows, as `[row][column]`.
 static __device__ inline void stage_row_columns(float* to, const float* from, u64 stride, const Places& places, u32 column,
                                                 u32 head_dim) {
-    for (u32 i = threadIdx.x; i < TILE * COLUMNS; i += blockDim.x) {
-        u32 row = i / COLUMNS;
-        u32 d = column + i % COLUMNS;
+    u32 d = column + threadIdx.x % COLUMNS;
+    #pragma unroll
+    for (u32 i = 0; i < TILE / 4; i++) {
+        u32 row = threadIdx.x / COLUMNS + 4 * i;
         bool is_there = places.token[row] != NO_ROW && d < head_dim;
-        to[i] = is_there ? from[offset_of(places, row, stride, head_dim) + d] : 0.0f;
+        to[threadIdx.x + 4 * COLUMNS * i] = is_there ? from[offset_of(places, row, stride, head_dim) + d] : 0.0f;
     }
 }
 
 // Stages terms of `count` keys, to whose first one's head `from` points, as `stage_rows` does.
 static __device__ inline void stage_keys(float* to, const float* from, u64 stride, u32 count, u32 d0, u32 head_dim) {
-    for (u32 i = threadIdx.x; i < KEY_BLOCK * DEPTH; i += blockDim.x) {
-        u32 warp = i / 32;
-        u32 term = warp % (DEPTH / 8) * 8 + i % 8;
-        u32 key = warp / (DEPTH / 8) * 4 + i / 8 % 4;
-        to[term * PITCH + key] = key < count && d0 + term < head_dim ? from[key * stride + d0 + term] : 0.0f;
+    u32 term = staged_term();
+    bool has_term = d0 + term < head_dim;
+    #pragma unroll
+    for (u32 i = 0; i < KEY_BLOCK / 8; i++) {
+        u32 key = staged_row() + 8 * i;
+        to[term * PITCH + key] = has_term && key < count ? from[key * stride + d0 + term] : 0.0f;
     }
 }
 
 // Stages columns of `count` keys, as `[key][column]`.
 static __device__ inline void stage_key_columns(float* to, const float* from, u64 stride, u32 count, u32 column, u32 head_dim) {
-    for (u32 i = threadIdx.x; i < KEY_BLOCK * COLUMNS; i += blockDim.x) {
-        u32 key = i / COLUMNS;
-        u32 d = column + i % COLUMNS;
-        to[i] = key < count && d < head_dim ? from[key * stride + d] : 0.0f;
+    u32 d = column + threadIdx.x % COLUMNS;
+    #pragma unroll
+    for (u32 i = 0; i < KEY_BLOCK / 4; i++) {
+        u32 key = threadIdx.x / COLUMNS + 4 * i;
+        to[threadIdx.x + 4 * COLUMNS * i] = key < count && d < head_dim ? from[key * stride + d] : 0.0f;
     }
 }
 

@@ -33,7 +33,7 @@ static __device__ inline void products_of(float (&sums)[4][4], float* staged, co
     set_zero(sums);
     for (u32 d0 = 0; d0 < head_dim; d0 += DEPTH) {
         __syncthreads();
-        stage_rows(staged, rows_from, rows_stride, places, TILE, d0, head_dim);
+        stage_rows<TILE>(staged, rows_from, rows_stride, places, d0, head_dim);
         stage_keys(staged + DEPTH * PITCH, keys_from, keys_stride, count, d0, head_dim);
         __syncthreads();
         add_products(sums, staged, smaller_of(DEPTH, head_dim - d0));
@@ -66,10 +66,10 @@ static __device__ inline void to_gradients(float (&scores)[4][4], float (&gradie
 }
 
 // The queries' gradients, a block a tile of rows, KV head and chunk of columns; `tiles` as in attention.cu.
-extern "C" __global__ void attention_backward_q(const float* d_out, u64 d_out_stride, const float* q, u64 q_stride,
-                                                const float* k, u64 k_stride, const float* v, u64 v_stride, const float* lse,
-                                                const float* delta, const u32* tiles, u32 q_heads, u32 group, u32 head_dim,
-                                                u64 window, float scale, float* d_q, u64 d_stride) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention_backward_q(
+    const float* d_out, u64 d_out_stride, const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v,
+    u64 v_stride, const float* lse, const float* delta, const u32* tiles, u32 q_heads, u32 group, u32 head_dim, u64 window,
+    float scale, float* d_q, u64 d_stride) {
     __shared__ float4 staged_fours[STAGED];
     __shared__ float4 tile_fours[SCORES];
     __shared__ Places places;
@@ -147,10 +147,10 @@ static __device__ inline u32 row_at(const Rows& rows, u64 position) {
 
 // The gradients of keys and values, a block a block of keys, KV head and chunk of columns. `tiles` has for each block of keys
 // what it has for a tile of rows, with the first key in the place of the first row, and then the document's keys.
-extern "C" __global__ void attention_backward_kv(const float* d_out, u64 d_out_stride, const float* q, u64 q_stride,
-                                                 const float* k, u64 k_stride, const float* v, u64 v_stride, const float* lse,
-                                                 const float* delta, const u32* tiles, u32 q_heads, u32 group, u32 head_dim,
-                                                 u64 window, float scale, float* d_k, float* d_v, u64 d_stride) {
+extern "C" __global__ __launch_bounds__(256, 2) void attention_backward_kv(
+    const float* d_out, u64 d_out_stride, const float* q, u64 q_stride, const float* k, u64 k_stride, const float* v,
+    u64 v_stride, const float* lse, const float* delta, const u32* tiles, u32 q_heads, u32 group, u32 head_dim, u64 window,
+    float scale, float* d_k, float* d_v, u64 d_stride) {
     __shared__ float4 staged_fours[STAGED];
     __shared__ float4 tile_fours[SCORES];
     __shared__ Places places;

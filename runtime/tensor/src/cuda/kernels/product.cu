@@ -133,12 +133,12 @@ static __device__ __forceinline__ void product(const float *__restrict__ a, u32 
 #pragma unroll
         for (int i = 0; i < A_LOADS; i++) {
             u32 at = i * THREADS + thread, k = at / (BM / 4), x = m0 + at % (BM / 4) * 4;
-            a_next[i] = k < piece.count && x < a_row ? *(const float4 *)(a_piece + (k * a_row + x)) : ZERO;
+            a_next[i] = k < piece.count && x < m ? *(const float4 *)(a_piece + (k * a_row + x)) : ZERO;
         }
 #pragma unroll
         for (int i = 0; i < B_LOADS; i++) {
             u32 at = i * THREADS + thread, k = at / (BN / 4), x = n0 + at % (BN / 4) * 4;
-            b_next[i] = k < piece.count && x < b_row ? *(const float4 *)(b_piece + (k * b_row + x)) : ZERO;
+            b_next[i] = k < piece.count && x < n ? *(const float4 *)(b_piece + (k * b_row + x)) : ZERO;
         }
     };
     auto store = [&](u32 buffer) {
