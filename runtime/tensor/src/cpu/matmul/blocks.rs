@@ -2,7 +2,6 @@
 //!
 //! Blocking (register tile, L1/L2 blocks, packed panels) follows Goto and van de Geijn, "Anatomy of
 //! High-Performance Matrix Multiplication", ACM TOMS 34(3), 2008.
-#![allow(unsafe_code)]
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -299,18 +298,7 @@ impl PanelProduct<'_> {
                 multiply_tiles(self.level, tiles, part, panels, start, out.data, out.stride);
             }
             #[cfg(target_arch = "x86_64")]
-            Elements::Blocks(rows, runs) => {
-                let mut first = 0;
-                let run = runs.iter().find(|run| {
-                    let found = run.contains(&part.start);
-                    first += if found { 0 } else { run.len().div_ceil(PAIR_BLOCK) };
-                    found
-                });
-                first += run.map_or(0, |run| (part.start - run.start) / PAIR_BLOCK);
-                let blocks = first..first + part.len().div_ceil(PAIR_BLOCK);
-                // SAFETY: rows are packed so only where the level has AMX.
-                unsafe { amx::multiply(rows, blocks, panels, start, out.data, out.stride) };
-            }
+            Elements::Blocks(rows) => amx::multiply(rows, &part, panels, start, out.data, out.stride),
         }
     }
 

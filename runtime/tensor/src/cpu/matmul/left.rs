@@ -26,7 +26,7 @@ pub(super) enum Elements<'a> {
     Wide(Tiles<'a>),
     /// In bfloat16, in blocks that begin with each of the runs.
     #[cfg(target_arch = "x86_64")]
-    Blocks(amx::Rows<'a>, &'a [Range<usize>]),
+    Blocks(amx::Rows<'a>),
 }
 
 /// Memory for packed rows, kept because allocating it for each product costs page faults.
@@ -46,19 +46,14 @@ impl RowMemory {
         dtype: Dtype,
         a: Mat<'_>,
         first_term: usize,
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "AMX's"))]
         runs: &'a [Range<usize>],
     ) -> PackedRows<'a> {
-        let _ = runs;
         let rows = a.rows;
         #[cfg(target_arch = "x86_64")]
         if dtype == Dtype::Bf16 && level.has_amx() {
-            let blocks = amx::pack(level, a, runs, &mut self.lines);
-            let lines = &self.lines[..rows * blocks];
-            return PackedRows {
-                elements: Elements::Blocks(amx::Rows { lines, rows, blocks }, runs),
-                first_term,
-                rows,
-            };
+            let elements = Elements::Blocks(amx::Rows::pack(level, a, runs, &mut self.lines));
+            return PackedRows { elements, first_term, rows };
         }
         match tile_rows(level) {
             HALF_TILE_ROWS => pack_rows::<HALF_TILE_ROWS>(a, &mut self.wide),

@@ -49,18 +49,52 @@ fn is_permitted() -> bool {
     false
 }
 
-/// Rows in bfloat16, as `[tile of 16][block of 32 terms][row]`, a line each.
+/// Rows in bfloat16, as `[tile of 16][block of 32 terms][row]`, a line each. There are none without AMX.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    pub(crate) lines: &'a [Line],
-    pub(crate) rows: usize,
+    lines: &'a [Line],
+    rows: usize,
     /// Blocks of each row.
-    pub(crate) blocks: usize,
+    blocks: usize,
+    /// The terms that begin with a block of their own.
+    runs: &'a [Range<usize>],
 }
 
-/// Packs `a`, whose terms are summed in `runs`, as [`Rows`]: a block begins with each of them, and zeros fill their last ones.
-/// Returns the blocks of a row.
-pub(crate) fn pack(level: SimdLevel, a: Mat<'_>, runs: &[Range<usize>], lines: &mut Vec<Line>) -> usize {
+impl<'a> Rows<'a> {
+    /// Packs `a`, whose terms are summed in `runs`: a block begins with each of them, and zeros fill their last ones.
+    ///
+    /// # Panics
+    /// The level has no AMX.
+    pub(crate) fn pack(
+        level: SimdLevel,
+        a: Mat<'_>,
+        runs: &'a [Range<usize>],
+        memory: &'a mut Vec<Line>,
+    ) -> Self {
+        assert!(level.has_amx(), "AMX");
+        let blocks = pack(level, a, runs, memory);
+        Self { lines: &memory[..a.rows * blocks], rows: a.rows, blocks, runs }
+    }
+
+    /// The blocks of some terms, which begin one.
+    ///
+    /// # Panics
+    /// They are no part of a run.
+    fn blocks_of(&self, terms: &Range<usize>) -> Range<usize> {
+        let mut first = 0;
+        for run in self.runs {
+            if run.contains(&terms.start) && terms.end <= run.end {
+                first += (terms.start - run.start) / PAIR_BLOCK;
+                return first..first + terms.len().div_ceil(PAIR_BLOCK);
+            }
+            first += run.len().div_ceil(PAIR_BLOCK);
+        }
+        panic!("terms {terms:?} are no part of a run")
+    }
+}
+
+/// Packs lines of [`Rows`] and returns the blocks of a row.
+fn pack(level: SimdLevel, a: Mat<'_>, runs: &[Range<usize>], lines: &mut Vec<Line>) -> usize {
     let blocks = runs.iter().map(|run| run.len().div_ceil(PAIR_BLOCK)).sum();
     if lines.len() < a.rows * blocks {
         lines.resize(a.rows * blocks, Line([0.0; HALF_COLUMNS]));
@@ -153,28 +187,25 @@ fn pack_columns(
     transpose(words, ROWS, lines, PAIRS, PAIRS, rows);
 }
 
-/// `c = (c +) a · b` for the given blocks of the rows and neighbouring panels, which begin with the first of them and have all terms of
-/// all of them.
+/// `c = (c +) a · b` for a part of a run, and neighbouring panels that begin with it and have all terms of its blocks.
 ///
 /// # Panics
 /// An operand is too short.
-///
-/// # Safety
-/// The machine has AMX with bfloat16, and the process may use it.
-pub(crate) unsafe fn multiply<'a>(
+pub(crate) fn multiply<'a>(
     a: Rows<'_>,
-    blocks: Range<usize>,
+    terms: &Range<usize>,
     panels: impl Iterator<Item = PanelTerms<'a>> + Clone,
     start: Start,
     c: &mut [f32],
     c_step: usize,
 ) {
+    let blocks = a.blocks_of(terms);
     assert!(blocks.start < blocks.end && blocks.end <= a.blocks, "blocks {blocks:?} of {}", a.blocks);
     assert!(a.lines.len() >= a.rows * a.blocks, "the left operand is shorter than its rows");
     let mut registers = Registers::default();
     for first in (0..a.rows).step_by(2 * ROWS) {
         let rows = [first, first + ROWS].map(|first| ROWS.min(a.rows.saturating_sub(first)));
-        // SAFETY: the caller promises AMX.
+        // SAFETY: there are rows, so the machine has AMX.
         unsafe { registers.configure(rows) };
         let tile = |first: usize, rows: usize| {
             let line = first * a.blocks + blocks.start * rows;
