@@ -52,19 +52,17 @@ fn pins() {
     assert_eq!(here().len(), 1, "the calling thread computes");
     if all.len() > 1 {
         set_threads(2).unwrap();
-        let pinned = || allowed("engine-").into_iter().filter(|cores| cores.len() == 1).collect::<Vec<_>>();
+        // One of them is the caller's, whoever that is.
+        let helpers = || allowed("engine-").into_iter().filter(|cores| cores.len() == 1).collect::<Vec<_>>();
         let end = Instant::now() + Duration::from_secs(30);
-        while pinned().len() < 2 {
-            assert!(Instant::now() < end, "the threads of the pool are not pinned");
+        while helpers().is_empty() {
+            assert!(Instant::now() < end, "the thread that helps is not pinned");
             std::thread::yield_now();
         }
-        let together: BTreeSet<_> = pinned().into_iter().flatten().collect();
-        assert_eq!(together.len(), 2, "the threads do not share a core");
-        assert_eq!(
-            std::thread::spawn(here).join().unwrap(),
-            together,
-            "a thread that is started stays there"
-        );
+        let process = here();
+        assert_eq!(process.len(), 2);
+        assert!(process.is_superset(&helpers()[0]), "the thread that helps has one of the process's cores");
+        assert_eq!(std::thread::spawn(here).join().unwrap(), process, "a thread that is started stays there");
     }
     set_threads(all.len() + 1).unwrap();
     assert_eq!((here(), threads()), (all.clone(), all.len() + 1), "more than there are: nothing is pinned");

@@ -1,15 +1,16 @@
 //! The engine's threads: how many one call may use, and the two ways in which kernels split work.
 //!
-//! Work is split into parts with disjoint outputs, so a result never depends on the count. The count is one a
+//! Work is split into parts with disjoint outputs, which threads take one after the other, so a result never depends on the count. The count is one a
 //! process until [`set_threads`] says otherwise, because several workers often share a machine's cores.
-//! After [`pin_threads`] each has cores of its own.
+//! After [`pin_threads`] each has cores of its own. The thread that calls a kernel is one of those that compute.
+
+mod team;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-
-use rayon::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::cores::{CoreLease, unconfine_process};
+use team::Team;
 
 /// The engine's threads could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -17,25 +18,26 @@ use super::cores::{CoreLease, unconfine_process};
 pub struct ThreadsError {
     /// The count that was asked for.
     pub wanted: usize,
-    source: rayon::ThreadPoolBuildError,
+    source: std::io::Error,
 }
 
 /// Fewest multiply-adds worth waking other threads for: some microseconds of work.
 const PARALLEL_COST: usize = 1 << 18;
 
-static ENGINE: RwLock<Engine> = RwLock::new(Engine { pool: None, cores: None });
+static ENGINE: RwLock<Engine> = RwLock::new(Engine { team: None, cores: None });
 static PIN: AtomicBool = AtomicBool::new(false);
 
 /// What computes.
 struct Engine {
     /// None for the calling thread alone.
-    pool: Option<Arc<rayon::ThreadPool>>,
+    team: Option<Arc<Team>>,
     /// Where it computes, if no other process shall.
     cores: Option<Arc<CoreLease>>,
 }
 
-/// From the next [`set_threads`] on, gives the engine's threads cores of their own, one each, which no other process
-/// of this user on this machine gets by the same way, and keeps all threads of this process on those.
+/// From the next [`set_threads`] on, gives the engine's threads cores of their own, which no other process
+/// of this user on this machine gets by the same way, and keeps all threads of this process on those: each thread that helps on one, so that
+/// one is left to the caller.
 ///
 /// Where too few cores are free the log says so, and threads run where the system puts them.
 pub fn pin_threads() {
@@ -56,11 +58,11 @@ pub fn set_threads(count: usize) -> Result<(), ThreadsError> {
         engine.cores = None;
         engine.cores = lease(wanted);
     }
-    engine.pool = match wanted {
+    engine.team = match wanted {
         1 => None,
         _ => {
-            let pool = start(wanted, engine.cores.clone());
-            Some(Arc::new(pool.map_err(|source| ThreadsError { wanted, source })?))
+            let team = start(wanted, engine.cores.clone());
+            Some(Arc::new(team.map_err(|source| ThreadsError { wanted, source })?))
         }
     };
     Ok(())
@@ -75,26 +77,22 @@ fn lease(count: usize) -> Option<Arc<CoreLease>> {
     leased.ok()
 }
 
-fn start(
-    count: usize,
-    cores: Option<Arc<CoreLease>>,
-) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    let pin = move |index| {
-        if let Some(Err(error)) = cores.as_ref().map(|cores| cores.pin_thread(index)) {
+fn start(count: usize, cores: Option<Arc<CoreLease>>) -> std::io::Result<Team> {
+    // The first core is left to the caller.
+    Team::start(count - 1, move |index| {
+        if let Some(Err(error)) = cores.as_ref().map(|cores| cores.pin_thread(index + 1)) {
             tracing::warn!(%error, "an engine thread is not pinned to a core");
         }
-    };
-    let name = |index| format!("engine-{index}");
-    rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).start_handler(pin).build()
+    })
 }
 
 /// How many threads one kernel call of this process may use.
 pub fn threads() -> usize {
-    pool().map_or(1, |pool| pool.current_num_threads())
+    team().map_or(1, |team| team.size())
 }
 
-fn pool() -> Option<Arc<rayon::ThreadPool>> {
-    ENGINE.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
+fn team() -> Option<Arc<Team>> {
+    ENGINE.read().unwrap_or_else(PoisonError::into_inner).team.clone()
 }
 
 /// How many parts to cut `cost` into: two a thread, so that a thread that lost its core holds up less.
@@ -113,13 +111,19 @@ pub(crate) fn for_each_chunk<T: Send>(
     cost: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    // Small work does not even ask for the pool, which all threads share.
-    let pool = if data.len() > chunk_len && cost >= PARALLEL_COST { pool() } else { None };
-    match pool {
-        Some(pool) => pool.install(|| {
-            data.par_chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk));
-        }),
-        None => data.chunks_mut(chunk_len).enumerate().for_each(|(index, chunk)| work(index, chunk)),
+    let parts = data.len().div_ceil(chunk_len);
+    // Small work does not even ask for the team, which all threads share.
+    let team = if parts > 1 && cost >= PARALLEL_COST { team() } else { None };
+    let chunks = Mutex::new(data.chunks_mut(chunk_len).enumerate());
+    let next = || chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let all = || {
+        while let Some((index, chunk)) = next() {
+            work(index, chunk);
+        }
+    };
+    match team {
+        Some(team) => team.call(team.size().min(parts) - 1, &all),
+        None => all(),
     }
 }
 
