@@ -10,6 +10,9 @@ use super::{PAIR_BLOCK, UPPER_HALF};
 
 /// Rows of one part.
 const PART_ROWS: usize = 6;
+/// Terms that one turn of the innermost loop adds. With one, that loop lost a sixteenth of its speed wherever it happened not to begin on a
+/// cache line.
+const UNROLLED: usize = 4;
 
 /// `R` rows of 16 columns, which is half of a tile; the rows of `a` lie `A_ROW` elements apart.
 ///
@@ -72,18 +75,30 @@ unsafe fn part<const R: usize, const A_ROW: usize>(
             }
         }
     }
-    for _ in 0..depth {
-        // SAFETY: the caller promises `depth` rows of `b` and `R` rows of `depth` elements in `a`; the pointers end one step
-        // beyond what is read, hence the wrapping additions.
-        unsafe {
-            let b_low = _mm256_loadu_ps(b);
-            let b_high = _mm256_loadu_ps(b.add(8));
-            for r in 0..R {
-                let factor = _mm256_set1_ps(*a.add(r * A_ROW));
-                low[r] = _mm256_fmadd_ps(factor, b_low, low[r]);
-                high[r] = _mm256_fmadd_ps(factor, b_high, high[r]);
+    macro_rules! add_term {
+        ($a:expr, $b:expr) => {{
+            // SAFETY: the caller promises `depth` rows of `b` and `R` rows of `depth` elements in `a`.
+            unsafe {
+                let b_low = _mm256_loadu_ps($b);
+                let b_high = _mm256_loadu_ps($b.add(8));
+                for r in 0..R {
+                    let factor = _mm256_set1_ps(*$a.add(r * A_ROW));
+                    low[r] = _mm256_fmadd_ps(factor, b_low, low[r]);
+                    high[r] = _mm256_fmadd_ps(factor, b_high, high[r]);
+                }
             }
+        }};
+    }
+    // The pointers end beyond what is read, hence the wrapping additions.
+    for _ in 0..depth / UNROLLED {
+        for term in 0..UNROLLED {
+            add_term!(a.wrapping_add(term * a_step), b.wrapping_add(term * b_step));
         }
+        a = a.wrapping_add(UNROLLED * a_step);
+        b = b.wrapping_add(UNROLLED * b_step);
+    }
+    for _ in 0..depth % UNROLLED {
+        add_term!(a, b);
         a = a.wrapping_add(a_step);
         b = b.wrapping_add(b_step);
     }
