@@ -46,6 +46,7 @@ pub use cross_entropy::{
     logit_exp_sums, logit_maxima, target_logits,
 };
 pub use dropout::dropout;
+pub(crate) use elementwise::copy;
 pub use elementwise::{add, add_assign, max_assign, scale};
 pub use embedding::{embed, embed_add, embed_backward, embed_backward_groups};
 pub use finite::are_finite;

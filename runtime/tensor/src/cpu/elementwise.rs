@@ -6,6 +6,18 @@ use crate::cpu::threads;
 /// Elements of one task.
 const TASK_ELEMENTS: usize = 1 << 15;
 
+/// `to[i] = from[i]`.
+///
+/// # Panics
+/// The lengths differ.
+pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "lengths of a copy");
+    let cost = to.len();
+    threads::for_each_chunk(to, TASK_ELEMENTS, cost, |task, to| {
+        to.copy_from_slice(&from[task * TASK_ELEMENTS..][..to.len()]);
+    });
+}
+
 /// `sum[i] += term[i]`.
 ///
 /// # Panics

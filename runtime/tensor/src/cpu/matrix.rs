@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::cpu::threads;
+
 /// How an output element's accumulator begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
@@ -225,13 +227,20 @@ pub fn add_matrix(sum: &mut MatMut<'_>, term: Mat<'_>) {
     for_each_row(term, sum, crate::cpu::add_assign);
 }
 
-fn for_each_row(from: Mat<'_>, to: &mut MatMut<'_>, with: impl Fn(&mut [f32], &[f32])) {
+fn for_each_row(from: Mat<'_>, to: &mut MatMut<'_>, with: impl Fn(&mut [f32], &[f32]) + Sync) {
     assert_eq!((from.rows, from.cols), (to.rows, to.cols), "shapes of two matrices");
     assert!(from.col_stride == 1 || from.cols < 2, "columns of a matrix lie side by side");
-    if from.cols > 0 {
-        (0..from.rows)
-            .for_each(|row| with(to.row_mut(row), &from.data[row * from.row_stride..][..from.cols]));
+    let (rows, cols, stride) = (to.rows, to.cols, to.row_stride);
+    if rows == 0 || cols == 0 {
+        return;
     }
+    let rows_a_task = rows.div_ceil(threads::parts(rows * cols));
+    let to = &mut to.data[..span(rows, cols, stride, 1)];
+    threads::for_each_chunk(to, rows_a_task * stride, rows * cols, |task, to| {
+        for (row, to) in (task * rows_a_task..).zip(to.chunks_mut(stride)) {
+            with(&mut to[..cols], &from.data[row * from.row_stride..][..cols]);
+        }
+    });
 }
 
 /// Elements from the first to the last one, both included.

@@ -60,6 +60,7 @@ impl Dtype {
 /// A packed matrix of `rows` (the summed dim `k`) by `cols` (output columns).
 #[derive(Clone, Default)]
 pub struct Panels {
+    /// Those of a former, larger matrix lie behind them.
     lines: Vec<Line>,
     rows: usize,
     cols: usize,
@@ -78,13 +79,15 @@ impl Panels {
     pub fn pack_from(&mut self, b: Mat<'_>, dtype: Dtype) {
         (self.rows, self.cols, self.dtype) = (b.rows, b.cols, dtype);
         let lines_a_half = self.lines_a_half();
-        let lines = self.count() * lines_a_half * (PANEL_COLUMNS / HALF_COLUMNS);
-        self.lines.resize(lines, Line::zeroed());
+        let lines = self.lines_in_use();
         if lines == 0 {
             return;
         }
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line::zeroed());
+        }
         let level = simd_level();
-        threads::for_each_chunk(&mut self.lines, lines_a_half, b.rows * b.cols, |index, half| {
+        threads::for_each_chunk(&mut self.lines[..lines], lines_a_half, b.rows * b.cols, |index, half| {
             let first = b.cols.min(index * HALF_COLUMNS);
             let columns = b.columns(first..b.cols.min(first + HALF_COLUMNS));
             match dtype {
@@ -106,7 +109,7 @@ impl Panels {
 
     /// Bytes of the packed elements, padding included.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        self.lines_in_use() * size_of::<Line>()
     }
 
     /// Bytes of packed elements that fit without new memory.
@@ -161,6 +164,10 @@ impl Panels {
 
     fn lines_a_half(&self) -> usize {
         self.rows.div_ceil(self.dtype.terms())
+    }
+
+    fn lines_in_use(&self) -> usize {
+        self.count() * self.lines_a_half() * (PANEL_COLUMNS / HALF_COLUMNS)
     }
 
     fn panel_lines(&self, index: usize) -> &[Line] {

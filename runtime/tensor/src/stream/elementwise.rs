@@ -20,7 +20,7 @@ impl Stream {
     /// The lengths differ.
     pub fn copy(&self, from: View<'_>, to: ViewMut<'_>) {
         match &self.device().0 {
-            Kind::Cpu(_) => to.on_cpu().copy_from_slice(from.on_cpu()),
+            Kind::Cpu(_) => cpu::copy(from.on_cpu(), to.on_cpu()),
             Kind::Cuda(cuda) => elementwise::copy(cuda, from.on_cuda(), to.on_cuda()),
         }
     }
