@@ -138,7 +138,11 @@ impl Shared {
         let asleep = state.asleep;
         drop(state);
         self.calls.fetch_add(1, Ordering::Release);
-        (0..asleep.min(helpers)).for_each(|_| self.called.notify_one());
+        match asleep {
+            0 => {}
+            asleep if asleep > helpers => (0..helpers).for_each(|_| self.called.notify_one()),
+            _ => self.called.notify_all(),
+        }
     }
 
     /// What a helper does all its life.
