@@ -134,10 +134,11 @@ impl Shared {
 
     fn begin(&self, work: &'static Work<'static>, helpers: usize) {
         let mut state = self.state();
-        (state.work, state.vacancies) = (Some(work), helpers);
+        (state.work, state.vacancies, state.panic) = (Some(work), helpers, None);
+        // Under the lock, so that no helper falls asleep that has seen neither.
+        self.calls.fetch_add(1, Ordering::Release);
         let asleep = state.asleep;
         drop(state);
-        self.calls.fetch_add(1, Ordering::Release);
         match asleep {
             0 => {}
             asleep if asleep > helpers => (0..helpers).for_each(|_| self.called.notify_one()),
