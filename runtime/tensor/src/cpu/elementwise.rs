@@ -93,4 +93,14 @@ mod tests {
         scale(&mut values, 0.5);
         assert_eq!(values, term);
     }
+
+    #[test]
+    fn threads_copy_each_part_of_a_large_slice() {
+        let from: Vec<f32> = (0..10 * TASK_ELEMENTS + 7).map(|index| index as f32).collect();
+        let mut to = vec![-1.0; from.len()];
+        crate::cpu::set_threads(3).unwrap();
+        copy(&from, &mut to);
+        crate::cpu::set_threads(1).unwrap();
+        assert!(to == from);
+    }
 }

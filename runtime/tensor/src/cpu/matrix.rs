@@ -283,6 +283,24 @@ mod tests {
     }
 
     #[test]
+    fn threads_copy_and_add_the_rows_of_a_large_matrix_and_nothing_beside_them() {
+        let (rows, cols, stride) = (701, 500, 503);
+        let from: Vec<f32> = (0..rows * cols).map(|index| index as f32).collect();
+        let from = Mat::row_major(&from, rows, cols);
+        let mut to = vec![-1.0; rows * stride];
+        crate::cpu::set_threads(3).unwrap();
+        let mut whole = MatMut::row_major(&mut to, rows, stride);
+        copy_matrix(from, &mut whole.columns(2..2 + cols));
+        add_matrix(&mut whole.columns(2..2 + cols), from);
+        crate::cpu::set_threads(1).unwrap();
+        for (row, to) in to.chunks_exact(stride).enumerate() {
+            assert!([to[0], to[1], to[stride - 1]].iter().all(|&beside| beside == -1.0), "beside row {row}");
+            let right = to[2..].iter().take(cols).enumerate().all(|(col, &to)| to == 2.0 * from.at(row, col));
+            assert!(right, "row {row}");
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "columns 2..4 after column 3")]
     fn overlapping_column_ranges_are_refused() {
         RowsMut::of_columns(&mut [0.0; 12], 6, [1..3, 2..4]);

@@ -1,8 +1,9 @@
 //! The engine's threads: how many one call may use, and the two ways in which kernels split work.
 //!
-//! Work is split into parts with disjoint outputs, which threads take one after the other, so a result never depends on the count. The count is one a
-//! process until [`set_threads`] says otherwise, because several workers often share a machine's cores.
-//! After [`pin_threads`] each has cores of its own. The thread that calls a kernel is one of those that compute.
+//! Work is split into parts with disjoint outputs, which threads take one after the other, so a result never depends on
+//! the count. The thread that calls a kernel is one of those that compute. The count is one a process until
+//! [`set_threads`] says otherwise, because several workers often share a machine's cores; after [`pin_threads`] each
+//! process has cores of its own.
 
 mod team;
 
@@ -35,9 +36,8 @@ struct Engine {
     cores: Option<Arc<CoreLease>>,
 }
 
-/// From the next [`set_threads`] on, gives the engine's threads cores of their own, which no other process
-/// of this user on this machine gets by the same way, and keeps all threads of this process on those: each thread that helps on one, so that
-/// one is left to the caller.
+/// From the next [`set_threads`] on, keeps all threads of this process on as many cores, which no other process of
+/// this user on this machine gets by the same way: each thread that helps on one of them, so that one is left to the caller.
 ///
 /// Where too few cores are free the log says so, and threads run where the system puts them.
 pub fn pin_threads() {
